@@ -1,0 +1,123 @@
+"""The frozen configuration of one engine core and its workers, and of the frontends before it.
+
+Resolved once by `quire serve` (see `frontend/cli/resolve.py`), written as JSON into the run directory, read by every child process.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from engine_core.config.model_config import ModelConfig
+
+
+class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class CacheConfig(_Config, frozen=True, kw_only=True):
+    """The paged KV cache of one worker group."""
+
+    block_size: int
+    """Tokens in a block."""
+    num_blocks: int
+    bytes_per_block: int
+    """All layers together, keys and values, on one rank."""
+    dtype: str
+    enable_prefix_caching: bool = True
+
+
+class SchedulerConfig(_Config, frozen=True, kw_only=True):
+    """What bounds a step and the queue before it."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    max_num_waiting: int
+    """Requests that may wait; the next one is refused as overloaded."""
+    max_num_penalty_rows: int
+    """Rows that may use penalties at the same time: each costs a vector of token counts."""
+    steps_in_flight: int = 2
+
+
+class ParallelConfig(_Config, frozen=True, kw_only=True):
+    """How one model is spread; the names are there from the start, also where there is one of each."""
+
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
+
+    @property
+    def world_size(self) -> int:
+        """Workers of one replica."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+class EngineConfig(_Config, frozen=True, kw_only=True):
+    """All that an engine core and its workers need to know."""
+
+    model: ModelConfig
+    cache: CacheConfig
+    scheduler: SchedulerConfig
+    parallel: ParallelConfig = ParallelConfig()
+    device: Literal["cpu", "cuda"]
+    dtype: str
+    """The dtype of weights and activations."""
+    load_format: Literal["safetensors", "dummy"] = "safetensors"
+    seed: int = 0
+    """Seeds dummy weights and the requests that bring no seed."""
+    enforce_eager: bool = False
+    num_threads: int = 0
+    """Torch's threads in a CPU worker; 0: chosen from the number of cores."""
+    trace_file: str | None = None
+    epoch: int
+    """Changes with every start of a core, so that clients notice a replacement."""
+
+    def step_capacities(self) -> dict[str, int]:
+        """The arguments of `engine_core.ipc.step.StepShape`, which fixes the layout of plans and results."""
+        return {
+            "max_num_seqs": self.scheduler.max_num_seqs,
+            "max_num_batched_tokens": self.scheduler.max_num_batched_tokens,
+            "max_model_len": self.scheduler.max_model_len,
+            "block_size": self.cache.block_size,
+        }
+
+
+class FrontendConfig(_Config, frozen=True, kw_only=True):
+    """All that a frontend needs beside the engine's configuration."""
+
+    host: str
+    port: int
+    num_frontends: int
+    served_model_names: tuple[str, ...]
+    model_path: str
+    chat_template: str | None
+    """The template's text, when the user gave another one than the tokenizer's."""
+    default_sampling: dict[str, float | int]
+    """From generation_config.json; a request's own values win."""
+    max_body_bytes: int
+    strict_requests: bool
+    drain_timeout: float
+    max_model_len: int
+    max_logprobs: int
+
+
+class ServeConfig(_Config, frozen=True, kw_only=True):
+    """Everything that was resolved, as it stands in RUN/config.json."""
+
+    engine: EngineConfig
+    frontend: FrontendConfig
+    run_dir: str
+
+    def core_endpoint(self, replica: int = 0) -> str:
+        """Where clients reach an engine core."""
+        return f"ipc://{self.run_dir}/core-{replica}.sock"
+
+    def worker_endpoint(self, replica: int, rank: int) -> str:
+        """Where an engine core meets one of its workers."""
+        return f"ipc://{self.run_dir}/worker-{replica}-{rank}.sock"
+
+
+def load_serve_config(path: str) -> ServeConfig:
+    """What `quire serve` wrote for its children. Raises `msgspec.ValidationError` when it is not that."""
+    with open(path, "rb") as file:
+        return msgspec.json.decode(file.read(), type=ServeConfig)

@@ -1,0 +1,43 @@
+"""Frames to typed messages and back. The decoders are closed: an unknown tag, field or type is a `ProtocolError`."""
+
+import msgspec
+import numpy as np
+
+from engine_core.ipc.messages import ClientMessage, CoreMessage
+
+
+class ProtocolError(ValueError):
+    """A frame is not one of the messages that this side accepts."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_client_decoder = msgspec.msgpack.Decoder(ClientMessage)
+_core_decoder = msgspec.msgpack.Decoder(CoreMessage)
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """One message as one frame."""
+    return _encoder.encode(message)
+
+
+def decode_client_message(frame: bytes | memoryview) -> ClientMessage:
+    """What a client sent. Raises `ProtocolError` with the reason."""
+    try:
+        return _client_decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(str(error)) from error
+
+
+def decode_core_message(frame: bytes | memoryview) -> CoreMessage:
+    """What an engine core sent. Raises `ProtocolError` with the reason."""
+    try:
+        return _core_decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(str(error)) from error
+
+
+def int32_column(data: bytes) -> np.ndarray:
+    """Raw little-endian int32 as an array [len(data) / 4]. Raises `ProtocolError` when bytes are left over."""
+    if len(data) % 4:
+        raise ProtocolError(f"A column of int32 has {len(data)} bytes, which is not a multiple of 4.")
+    return np.frombuffer(data, dtype="<i4")

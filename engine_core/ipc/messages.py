@@ -1,0 +1,166 @@
+"""The messages between a client and an engine core, defined once. docs/protocol.md describes them for other languages.
+
+On the wire each message is one msgpack map in one ZeroMQ frame; the key `type` names it. Token ids travel as raw
+little-endian int32 in a `bin`, columns of numbers likewise: decoding stays flat in the length of a prompt.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from engine_core.ipc.sampling_params import SamplingParams
+
+PROTOCOL_VERSION = 1
+
+MAX_CLIENT_FRAME_BYTES = 32 * 2**20
+"""A longer frame from a client is refused by the socket itself (ZMQ_MAXMSGSIZE)."""
+
+Int32Bytes = Annotated[bytes, Meta(max_length=16 * 2**20)]
+"""A column of little-endian 4-byte numbers: int32, uint32 (handles) or float32 (log-probabilities)."""
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Handle = Annotated[int, Meta(ge=0, lt=2**32)]
+"""A number that a client picks for a request of its own; outputs carry it instead of the id."""
+
+# Error codes of `RequestError`, in the words of the OpenAI API where it has one.
+ERROR_INVALID = "invalid_request"
+ERROR_CONTEXT_LENGTH = "context_length_exceeded"
+ERROR_OVERLOADED = "overloaded"
+ERROR_DEADLINE = "deadline_exceeded"
+ERROR_ENGINE_DEAD = "engine_dead"
+ERROR_SHUTTING_DOWN = "shutting_down"
+
+# Finish reasons of `FinishedRequest`.
+FINISH_STOP = "stop"
+FINISH_LENGTH = "length"
+FINISH_ABORT = "abort"
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
+    pass
+
+
+class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
+    """A client's first message. `credit` is how many `RequestOutputs` frames it takes before it grants more."""
+
+    version: int
+    credit: Annotated[int, Meta(ge=1, le=65536)]
+
+
+class AddRequest(_Message, frozen=True, kw_only=True, tag="add", omit_defaults=True):
+    """Starts a request. Sent again under the same `request_id` it changes nothing (so a client may retry)."""
+
+    request_id: Name
+    handle: Handle
+    prompt_token_ids: Int32Bytes
+    output_token_ids: Int32Bytes = b""
+    """Tokens that this request already has (a resume): counted as output by penalties, limits and usage."""
+    sampling: SamplingParams = SamplingParams()
+    priority: Annotated[int, Meta(ge=-(2**31), lt=2**31)] = 0
+    """Lower runs first."""
+    deadline: float | None = None
+    """Seconds since the Unix epoch after which the answer is of no use."""
+    cache_salt: Annotated[str, Meta(max_length=256)] | None = None
+    adapter: Name | None = None
+    trace_context: Annotated[str, Meta(max_length=512)] | None = None
+    """A W3C `traceparent`."""
+
+
+class AbortRequest(_Message, frozen=True, kw_only=True, tag="abort"):
+    """Ends requests of this client at once, answered with finish reason `abort`; unknown handles are ignored."""
+
+    handles: Annotated[list[Handle], Meta(max_length=65536)]
+
+
+class Credit(_Message, frozen=True, kw_only=True, tag="credit"):
+    """Grants `amount` more `RequestOutputs` frames."""
+
+    amount: Annotated[int, Meta(ge=1, le=65536)]
+
+
+class Utility(_Message, frozen=True, kw_only=True, tag="utility", omit_defaults=True):
+    """Asks the engine core a question outside the stream of requests: `engine_core/utilities.py` has the methods."""
+
+    call_id: Handle
+    method: Name
+    arguments: dict[str, Any] = {}
+
+
+class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
+    """The answer to `Hello`. A changed `epoch` tells a client that the core was replaced and knows no older request."""
+
+    version: int
+    epoch: int
+    replica: int
+    max_model_len: int
+    vocab_size: int
+    num_kv_tokens: int
+    """How many tokens the KV cache holds in all."""
+
+
+class FinishedRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """The one final reply of a request that ran, with its figures (times in seconds)."""
+
+    handle: int
+    reason: str
+    stop_token_id: int | None
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    num_preemptions: int
+    queue_time: float
+    """From arrival at the core to the first step that works on it."""
+    prefill_time: float
+    """From there to the first token."""
+    decode_time: float
+    """From the first token to the last."""
+
+
+class RequestLogprobs(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Log-probabilities of `num_tokens` new tokens, `num_top` alternatives each; columns as raw bytes."""
+
+    handle: int
+    num_tokens: int
+    num_top: int
+    logprobs: bytes  # float32 [num_tokens]
+    ranks: bytes  # int32 [num_tokens], 1 is the most likely
+    top_token_ids: bytes  # int32 [num_tokens, num_top]
+    top_logprobs: bytes  # float32 [num_tokens, num_top]
+
+
+class RequestError(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """The one final reply of a request that could not run or go on."""
+
+    handle: int
+    code: str
+    message: str
+    retry_after: float | None = None
+
+
+class RequestOutputs(_Message, frozen=True, kw_only=True, tag="outputs", omit_defaults=True):
+    """What the steps since the last frame brought this client: columns over requests, finals beside them.
+
+    `handles[i]` got `num_tokens[i]` new tokens, found one request after the other in `token_ids`.
+    """
+
+    epoch: int
+    replica: int
+    step: int
+    handles: bytes = b""  # uint32 [num_requests]
+    num_tokens: bytes = b""  # int32 [num_requests]
+    token_ids: bytes = b""  # int32 [sum of num_tokens]
+    logprobs: list[RequestLogprobs] = []
+    finished: list[FinishedRequest] = []
+    errors: list[RequestError] = []
+
+
+class UtilityReply(_Message, frozen=True, kw_only=True, tag="utility_reply", omit_defaults=True):
+    """The answer to a `Utility` of the same `call_id`: a result, or an error sentence."""
+
+    call_id: Handle
+    result: Any = None
+    error: str | None = None
+
+
+ClientMessage = Hello | AddRequest | AbortRequest | Credit | Utility
+CoreMessage = Welcome | RequestOutputs | UtilityReply

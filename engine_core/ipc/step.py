@@ -1,0 +1,175 @@
+"""What one step is, as arrays: `StepPlan` from the engine core to the workers and `StepResult` back.
+
+Legend: S = max_num_seqs, T = max_num_batched_tokens, B = capacity for block deltas, M = capacity of the bulk region,
+K = num_speculative_tokens, L = MAX_LOGPROBS.
+
+A plan is a delta against the rows that the workers keep (DESIGN "Steps in flight"). A worker applies it in this order:
+`row_inits`, `block_deltas`, then runs the `num_seqs` scheduled rows. For scheduled row i it takes
+`num_query_tokens[i]` tokens at positions `num_computed_tokens[row] ...`, then advances that counter. The last
+`num_given[i]` of them stand in `token_ids` (one row after the other); a token that is not given (at most one, the
+first) is the one that the row sampled last and that never left the device. Where `samples[i]` is 1 a token is sampled
+from the last position's logits and becomes the row's last token.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from engine_core.ipc.arrays import ArrayLayout
+from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP_TOKEN_IDS
+
+
+class StepShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The capacities that fix the layout of both slots."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_size: int
+    num_groups: int = 1
+    """Layer groups with block tables of their own."""
+    num_speculative_tokens: int = 0
+
+    @property
+    def max_blocks_per_row(self) -> int:
+        return -(-self.max_model_len // self.block_size)
+
+    @property
+    def max_block_deltas(self) -> int:
+        """One whole block table (a resumed or cached row) beside what any step's new tokens can need."""
+        new_blocks = -(-self.max_num_batched_tokens // self.block_size) + self.max_num_seqs
+        return self.num_groups * (self.max_blocks_per_row + new_blocks)
+
+    @property
+    def max_bulk(self) -> int:
+        """One request's longest token history, biases and stop ids, beside a share for short ones."""
+        one = self.max_model_len + 2 * MAX_LOGIT_BIAS + MAX_STOP_TOKEN_IDS + 64
+        return one + max(self.max_num_batched_tokens, 64 * self.max_num_seqs)
+
+
+# All fields take 4 bytes, so that a device can read the records as one int32 matrix [num_row_inits, NUM_ROW_FIELDS].
+ROW_INIT_DTYPE = np.dtype(
+    [
+        ("row", "<i4"),
+        ("num_computed_tokens", "<i4"),
+        ("num_prompt_tokens", "<i4"),
+        ("num_output_tokens", "<i4"),  # already there when the row starts (a resume)
+        ("min_tokens", "<i4"),
+        ("top_k", "<i4"),  # 0: all
+        ("num_logprobs", "<i4"),  # -1: none wanted
+        ("sample_index", "<i4"),
+        ("seed_low", "<u4"),
+        ("seed_high", "<u4"),
+        ("penalty_slot", "<i4"),  # -1: no penalties; else an index into the pool of token counts
+        ("history_offset", "<i4"),  # bulk: prompt and output token ids, present when penalty_slot >= 0
+        ("history_length", "<i4"),
+        ("bias_offset", "<i4"),  # bulk: `bias_length` token ids, then as many float32 values (bit patterns)
+        ("bias_length", "<i4"),
+        ("stop_offset", "<i4"),  # bulk: token ids that may not be sampled before min_tokens
+        ("stop_length", "<i4"),
+        ("temperature", "<f4"),
+        ("top_p", "<f4"),
+        ("min_p", "<f4"),
+        ("repetition_penalty", "<f4"),
+        ("presence_penalty", "<f4"),
+        ("frequency_penalty", "<f4"),
+    ]
+)
+NUM_ROW_FIELDS = ROW_INIT_DTYPE.itemsize // 4
+ROW_FIELD_INDEX = {name: offset // 4 for name, (_, offset, *_) in ROW_INIT_DTYPE.fields.items()}  # type: ignore[union-attr]
+
+# Indexes into a plan's header.
+STEP_ID, NUM_SEQS, NUM_TOKENS, NUM_GIVEN, NUM_ROW_INITS, NUM_BLOCK_DELTAS, NUM_BULK = range(7)
+# Indexes into a result's header.
+RESULT_STEP_ID, RESULT_NUM_SEQS, STARTED_NS, ENDED_NS = range(4)
+
+
+def plan_layout(shape: StepShape) -> ArrayLayout:
+    """Where the arrays of a `StepPlan` lie in a slot."""
+    s, t = shape.max_num_seqs, shape.max_num_batched_tokens
+    return ArrayLayout(
+        {
+            "header": ("<i8", (16,)),
+            "rows": ("<i4", (s,)),
+            "num_query_tokens": ("<i4", (s,)),
+            "num_given": ("<i4", (s,)),
+            "samples": ("<i4", (s,)),
+            "token_ids": ("<i4", (t,)),
+            "row_inits": (ROW_INIT_DTYPE, (s,)),
+            "block_deltas": ("<i4", (shape.max_block_deltas, 4)),  # (group, row, index in its table, block id)
+            "bulk": ("<i4", (shape.max_bulk,)),
+        }
+    )
+
+
+def result_layout(shape: StepShape) -> ArrayLayout:
+    """Where the arrays of a `StepResult` lie in a slot. Row i of each is the plan's scheduled row i."""
+    s, k = shape.max_num_seqs, shape.num_speculative_tokens + 1
+    return ArrayLayout(
+        {
+            "header": ("<i8", (8,)),
+            "num_sampled": ("<i4", (s,)),
+            "sampled": ("<i4", (s, k)),
+            "logprobs": ("<f4", (s, k)),
+            "ranks": ("<i4", (s, k)),
+            "top_token_ids": ("<i4", (s, k, MAX_LOGPROBS)),
+            "top_logprobs": ("<f4", (s, k, MAX_LOGPROBS)),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """The arrays of one plan at full capacity over a ring's slot or any buffer; `header` says how much counts."""
+
+    header: np.ndarray
+    rows: np.ndarray
+    num_query_tokens: np.ndarray
+    num_given: np.ndarray
+    samples: np.ndarray
+    token_ids: np.ndarray
+    row_inits: np.ndarray
+    block_deltas: np.ndarray
+    bulk: np.ndarray
+
+    @classmethod
+    def over(cls, layout: ArrayLayout, buffer: memoryview | bytearray) -> "StepPlan":
+        return cls(**layout.views(buffer))
+
+    @property
+    def step_id(self) -> int:
+        return int(self.header[STEP_ID])
+
+    @property
+    def num_seqs(self) -> int:
+        return int(self.header[NUM_SEQS])
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.header[NUM_TOKENS])
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The arrays of one result at full capacity; rows without a sample have `num_sampled` 0. Times in monotonic ns."""
+
+    header: np.ndarray
+    num_sampled: np.ndarray
+    sampled: np.ndarray
+    logprobs: np.ndarray
+    ranks: np.ndarray
+    top_token_ids: np.ndarray
+    top_logprobs: np.ndarray
+
+    @classmethod
+    def over(cls, layout: ArrayLayout, buffer: memoryview | bytearray) -> "StepResult":
+        return cls(**layout.views(buffer))
+
+    @property
+    def step_id(self) -> int:
+        return int(self.header[RESULT_STEP_ID])
+
+    @property
+    def num_seqs(self) -> int:
+        return int(self.header[RESULT_NUM_SEQS])
