@@ -1,0 +1,285 @@
+"""The client of an engine core: token ids in, token ids out, over one ZeroMQ DEALER.
+
+Needs pyzmq and msgpack only, and knows nothing of text. One task reads frames and hands the tokens of a whole step to
+the waiting streams in one go. All methods belong to the event loop that `connect` ran in.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import uuid
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+from weakref import WeakValueDictionary
+
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
+
+from frontend.client import wire
+from frontend.client.deltas import EngineInfo
+from frontend.client.errors import CLOSED, ENGINE_DEAD, UNREACHABLE, UTILITY_FAILED, VERSION_MISMATCH, EngineError
+from frontend.client.request_stream import RequestStream
+
+DEFAULT_CREDIT = 256
+
+
+class EngineClient:
+    """Talks to one engine core.
+
+    `credit` bounds the frames under way to this client; each is granted again once it was taken apart, and tokens that
+    wait for a slow reader are merged, so that a reader that stalls delays no other one.
+    """
+
+    def __init__(self, endpoint: str, *, credit: int = DEFAULT_CREDIT) -> None:
+        self.endpoint = endpoint
+        self.info: EngineInfo | None = None
+        """The core's welcome; None before `connect` and after the core died."""
+        self.num_delivered_tokens = 0
+        self.num_finished_requests = 0
+        self._credit = credit
+        self._to_grant = 0
+        self._context = zmq.asyncio.Context()
+        self._socket: zmq.asyncio.Socket | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        # Weak, so that an iterator that its reader dropped is noticed and its request aborted.
+        self._streams: WeakValueDictionary[int, RequestStream] = WeakValueDictionary()
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._next_number = 0
+        self._welcomed: asyncio.Future[EngineInfo] | None = None
+
+    @property
+    def num_open_requests(self) -> int:
+        """Requests whose final reply has not arrived."""
+        return len(self._streams)
+
+    @property
+    def connected(self) -> bool:
+        return self.info is not None
+
+    async def connect(self, timeout: float = 10.0) -> EngineInfo:
+        """Introduces this client to the core. After a core's death it can be called again for its successor."""
+        if self.info is not None:
+            return self.info
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, 0)  # what waits to be sent is bounded by the requests that callers started
+        socket.setsockopt(zmq.RCVHWM, 0)  # bounded by the credit
+        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        assert monitor is not None
+        self._socket = socket
+        self._to_grant = 0
+        self._welcomed = asyncio.get_running_loop().create_future()
+        socket.connect(self.endpoint)
+        self._tasks = [asyncio.create_task(self._read(socket)), asyncio.create_task(self._watch(monitor))]
+        self._send(wire.hello(self._credit))
+        try:
+            info = await asyncio.wait_for(self._welcomed, timeout)
+        except TimeoutError:
+            self._drop_socket()
+            message = f"No engine core answered at {self.endpoint} within {timeout:g} seconds."
+            raise EngineError(UNREACHABLE, message) from None
+        if info.version != wire.PROTOCOL_VERSION:
+            self._drop_socket()
+            raise EngineError(
+                VERSION_MISMATCH,
+                f"The engine core speaks protocol version {info.version}, this client {wire.PROTOCOL_VERSION}.",
+            )
+        self.info = info
+        return info
+
+    def generate(
+        self,
+        prompt_token_ids: wire.TokenIds,
+        sampling: Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+        output_token_ids: wire.TokenIds = (),
+        priority: int = 0,
+        deadline: float | None = None,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
+        trace_context: str | None = None,
+    ) -> RequestStream:
+        """Starts a request at once and returns the iterator of its deltas.
+
+        `sampling` has the fields of the protocol's sampling parameters. A request without a seed gets a random one, so
+        that the same tokens can be drawn again should it have to resume. Iterating raises `EngineError`.
+        """
+        if self.info is None:
+            raise EngineError(ENGINE_DEAD, "The engine core is not connected.")
+        if sampling.get("seed") is None:
+            sampling = {**sampling, "seed": secrets.randbits(63)}
+        stream = RequestStream(self._number(), request_id or uuid.uuid4().hex, self._abort_stream)
+        frame = wire.add_request(
+            stream.request_id,
+            stream.handle,
+            wire.int32_bytes(prompt_token_ids),
+            sampling,
+            output_token_ids=wire.int32_bytes(output_token_ids),
+            priority=priority or None,
+            deadline=deadline,
+            cache_salt=cache_salt,
+            adapter=adapter,
+            trace_context=trace_context,
+        )
+        self._streams[stream.handle] = stream
+        self._send(frame)
+        return stream
+
+    def abort(self, request_id: str) -> None:
+        """Ends the request of that id, if it still runs: its iterator ends with finish reason `abort`."""
+        handles = [stream.handle for stream in self._streams.values() if stream.request_id == request_id]
+        if handles:
+            self._send(wire.abort(handles))
+
+    async def utility(self, method: str, *, timeout: float = 30.0, **arguments: Any) -> Any:
+        """Asks the core a question outside the stream of requests. Raises `EngineError` when it refuses."""
+        if self.info is None:
+            raise EngineError(ENGINE_DEAD, "The engine core is not connected.")
+        call_id = self._number()
+        reply = self._calls[call_id] = asyncio.get_running_loop().create_future()
+        self._send(wire.utility(call_id, method, arguments))
+        try:
+            return await asyncio.wait_for(reply, timeout)
+        except TimeoutError:
+            message = f"The engine core did not answer {method!r} within {timeout:g} seconds."
+            raise EngineError(UTILITY_FAILED, message) from None
+        finally:
+            self._calls.pop(call_id, None)
+
+    async def close(self) -> None:
+        """Aborts what runs and gives the socket back."""
+        if self._streams and self.info is not None:
+            self._send(wire.abort(list(self._streams)))
+        tasks = self._tasks
+        self._end_all(EngineError(CLOSED, "The client was closed."))
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._context.term()
+
+    async def __aenter__(self) -> "EngineClient":
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _number(self) -> int:
+        """A number that nothing open uses."""
+        while True:
+            self._next_number = (self._next_number + 1) % 2**32
+            if self._next_number not in self._streams and self._next_number not in self._calls:
+                return self._next_number
+
+    def _send(self, frame: bytes) -> None:
+        # zmq.asyncio sends at once when it can and queues in order when it cannot; nobody needs to wait for either.
+        if self._socket is not None:
+            self._socket.send(frame, copy=True)
+
+    def _abort_stream(self, stream: RequestStream) -> None:
+        self._streams.pop(stream.handle, None)
+        if not stream.ended and self.info is not None:
+            self._send(wire.abort([stream.handle]))
+
+    async def _read(self, socket: zmq.asyncio.Socket) -> None:
+        """Takes frames until the socket goes."""
+        while True:
+            frame = await socket.recv()
+            self._take_frame(frame)
+            self._to_grant += 1
+            if self._to_grant * 2 >= self._credit:
+                self._send(wire.credit(self._to_grant))
+                self._to_grant = 0
+                # A frame that is there already is received without a pause: let the readers have a turn.
+                await asyncio.sleep(0)
+
+    def _take_frame(self, frame: bytes) -> None:
+        message = wire.unpack(frame)
+        kind = message["type"]
+        if kind == "outputs":
+            self._take_outputs(message)
+        elif kind == "utility_reply":
+            self._take_reply(message)
+        elif kind == "welcome" and self._welcomed is not None and not self._welcomed.done():
+            self._welcomed.set_result(wire.welcome(message))
+
+    def _take_outputs(self, message: Mapping[str, Any]) -> None:
+        if self.info is not None and message["epoch"] != self.info.epoch:
+            return
+        streams = self._streams
+        for row in message.get("logprobs", ()):
+            handle, columns = wire.logprob_columns(row)
+            stream = streams.get(handle)
+            if stream is not None:
+                stream.push_logprobs(columns)
+        for handle, token_ids in wire.new_tokens(message):
+            stream = streams.get(handle)
+            if stream is not None:
+                self.num_delivered_tokens += len(token_ids)
+                stream.push_tokens(token_ids)
+        for row in message.get("finished", ()):
+            handle, finished = wire.finished(row)
+            stream = streams.pop(handle, None)
+            if stream is not None:
+                self.num_finished_requests += 1
+                stream.finish(finished)
+        for handle, code, text, *rest in message.get("errors", ()):
+            stream = streams.pop(handle, None)
+            if stream is not None:
+                self.num_finished_requests += 1
+                stream.fail(EngineError(code, text, rest[0] if rest else None))
+
+    def _take_reply(self, message: Mapping[str, Any]) -> None:
+        call = self._calls.get(message["call_id"])
+        if call is None or call.done():
+            return
+        error = message.get("error")
+        if error is None:
+            call.set_result(message.get("result"))
+        else:
+            call.set_exception(EngineError(UTILITY_FAILED, error))
+
+    async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
+        """Waits for the end of the connection, which on ipc is the end of the core."""
+        while True:
+            event = parse_monitor_message(await monitor.recv_multipart())
+            if event["event"] == zmq.EVENT_DISCONNECTED and self.info is not None:
+                self._take_the_rest()
+                self._end_all(EngineError(ENGINE_DEAD, "The engine core ended while the request ran."))
+                return
+
+    def _take_the_rest(self) -> None:
+        """Frames that arrived before the core ended still count: a final reply among them is a final reply."""
+        assert self._socket is not None
+        plain: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket)
+        while True:
+            try:
+                frame = plain.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._take_frame(frame)
+
+    def _end_all(self, error: EngineError) -> None:
+        self.info = None
+        streams = list(self._streams.values())
+        self._streams.clear()
+        for stream in streams:
+            stream.fail(error)
+        for call in self._calls.values():
+            if not call.done():
+                call.set_exception(error)
+        self._drop_socket()
+
+    def _drop_socket(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+        if self._socket is not None:
+            self._socket.disable_monitor()
+            self._socket.close(linger=0)
+            self._socket = None

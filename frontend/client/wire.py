@@ -1,0 +1,123 @@
+"""The wire format as plain msgpack maps: what `docs/protocol.md` describes, without any type of the engine.
+
+Columns of numbers are raw little-endian 4-byte values; on a big-endian machine they are swapped on the way.
+"""
+
+import sys
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+
+from frontend.client.deltas import EngineInfo, Finished, LogprobColumns
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 32 * 2**20
+
+_SWAP = sys.byteorder == "big"
+TokenIds = Sequence[int] | bytes
+
+
+def pack(message: Mapping[str, Any]) -> bytes:
+    """One message as one frame."""
+    return msgpack.packb(message)
+
+
+def unpack(frame: bytes) -> dict[str, Any]:
+    """One frame as its map."""
+    return msgpack.unpackb(frame, raw=False, strict_map_key=False, max_buffer_size=2**31 - 1)
+
+
+def int32_bytes(values: TokenIds) -> bytes:
+    """Token ids as they travel. Bytes are taken as already in that form."""
+    if isinstance(values, bytes):
+        return values
+    column = values if isinstance(values, array) and values.typecode == "i" else array("i", values)
+    if _SWAP:
+        column = array("i", column)
+        column.byteswap()
+    return column.tobytes()
+
+
+def int32_column(data: bytes) -> "array[int]":
+    return _column("i", data)
+
+
+def hello(credit: int) -> bytes:
+    return pack({"type": "hello", "version": PROTOCOL_VERSION, "credit": credit})
+
+
+def credit(amount: int) -> bytes:
+    return pack({"type": "credit", "amount": amount})
+
+
+def abort(handles: Sequence[int]) -> bytes:
+    return pack({"type": "abort", "handles": list(handles)})
+
+
+def add_request(
+    request_id: str, handle: int, prompt_token_ids: bytes, sampling: Mapping[str, Any], **optional: Any
+) -> bytes:
+    """Starts a request; fields that are None or empty are left out."""
+    message = {
+        "type": "add",
+        "request_id": request_id,
+        "handle": handle,
+        "prompt_token_ids": prompt_token_ids,
+        "sampling": dict(sampling),
+    }
+    message.update((name, value) for name, value in optional.items() if value is not None and value != b"")
+    return pack(message)
+
+
+def utility(call_id: int, method: str, arguments: Mapping[str, Any]) -> bytes:
+    return pack({"type": "utility", "call_id": call_id, "method": method, "arguments": dict(arguments)})
+
+
+def welcome(message: Mapping[str, Any]) -> EngineInfo:
+    return EngineInfo(
+        version=message["version"],
+        epoch=message["epoch"],
+        replica=message["replica"],
+        max_model_len=message["max_model_len"],
+        vocab_size=message["vocab_size"],
+        num_kv_tokens=message["num_kv_tokens"],
+    )
+
+
+def new_tokens(message: Mapping[str, Any]) -> Iterator[tuple[int, "array[int]"]]:
+    """The new tokens of each request in a `RequestOutputs`, by handle."""
+    handles = _column("I", message.get("handles", b""))
+    counts = _column("i", message.get("num_tokens", b""))
+    token_ids = _column("i", message.get("token_ids", b""))
+    start = 0
+    for handle, count in zip(handles, counts, strict=True):
+        end = start + count
+        yield handle, token_ids[start:end]
+        start = end
+
+
+def logprob_columns(row: Sequence[Any]) -> tuple[int, LogprobColumns]:
+    """One entry of `logprobs` in a `RequestOutputs`: the handle and its columns."""
+    handle, _num_tokens, num_top, logprobs, ranks, top_token_ids, top_logprobs = row
+    return handle, LogprobColumns(
+        num_top=num_top,
+        logprobs=_column("f", logprobs),
+        ranks=_column("i", ranks),
+        top_token_ids=_column("i", top_token_ids),
+        top_logprobs=_column("f", top_logprobs),
+    )
+
+
+def finished(row: Sequence[Any]) -> tuple[int, Finished]:
+    """One entry of `finished` in a `RequestOutputs`; a newer core may append fields."""
+    return row[0], Finished(*row[1:10])
+
+
+def _column(typecode: str, data: bytes) -> array:
+    column = array(typecode)
+    column.frombytes(data)
+    if _SWAP:
+        column.byteswap()
+    return column
