@@ -1,6 +1,7 @@
 """The frozen configuration of one engine core and its workers, and of the frontends before it.
 
-Resolved once by `quire serve` (see `frontend/cli/resolve.py`), written as JSON into the run directory, read by every child process.
+Resolved once by `quire serve` (see `frontend/cli/resolve.py`), written as JSON into the run directory, read by every
+child process.
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What a model is, read from its config.json alone: shapes, RoPE, special tokens. No weight is looked at, no torch needed.
+"""What a model is, read from its config.json alone: shapes, RoPE, special tokens. No weight is looked at.
 
 Families that need fields of their own add them here; what a model *does* with them stands in gpu_workers/models/.
 """

@@ -1,0 +1,150 @@
+"""What lies in a checkpoint, from the headers of its safetensors files alone: no weight is read, nothing is allocated.
+
+A file is 8 bytes of header length, the header (a JSON object: name -> dtype, shape, offsets), then the data. Everything
+here is checked before a worker maps the file, so that a damaged download is one sentence and no crash in mid-start.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import msgspec
+
+from engine_core.config.errors import ConfigError
+from engine_core.config.model_config import read_json_object
+
+MAX_HEADER_BYTES = 100 * 2**20
+"""The format's own limit."""
+MAX_INDEX_BYTES = 100 * 2**20
+
+STORED_BITS = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+_CONVERTED = ("F16", "BF16", "F32", "F64")  # loaded at the serving dtype, whatever they are stored as
+
+
+class TensorInfo(msgspec.Struct, frozen=True):
+    """One tensor as its header describes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    num_bytes: int
+
+    def bytes_at(self, dtype_bytes: int) -> int:
+        """Its size once loaded to be served at a dtype of that many bytes."""
+        return math.prod(self.shape) * dtype_bytes if self.dtype in _CONVERTED else self.num_bytes
+
+
+def read_checkpoint(path: Path) -> dict[str, TensorInfo]:
+    """All tensors of the model folder `path`. Raises `ConfigError` when a file is missing or damaged."""
+    tensors: dict[str, TensorInfo] = {}
+    for file in weight_files(path):
+        tensors.update(read_header(file))
+    return tensors
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a model folder: those that its index names, or the one file, or all there are."""
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        return _indexed_files(path, index)
+    single = path / "model.safetensors"
+    files = [single] if single.exists() else sorted(path.glob("*.safetensors"))
+    if not files:
+        raise ConfigError(f"{path} has no weights: there is no *.safetensors file in it.")
+    return files
+
+
+def _indexed_files(path: Path, index: Path) -> list[Path]:
+    if index.stat().st_size > MAX_INDEX_BYTES:
+        raise ConfigError(f"{index} is larger than an index can be ({MAX_INDEX_BYTES} bytes).")
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ConfigError(f"{index} has no `weight_map` of tensor names to file names.")
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        # A name is data from outside: it must not lead out of the model's folder.
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ConfigError(f"{index} names {name!r}, which is not a safetensors file of that folder.")
+        if not (path / name).exists():
+            raise ConfigError(f"{index} names {name}, which is missing.")
+    return [path / name for name in names]
+
+
+def read_header(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of one file. Raises `ConfigError` when the header is not one or does not fit the file's size."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+                raise ConfigError(f"{file} is not a complete safetensors file: its header is cut off or damaged.")
+            raw = json.loads(stream.read(length))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise ConfigError(f"{file} is not a safetensors file: its header is not JSON.") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file} is not a safetensors file: its header is not a JSON object.")
+    raw.pop("__metadata__", None)
+    return _check_layout(file, raw, size - 8 - length)
+
+
+def _check_layout(file: Path, raw: Mapping[str, Any], data_bytes: int) -> dict[str, TensorInfo]:
+    """The tensors cover the data from its first to its last byte without holes, as the format demands."""
+    tensors: dict[str, TensorInfo] = {}
+    spans: list[tuple[int, int]] = []
+    for name, entry in raw.items():
+        dtype, shape, begin, end = _parse_entry(file, name, entry)
+        if end - begin != -(-math.prod(shape) * STORED_BITS[dtype] // 8):
+            raise ConfigError(f"{file} is damaged: the size of {name} does not fit its shape.")
+        tensors[name] = TensorInfo(dtype, shape, end - begin)
+        spans.append((begin, end))
+    position = 0
+    for begin, end in sorted(spans):
+        if begin != position:
+            raise ConfigError(f"{file} is damaged: its tensors overlap or leave holes.")
+        position = end
+    if position != data_bytes:
+        raise ConfigError(
+            f"{file} is {'truncated' if data_bytes < position else 'damaged'}: "
+            f"its header promises {position} bytes of data and {data_bytes} are there."
+        )
+    return tensors
+
+
+def _parse_entry(file: Path, name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
+    damaged = ConfigError(f"{file} is damaged: the header's entry for {name[:200]!r} is malformed.")
+    if not isinstance(entry, dict):
+        raise damaged
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise damaged
+    if dtype not in STORED_BITS:
+        raise ConfigError(f"{file} holds {name} as {dtype[:40]!r}, a dtype that is not known.")
+    return dtype, tuple(shape), offsets[0], offsets[1]
+
+
+def _are_sizes(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**60 for item in value)

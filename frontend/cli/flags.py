@@ -1,0 +1,178 @@
+"""Every setting of `quire serve`, `quire plan` and `LLM`, defined once: name, type, range, default, help.
+
+`ServeArgs` is what a user said, checked field by field but not yet resolved against a model (that is resolve.py). The
+command line, the YAML file and Python arguments all become one mapping of names to values and pass through `make_args`.
+"""
+
+import argparse
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from engine_core.config.errors import ConfigError
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+MAX_SEED = 2**63 - 1
+
+
+class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings under the names of their flags. None: decided from the model and the device."""
+
+    model: str | None = None
+    served_model_name: list[Annotated[str, Meta(min_length=1, max_length=256)]] = []
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    load_format: Literal["auto", "safetensors", "dummy"] = "auto"
+    max_model_len: Positive | None = None
+    max_num_seqs: Annotated[int, Meta(ge=1, le=8192)] = 256
+    max_num_batched_tokens: Annotated[int, Meta(ge=1, le=2**20)] | None = None
+    max_num_waiting: NotNegative = 1024
+    max_num_penalty_rows: NotNegative = 32
+    block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
+    gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    kv_cache_memory_bytes: Positive | None = None
+    num_gpu_blocks_override: Positive | None = None
+    enable_prefix_caching: bool = True
+    enforce_eager: bool = False
+    seed: Annotated[int, Meta(ge=-MAX_SEED, le=MAX_SEED)] = 0
+    num_threads: NotNegative = 0
+    chat_template: str | None = None
+    generation_config: str = "auto"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    frontends: Annotated[int, Meta(ge=1, le=64)] = 1
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 16 * 2**20
+    strict_requests: bool = False
+    drain_timeout: Annotated[float, Meta(ge=0, le=86400)] = 30.0
+    trace: str | None = None
+
+
+HELP = {
+    "model": "a folder with config.json, tokenizer and safetensors, or a name on the Hugging Face hub",
+    "served_model_name": "names under which the API serves the model (default: the folder's or the hub's name)",
+    "device": "where the model runs; auto: a GPU where there is one",
+    "dtype": "of weights and activations; auto: float32 on a CPU, the checkpoint's on a GPU",
+    "load_format": "dummy: random weights, for tests and measurements",
+    "max_model_len": "longest prompt plus output in tokens (default: what the model was made for)",
+    "max_num_seqs": "most requests in one step",
+    "max_num_batched_tokens": "most tokens in one step (default: 2048 on a CPU, 8192 on a GPU)",
+    "max_num_waiting": "requests that may wait; the next one is answered 429",
+    "max_num_penalty_rows": "running requests that may use penalties at the same time",
+    "block_size": "tokens in a block of the KV cache",
+    "gpu_memory_utilization": "share of a GPU's memory that may be used",
+    "kv_cache_memory_bytes": "size of the KV cache (2G, 512MiB, ...), instead of deriving it",
+    "num_gpu_blocks_override": "blocks of the KV cache, instead of deriving them",
+    "enable_prefix_caching": "reuse the KV cache of prompts that begin alike",
+    "enforce_eager": "no CUDA graphs",
+    "seed": "for requests that bring none, and for dummy weights",
+    "num_threads": "torch's threads in a CPU worker; 0: chosen from the number of cores",
+    "chat_template": "file with a chat template, instead of the tokenizer's own",
+    "generation_config": "default sampling parameters: auto (the model's), vllm (none), or a folder",
+    "host": "address to listen on",
+    "port": "port to listen on; 0: any free one",
+    "frontends": "HTTP processes",
+    "max_body_bytes": "longest request body",
+    "strict_requests": "refuse unknown fields in requests instead of ignoring them",
+    "drain_timeout": "seconds for running requests to finish after SIGTERM",
+    "trace": "file for a timeline of the steps in Chrome's trace format",
+}
+GROUPS = {
+    "Model": "served_model_name device dtype load_format max_model_len chat_template generation_config seed",
+    "Scheduling": "max_num_seqs max_num_batched_tokens max_num_waiting max_num_penalty_rows",
+    "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching",
+    "Execution": "enforce_eager num_threads trace",
+    "Server": "host port frontends max_body_bytes strict_requests drain_timeout",
+}
+CHOICES = {
+    "device": ("auto", "cpu", "cuda"),
+    "dtype": ("auto", "float32", "float16", "bfloat16"),
+    "load_format": ("auto", "safetensors", "dummy"),
+}
+SIZES = ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_body_bytes")
+"""Whole numbers that may be written with a unit: 8k is 8000, 8K and 8KiB are 8192."""
+SWITCHES = ("enforce_eager", "strict_requests")
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgKMGT]?)(i?B)?")
+
+
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds every setting; one that is not given leaves no attribute, so that the YAML file can fill it."""
+    parser.add_argument("model_argument", nargs="?", metavar="MODEL", default=argparse.SUPPRESS, help=HELP["model"])
+    parser.add_argument("--model", default=argparse.SUPPRESS, help="the same, as a flag")
+    parser.add_argument("--default-model", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument("--config", metavar="FILE.yaml", default=argparse.SUPPRESS, help="settings by flag name")
+    defaults = ServeArgs()
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names.split():
+            _add_flag(group, name, getattr(defaults, name))
+
+
+def _add_flag(group: argparse._ArgumentGroup, name: str, default: object) -> None:
+    text = HELP[name]
+    if name in SWITCHES:
+        group.add_argument(flag_of(name), action="store_true", default=argparse.SUPPRESS, help=text)
+        return
+    if isinstance(default, bool):
+        group.add_argument(
+            flag_of(name),
+            action=argparse.BooleanOptionalAction,
+            default=argparse.SUPPRESS,
+            help=text + " (default: on)",
+        )
+        return
+    if default is not None and default != []:
+        text += f" (default: {default})"
+    group.add_argument(
+        flag_of(name),
+        default=argparse.SUPPRESS,
+        choices=CHOICES.get(name),
+        nargs="+" if name == "served_model_name" else None,
+        metavar=None if name in CHOICES else _metavar(name, default),
+        help=text,
+    )
+
+
+def _metavar(name: str, default: object) -> str:
+    if name in ("chat_template", "trace"):
+        return "FILE"
+    if name in ("served_model_name", "host"):
+        return name.rsplit("_", 1)[-1].upper()
+    return "AUTO|VLLM|FOLDER".lower() if name == "generation_config" else "X" if isinstance(default, float) else "N"
+
+
+def make_args(values: Mapping[str, Any], where: str = "") -> ServeArgs:
+    """Settings from any of the three sources. Raises `ConfigError` that names the setting, and `where` it stands."""
+    values = dict(values)
+    for name in set(values) - set(ServeArgs.__struct_fields__):
+        raise ConfigError(f"{where}There is no setting {name!r}.")
+    for name in SIZES:
+        if isinstance(values.get(name), str):
+            values[name] = parse_size(name, values[name])
+    if isinstance(values.get("served_model_name"), str):
+        values["served_model_name"] = [values["served_model_name"]]
+    try:
+        # Not strict: the command line brings numbers as strings.
+        return msgspec.convert(values, ServeArgs, strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        raise ConfigError(f"{where}{flag_of(path.split('[')[0].rstrip('`'))}: {reason}.") from None
+
+
+def parse_size(name: str, text: str) -> int:
+    """A whole number with a unit: "8192", "8k" (8000), "8K", "8KiB" (8192), "1.5G"."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"{flag_of(name)}: {text!r} is not a whole number or a size such as 8192, 8k, 8K or 2GiB.")
+    number, unit, suffix = match.groups()
+    if suffix and unit.islower():  # 8kB is 8000 and 8kiB is a common slip for 8KiB
+        unit = unit.upper() if suffix == "iB" else unit
+    return int(float(number) * _UNITS[unit]) if "." in number else int(number) * _UNITS[unit]

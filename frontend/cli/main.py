@@ -1,0 +1,75 @@
+"""The `quire` command. Each subcommand is a file of its own; what they share is how settings are read and refused."""
+
+import argparse
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from engine_core.config.errors import ConfigError
+from frontend.cli import plan, serve
+from frontend.cli.config_file import read_config_file
+from frontend.cli.flags import ServeArgs, add_flags, make_args
+
+EXIT_CONFIG = 2
+
+COMMANDS: dict[str, tuple[Callable[[ServeArgs], int], str]] = {
+    "serve": (serve.run, "serve a model over HTTP and ZeroMQ"),
+    "plan": (plan.run, "print what serving a model would take, and stop"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage text is what --help is for."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="quire", description="An inference and serving engine for large language models.")
+    parser.add_argument("--version", action="version", version=f"quire {importlib.metadata.version('quire')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, description) in COMMANDS.items():
+        # No abbreviations: a flag that is added later must not change what a shortened one means.
+        add_flags(commands.add_parser(name, help=description, description=description, allow_abbrev=False))
+    return parser
+
+
+def read_settings(namespace: argparse.Namespace) -> ServeArgs:
+    """Flags win over the file; a model that was named wins over the one that a script proposes."""
+    given = {name: value for name, value in vars(namespace).items() if name != "command"}
+    default_model = given.pop("default_model", None)
+    config_file = given.pop("config", None)
+    if "model_argument" in given:
+        given["model"] = given.pop("model_argument")
+    settings = {}
+    if config_file is not None:
+        path = Path(config_file).expanduser()
+        settings = read_config_file(path)
+        make_args(settings, where=f"--config {path}: ")
+    settings.update(given)
+    settings.setdefault("model", default_model)
+    return make_args(settings)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script. A `ConfigError` is one line on stderr and exit code 2, never a traceback."""
+    try:
+        namespace = build_parser().parse_args(argv)
+        return COMMANDS[namespace.command][0](read_settings(namespace))
+    except ConfigError as error:
+        print(f"quire: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`quire plan ... | head`); keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

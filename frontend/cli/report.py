@@ -1,0 +1,82 @@
+"""The start-up report: what was resolved and what it will cost, on one screen."""
+
+import importlib.metadata
+
+from engine_core.config.memory_plan import MemoryPlan, format_bytes, num_parameters
+from frontend.cli.resolve import Resolved
+
+_BAR_WIDTH = 24
+
+
+def format_report(resolved: Resolved) -> str:
+    """Settings, then the memory plan, as text for a terminal of 80 columns and more."""
+    return "\n".join([_headline(resolved), "", *_settings(resolved), "", *_memory(resolved.plan), ""])
+
+
+def _headline(resolved: Resolved) -> str:
+    model = resolved.engine.model
+    return (
+        f"Quire {importlib.metadata.version('quire')} · {resolved.frontend.served_model_names[0]} · "
+        f"{model.architecture}, {_count(num_parameters(model))} parameters, {resolved.engine.dtype} "
+        f"on {resolved.plan.device.name}"
+    )
+
+
+def _settings(resolved: Resolved) -> list[str]:
+    engine, frontend = resolved.engine, resolved.frontend
+    scheduler = engine.scheduler
+    sampling = ", ".join(f"{name} {value:g}" for name, value in frontend.default_sampling.items())
+    rows = [
+        ("model", engine.model.path),
+        ("served as", ", ".join(frontend.served_model_names)),
+        ("context", f"{scheduler.max_model_len:,} tokens (model: {engine.model.max_position_embeddings:,})"),
+        ("per step", f"{scheduler.max_num_seqs:,} requests, {scheduler.max_num_batched_tokens:,} tokens"),
+        ("waiting", f"{scheduler.max_num_waiting:,} requests, then 429"),
+        ("prefix caching", "on" if engine.cache.enable_prefix_caching else "off"),
+        ("sampling", sampling or "the API's defaults"),
+        ("seed", str(engine.seed)),
+        (
+            "frontends",
+            f"{frontend.num_frontends} on {frontend.host}, bodies up to {format_bytes(frontend.max_body_bytes)}",
+        ),
+        ("on SIGTERM", f"up to {frontend.drain_timeout:g} s for running requests"),
+    ]
+    extras = [
+        ("template", "from --chat-template" if frontend.chat_template is not None else ""),
+        ("requests", "unknown fields are refused" if frontend.strict_requests else ""),
+        ("weights", "random (--load-format dummy)" if engine.load_format == "dummy" else ""),
+        ("graphs", "off" if engine.enforce_eager else ""),
+        ("threads", str(engine.num_threads or "")),
+        ("timeline", engine.trace_file or ""),
+    ]
+    rows += [(name, value) for name, value in extras if value]
+    return [f"  {name:<15}{value}" for name, value in rows]
+
+
+def _memory(plan: MemoryPlan) -> list[str]:
+    rows = [
+        ("weights", plan.weight_bytes, ""),
+        ("activations", plan.activation_bytes, "at most, in one step"),
+        ("rows", plan.row_bytes, "token history and block tables"),
+        ("penalties", plan.penalty_bytes, "token counts"),
+        ("libraries", plan.runtime_bytes, "an estimate"),
+        ("KV cache", plan.kv_cache_bytes, f"{plan.num_blocks:,} blocks of {plan.block_size} tokens"),
+    ]
+    total = plan.fixed_bytes + plan.kv_cache_bytes
+    share = total / plan.device.available
+    filled = min(_BAR_WIDTH, round(share * _BAR_WIDTH))
+    return [
+        f"  Memory plan    {'█' * filled}{'░' * (_BAR_WIDTH - filled)}  "
+        f"{format_bytes(total)} of {format_bytes(plan.device.available)} free",
+        *(f"    {name:<13}{format_bytes(size):>10}  {note}".rstrip() for name, size, note in rows),
+        f"  Capacity       {plan.num_kv_tokens:,} tokens at {format_bytes(plan.kv_bytes_per_token)} each: "
+        f"{plan.max_concurrency:,.1f} requests of {plan.max_model_len:,} tokens at once",
+    ]
+
+
+def _count(number: int) -> str:
+    """10432000 -> "10.4 M"."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return str(number)

@@ -1,0 +1,160 @@
+"""From what the user said to what is served: `ServeArgs` and the model's own files become the frozen `ServeConfig`.
+
+Done once, by `quire serve` or `LLM`; the child processes read the result and decide nothing again. Nothing is allocated
+here, and everything that can be refused is refused here.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine_core.config.checkpoint import read_checkpoint
+from engine_core.config.consistency import check_checkpoint
+from engine_core.config.devices import DeviceMemory, probe_device
+from engine_core.config.engine_config import EngineConfig, FrontendConfig, SchedulerConfig, ServeConfig
+from engine_core.config.errors import ConfigError
+from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan
+from engine_core.config.model_config import ModelConfig, load_model_config, read_json_object
+from engine_core.ipc.sampling_params import MAX_LOGPROBS, SamplingParams
+from frontend.cli.flags import ServeArgs
+from frontend.cli.hub import resolve_model_folder
+
+DEFAULT_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
+MAX_TEMPLATE_BYTES = 2**20
+_SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """Everything but the run directory, which belongs to a start and not to a configuration."""
+
+    engine: EngineConfig
+    frontend: FrontendConfig
+    plan: MemoryPlan
+
+    def serve_config(self, run_dir: str, port: int) -> ServeConfig:
+        """What the children read; `port` is the one that was really bound."""
+        return ServeConfig(
+            engine=self.engine, frontend=msgspec.structs.replace(self.frontend, port=port), run_dir=run_dir
+        )
+
+
+def resolve(args: ServeArgs) -> Resolved:
+    """Raises `ConfigError` with one sentence for whatever cannot be served."""
+    if args.model is None:
+        raise ConfigError("No model was named: quire serve MODEL, where MODEL is a folder or a Hugging Face hub name.")
+    folder = resolve_model_folder(args.model)
+    model = load_model_config(folder)
+    tensors = None
+    if args.load_format != "dummy":
+        tensors = read_checkpoint(folder)
+        check_checkpoint(model, tensors)
+    device = probe_device(args.device)
+    dtype = _resolve_dtype(args, model, device)
+    scheduler = _resolve_scheduler(args, model, device)
+    request = MemoryRequest(
+        block_size=args.block_size,
+        gpu_memory_utilization=args.gpu_memory_utilization,
+        kv_cache_memory_bytes=args.kv_cache_memory_bytes,
+        num_gpu_blocks_override=args.num_gpu_blocks_override,
+    )
+    plan = make_memory_plan(model, tensors, dtype, scheduler, device, request)
+    engine = EngineConfig(
+        model=model,
+        cache=plan.cache_config(dtype, args.enable_prefix_caching),
+        scheduler=scheduler,
+        device=device.device,
+        dtype=dtype,
+        load_format="dummy" if args.load_format == "dummy" else "safetensors",
+        seed=args.seed,
+        enforce_eager=args.enforce_eager,
+        num_threads=args.num_threads,
+        trace_file=None if args.trace is None else str(Path(args.trace).expanduser().absolute()),
+        epoch=time.time_ns() // 1000,
+    )
+    return Resolved(engine, _resolve_frontend(args, folder, scheduler), plan)
+
+
+def _resolve_dtype(args: ServeArgs, model: ModelConfig, device: DeviceMemory) -> str:
+    """float32 on a CPU, where it is the fast one; on a GPU the checkpoint's, and bfloat16 for float32 checkpoints."""
+    if args.dtype != "auto":
+        return args.dtype
+    if device.device == "cpu":
+        return "float32"
+    return "bfloat16" if model.dtype == "float32" else model.dtype
+
+
+def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory) -> SchedulerConfig:
+    max_model_len = args.max_model_len or model.max_position_embeddings
+    if max_model_len > model.max_position_embeddings:
+        raise ConfigError(
+            f"--max-model-len {max_model_len} is more than the {model.max_position_embeddings} positions "
+            f"that the model was made for."
+        )
+    max_num_batched_tokens = args.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS[device.device]
+    if max_num_batched_tokens < args.max_num_seqs:
+        if args.max_num_batched_tokens is not None:
+            raise ConfigError(
+                f"--max-num-batched-tokens {max_num_batched_tokens} is less than --max-num-seqs {args.max_num_seqs}: "
+                f"every running request needs room for one token in a step."
+            )
+        max_num_batched_tokens = args.max_num_seqs
+    return SchedulerConfig(
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_model_len=max_model_len,
+        max_num_waiting=args.max_num_waiting,
+        max_num_penalty_rows=min(args.max_num_penalty_rows, args.max_num_seqs),
+    )
+
+
+def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig) -> FrontendConfig:
+    assert args.model is not None
+    is_folder = Path(args.model).expanduser().is_dir()
+    return FrontendConfig(
+        host=args.host,
+        port=args.port,
+        num_frontends=args.frontends,
+        served_model_names=tuple(args.served_model_name) or (folder.name if is_folder else args.model,),
+        model_path=str(folder),
+        chat_template=None if args.chat_template is None else _read_template(Path(args.chat_template).expanduser()),
+        default_sampling=_default_sampling(args.generation_config, folder),
+        max_body_bytes=args.max_body_bytes,
+        strict_requests=args.strict_requests,
+        drain_timeout=args.drain_timeout,
+        max_model_len=scheduler.max_model_len,
+        max_logprobs=MAX_LOGPROBS,
+    )
+
+
+def _read_template(file: Path) -> str:
+    try:
+        if file.stat().st_size > MAX_TEMPLATE_BYTES:
+            raise ConfigError(f"--chat-template {file} is larger than {MAX_TEMPLATE_BYTES} bytes.")
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--chat-template {file} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--chat-template {file} is not UTF-8 text.") from None
+
+
+def _default_sampling(choice: str, folder: Path) -> dict[str, float | int]:
+    """The sampling parameters that generation_config.json recommends, checked like those of a request."""
+    if choice == "vllm":
+        return {}
+    file = (folder if choice == "auto" else Path(choice).expanduser()) / "generation_config.json"
+    if not file.exists():
+        if choice == "auto":
+            return {}
+        raise ConfigError(f"--generation-config {choice}: there is no {file}.")
+    raw: Mapping[str, Any] = read_json_object(file)
+    values = {name: raw[name] for name in _SAMPLING_DEFAULTS if raw.get(name) is not None}
+    if raw.get("max_new_tokens") is not None:
+        values["max_tokens"] = raw["max_new_tokens"]
+    try:
+        msgspec.convert(values, SamplingParams)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file} recommends sampling parameters that cannot be used: {error}.") from None
+    return values

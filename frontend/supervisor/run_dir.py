@@ -1,0 +1,78 @@
+"""The run directory: a private folder with config.json and the ipc sockets of one running Quire.
+
+Whoever holds it keeps it locked, so that a later start can tell a directory in use from one whose owner was killed, and
+removes only the latter.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from engine_core.config.engine_config import ServeConfig
+from engine_core.config.errors import ConfigError
+
+PREFIX = "quire-"
+MAX_SOCKET_PATH = 100
+"""A unix socket's path has 108 bytes on Linux."""
+_LONGEST_SOCKET_NAME = len("/worker-000-000.sock")
+_YOUNG_SECONDS = 30.0
+"""A directory so young may not have been locked by its maker yet."""
+
+
+class RunDir:
+    """Made on construction, mode 0700; `remove` it in the end."""
+
+    def __init__(self) -> None:
+        self.path = _make_dir()
+        self._lock_fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+
+    @property
+    def config_file(self) -> str:
+        return f"{self.path}/config.json"
+
+    def write_config(self, config: ServeConfig) -> None:
+        """What the child processes read."""
+        with open(os.open(self.config_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(config)))
+
+    def remove(self) -> None:
+        """Removes it with everything inside. May be called twice."""
+        if self._lock_fd >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+
+def _make_dir() -> str:
+    for folder in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
+        if not os.path.isdir(folder):
+            continue
+        path = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=folder)
+        if len(os.fsencode(path)) + _LONGEST_SOCKET_NAME < MAX_SOCKET_PATH:
+            return path
+        os.rmdir(path)
+    raise ConfigError(f"The path of the temporary folder {tempfile.gettempdir()} is too long for sockets; set TMPDIR.")
+
+
+def remove_stale_run_dirs() -> None:
+    """Removes this user's run directories whose owner is gone (it was killed and could not clean up)."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}[0-9]*-*"):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:  # gone meanwhile, or somebody else's
+            continue
+        try:
+            status = os.fstat(fd)
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > _YOUNG_SECONDS:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:  # in use
+            pass
+        finally:
+            os.close(fd)

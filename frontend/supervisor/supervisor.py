@@ -1,0 +1,197 @@
+"""The parent of all processes: starts engine cores and frontends, watches them, and leaves nothing behind.
+
+It loads neither torch nor Sanic nor ZeroMQ, handles no request, and sleeps until a signal, a message or a death. Each
+of its three phases (starting, serving, stopping) is one loop over the watcher's events.
+"""
+
+import signal
+import socket
+import sys
+import time
+from types import TracebackType
+
+import msgspec
+import psutil
+
+from engine_core.ipc.control import Progress
+from engine_core.ipc.heartbeat import Heartbeats
+from frontend.cli.resolve import Resolved
+from frontend.launcher import Child, start_core, start_frontend
+from frontend.supervisor.listeners import open_listeners, url_of
+from frontend.supervisor.orphans import adopt_orphans, reap_orphans
+from frontend.supervisor.progress import ProgressDisplay
+from frontend.supervisor.run_dir import RunDir, remove_stale_run_dirs
+from frontend.supervisor.watcher import Ended, Event, Reported, Signalled, TimedOut, Watcher
+
+ERROR_DELIVERY_SECONDS = 5.0
+"""After a death, how long frontends may take to tell their clients."""
+GRACE_SECONDS = 10.0
+"""How long a process may take beyond what it was given, before it is killed."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Why we stop, and what the program ends with."""
+
+    exit_code: int
+    drain_timeout: float
+    message: str | None = None
+
+
+class Supervisor:
+    """Use as a context manager: whatever happens inside, its exit leaves no process, socket or file."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        self._resolved = resolved
+        self._cores: list[Child] = []
+        self._frontends: list[Child] = []
+        self._listeners: list[socket.socket] = []
+        self._run_dir: RunDir | None = None
+        self._progress = ProgressDisplay()
+
+    def __enter__(self) -> "Supervisor":
+        """Takes what a start needs. Raises `ConfigError` when the address or the temporary folder cannot be had."""
+        frontend = self._resolved.frontend
+        self._watcher = Watcher()
+        try:
+            adopt_orphans()
+            remove_stale_run_dirs()
+            self._listeners = open_listeners(frontend.host, frontend.port, frontend.num_frontends)
+            self._port: int = self._listeners[0].getsockname()[1]
+            self._run_dir = RunDir()
+            self._run_dir.write_config(self._resolved.serve_config(self._run_dir.path, self._port))
+        except BaseException:
+            self._clean_up()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clean_up()
+
+    def run(self) -> int:
+        """Starts, serves, stops. Returns the program's exit code."""
+        verdict = self._start() or self._serve()
+        if verdict.message is not None:
+            print(f"quire: {verdict.message}", file=sys.stderr, flush=True)
+        return self._stop(verdict)
+
+    # Starting
+
+    def _start(self) -> Verdict | None:
+        """None once everybody is ready."""
+        self._start_children()
+        while not all(child.is_ready for child in self._children):
+            for event in self._watcher.wait():
+                if isinstance(event, Reported) and isinstance(event.message, Progress):
+                    self._progress.update(event.message)
+                elif verdict := _verdict_on(event, drain_timeout=None):
+                    self._progress.close()
+                    return verdict
+        self._progress.close()
+        self._announce()
+        return None
+
+    def _start_children(self) -> None:
+        """Cores first: their workers have the longest way to go, and frontends load meanwhile."""
+        assert self._run_dir is not None
+        config_file = self._run_dir.config_file
+        num_cores = self._resolved.engine.parallel.data_parallel_size
+        heartbeats = Heartbeats.create(num_cores + len(self._listeners))
+        self._heartbeats = heartbeats
+        for replica in range(num_cores):
+            self._watch(self._cores, start_core(config_file, replica, heartbeats, index=replica))
+        for number, listener in enumerate(self._listeners):
+            child = start_frontend(config_file, number, listener.fileno(), heartbeats, index=num_cores + number)
+            self._watch(self._frontends, child)
+
+    def _watch(self, group: list[Child], child: Child) -> None:
+        group.append(child)
+        self._watcher.add(child)
+
+    def _announce(self) -> None:
+        frontend = self._resolved.frontend
+        seconds = time.time() - psutil.Process().create_time()
+        url = url_of(frontend.host, self._port)
+        name = frontend.served_model_names[0]
+        print(f"Quire is ready: {url}/v1 (model {name}, {seconds:.1f} s)", flush=True)
+
+    # Serving
+
+    def _serve(self) -> Verdict:
+        """Until somebody asks us to stop or a child dies."""
+        while True:
+            for event in self._watcher.wait():
+                if verdict := _verdict_on(event, self._resolved.frontend.drain_timeout):
+                    return verdict
+
+    # Stopping
+
+    def _stop(self, verdict: Verdict) -> int:
+        """Frontends finish what runs, then the cores go: nobody's answer is cut off by our order of stopping."""
+        self._exit_code = verdict.exit_code
+        if all(child.is_ready for child in self._children):  # else nobody was served yet
+            for group, timeout in ((self._frontends, verdict.drain_timeout), (self._cores, 0.0)):
+                for child in group:
+                    child.drain(timeout)
+                if not self._wait_for_end(group, time.monotonic() + timeout + GRACE_SECONDS):
+                    break
+        self._kill_all()
+        return self._exit_code
+
+    def _wait_for_end(self, group: list[Child], deadline: float) -> bool:
+        """Waits until all of `group` have ended and kills who is late. False: we were asked again, and hurry."""
+        while any(child.is_alive for child in group):
+            for event in self._watcher.wait(deadline):
+                if isinstance(event, Signalled):
+                    self._exit_code = 128 + event.number
+                    return False
+                if isinstance(event, TimedOut):
+                    for child in filter(lambda child: child.is_alive, group):
+                        self._complain(f"The {child.name} did not stop in time.")
+                        child.kill()
+                    deadline = time.monotonic() + GRACE_SECONDS
+                elif isinstance(event, Ended) and event.child.exit_code != 0 and self._exit_code == 0:
+                    self._complain(event.child.describe_end())
+        return True
+
+    def _complain(self, message: str) -> None:
+        """Something went wrong while stopping: one line, and the exit code says so too."""
+        self._exit_code = self._exit_code or 1
+        print(f"quire: {message}", file=sys.stderr, flush=True)
+
+    @property
+    def _children(self) -> list[Child]:
+        return self._cores + self._frontends
+
+    def _kill_all(self) -> None:
+        for child in self._children:
+            child.kill()
+        for child in self._children:
+            child.reap()
+
+    def _clean_up(self) -> None:
+        self._progress.close()
+        self._kill_all()
+        reap_orphans(GRACE_SECONDS)
+        for listener in self._listeners:
+            listener.close()
+        if self._run_dir is not None:
+            self._run_dir.remove()
+        self._watcher.close()
+
+
+def _verdict_on(event: Event, drain_timeout: float | None) -> Verdict | None:
+    """Whether an event means the end: a signal is an orderly one, a failure or a death is not.
+
+    `drain_timeout` is None during the start, when there is nothing to finish.
+    """
+    if isinstance(event, Signalled):
+        name = signal.Signals(event.number).name
+        if drain_timeout is None:
+            return Verdict(0, 0.0, f"Stopped by {name} during the start.")
+        return Verdict(0, drain_timeout, f"{name}: finishing what runs, for up to {drain_timeout:g} s.")
+    if isinstance(event, Ended):
+        failed = event.child.failed
+        return Verdict(failed.exit_code if failed else 1, ERROR_DELIVERY_SECONDS, event.child.describe_end())
+    return None
