@@ -1,7 +1,7 @@
 """Named numpy arrays at fixed, aligned places of one buffer: the tensor handoff's memory layout.
 
-A layout is a function of capacities that both sides know, so a slot needs no description of itself and a GPU can copy it
-whole: every array of a slot has the same address in every step, which CUDA graphs need.
+A layout is a function of capacities that both sides know, so a slot needs no description of itself and a GPU can copy
+it whole: every array of a slot has the same address in every step, which CUDA graphs need.
 """
 
 import math

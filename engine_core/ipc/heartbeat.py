@@ -2,8 +2,8 @@
 
 Each process owns one line of three numbers: `beat` (monotonic ns of its last turn of the loop), `progress` (work
 finished, moved on results and never on dispatch) and `pending` (work accepted and not yet finished). A process that
-beats but does not progress while work is pending hangs; an idle one may sleep as long as it likes, because whoever looks
-counts only a process with pending work as late.
+beats but does not progress while work is pending hangs; an idle one may sleep as long as it likes, because whoever
+looks counts only a process with pending work as late.
 """
 
 import mmap

@@ -152,7 +152,11 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The arrays of one result at full capacity; rows without a sample have `num_sampled` 0. Times in monotonic ns."""
+    """The arrays of one result at full capacity. Times in monotonic ns.
+
+    Rows without a sample have `num_sampled` 0. Log-probabilities count only for rows whose `num_logprobs` is 0 or more;
+    the columns of `top_token_ids` beyond that number are -1.
+    """
 
     header: np.ndarray
     num_sampled: np.ndarray

@@ -1,0 +1,93 @@
+"""The engine core process: `python -P -m engine_core RUN/config.json --replica R --link-fd N ...`, started by Quire."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import zmq
+
+from engine_core.config.engine_config import ServeConfig, load_serve_config
+from engine_core.engine_core import EngineCore
+from engine_core.executors.base import ExecutorFailed
+from engine_core.executors.local import LocalExecutor
+from engine_core.ipc.control import ControlLink, Failed, LinkClosed, Progress, Ready
+from engine_core.ipc.heartbeat import Heartbeats
+from engine_core.ipc.messages import MAX_CLIENT_FRAME_BYTES
+from engine_core.ipc.sockets import bind_router
+
+logger = logging.getLogger("engine_core")
+
+
+def main() -> int:
+    """Runs one replica; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="engine_core", description=__doc__)
+    parser.add_argument("config")
+    for name in ("replica", "link-fd", "heartbeat-fd", "heartbeat-index"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(format="engine_core: %(levelname)s: %(message)s", level=logging.INFO)
+    config = load_serve_config(arguments.config)
+    link = ControlLink.from_fd(arguments.link_fd)
+    heartbeats = Heartbeats(arguments.heartbeat_fd)
+    context = zmq.Context()
+    executor = LocalExecutor(config, arguments.config, arguments.replica, context)
+    try:
+        return serve(config, context, executor, link, heartbeats, arguments)
+    except LinkClosed:
+        return 1  # the parent is gone; there is nobody to tell
+    finally:
+        executor.shutdown()
+        context.destroy(linger=0)
+
+
+def serve(
+    config: ServeConfig,
+    context: zmq.Context,
+    executor: LocalExecutor,
+    link: ControlLink,
+    heartbeats: Heartbeats,
+    arguments: argparse.Namespace,
+) -> int:
+    """Starts the workers, serves, and tells the parent how it went."""
+    endpoint = config.core_endpoint(arguments.replica)
+    router = bind_router(context, endpoint, MAX_CLIENT_FRAME_BYTES)
+    try:
+        if not executor.start(
+            lambda stage, done, total: link.send(Progress(stage=stage, done=done, total=total, unit="B")),
+            interrupts=[link.fileno()],
+        ):
+            return 1
+    except ExecutorFailed as failure:
+        link.send(Failed(message=str(failure), exit_code=failure.exit_code))
+        return failure.exit_code
+    core = EngineCore(
+        config.engine,
+        executor,
+        router,
+        link,
+        heartbeats,
+        arguments.heartbeat_index,
+        arguments.replica,
+        config.frontend.served_model_names[0],
+    )
+    link.send(Ready(details={"replica": arguments.replica, "epoch": config.engine.epoch}))
+    try:
+        core.run()
+    except ExecutorFailed as failure:
+        core.fail_all(str(failure))
+        # The clients' errors must leave the socket before the context is destroyed.
+        router.close(linger=2000)
+        link.send(Failed(message=str(failure), exit_code=1))
+        return 1
+    finally:
+        if config.engine.trace_file is not None:
+            core.timeline.write(Path(config.engine.trace_file))
+            logger.info("The step timeline stands in %s.", config.engine.trace_file)
+        socket_file = Path(endpoint.removeprefix("ipc://"))
+        socket_file.unlink(missing_ok=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

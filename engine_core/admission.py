@@ -1,0 +1,88 @@
+"""Turns an `AddRequest` into a `Request`, or says in one sentence why this engine cannot run it."""
+
+import time
+
+import numpy as np
+
+from engine_core.config.engine_config import EngineConfig
+from engine_core.ipc.codec import ProtocolError, int32_column
+from engine_core.ipc.messages import (
+    ERROR_CONTEXT_LENGTH,
+    ERROR_DEADLINE,
+    ERROR_INVALID,
+    ERROR_OVERLOADED,
+    AddRequest,
+)
+from engine_core.request import Request
+
+
+class Refused(Exception):
+    """A request that is not admitted; `code` is one of the error codes in `messages`."""
+
+    def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after = retry_after
+
+
+class Admission:
+    """The checks before the queue. A request's price is known here: the blocks of prompt and `max_tokens`."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._vocab_size = config.model.vocab_size
+        self._max_model_len = config.scheduler.max_model_len
+        self._capacity = config.cache.num_blocks * config.cache.block_size
+        self._max_num_waiting = config.scheduler.max_num_waiting
+        self._num_admitted = 0
+
+    def admit(self, message: AddRequest, client: bytes, client_number: int, num_waiting: int, now: float) -> Request:
+        """Raises `Refused`. `now` is monotonic seconds."""
+        try:
+            prompt, output = int32_column(message.prompt_token_ids), int32_column(message.output_token_ids)
+        except ProtocolError as error:
+            raise Refused(ERROR_INVALID, str(error)) from error
+        self._check(message, prompt, output)
+        if num_waiting >= self._max_num_waiting:
+            raise Refused(ERROR_OVERLOADED, f"{num_waiting} requests are waiting already; try again.", retry_after=1.0)
+        self._num_admitted += 1
+        return Request(
+            request_id=message.request_id,
+            client=client,
+            client_number=client_number,
+            handle=message.handle,
+            prompt_token_ids=prompt,
+            output_token_ids=output,
+            sampling=message.sampling,
+            max_total_tokens=min(self._max_model_len, self._capacity),
+            arrival_time=now,
+            arrival_number=self._num_admitted,
+            priority=message.priority,
+            deadline=message.deadline,
+            cache_salt=message.cache_salt,
+            adapter=message.adapter,
+        )
+
+    def _check(self, message: AddRequest, prompt: np.ndarray, output: np.ndarray) -> None:
+        if len(prompt) == 0:
+            raise Refused(ERROR_INVALID, "The prompt has no tokens.")
+        if len(prompt) >= self._max_model_len:
+            raise Refused(
+                ERROR_CONTEXT_LENGTH,
+                f"The prompt has {len(prompt)} tokens; the context holds {self._max_model_len}, the answer included.",
+            )
+        for tokens in (prompt, output):
+            if len(tokens) and (tokens.min() < 0 or tokens.max() >= self._vocab_size):
+                raise Refused(ERROR_INVALID, f"Token ids must be from 0 to {self._vocab_size - 1}.")
+        if any(token >= self._vocab_size for token in message.sampling.logit_bias):
+            raise Refused(ERROR_INVALID, f"logit_bias: token ids must be from 0 to {self._vocab_size - 1}.")
+        wanted = len(prompt) + (message.sampling.max_tokens or 1)
+        if min(wanted, self._max_model_len) > self._capacity:
+            raise Refused(
+                ERROR_CONTEXT_LENGTH,
+                f"The prompt's {len(prompt)} tokens and the {wanted - len(prompt)} asked for do not fit into the KV "
+                f"cache, which holds {self._capacity} tokens.",
+            )
+        if message.adapter is not None:
+            raise Refused(ERROR_INVALID, f"There is no adapter {message.adapter!r}.")
+        if message.deadline is not None and message.deadline <= time.time():
+            raise Refused(ERROR_DEADLINE, "The request's deadline had passed before it arrived.")

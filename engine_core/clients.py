@@ -1,0 +1,149 @@
+"""The clients of an engine core: what waits for each, and how many frames each may still be sent.
+
+ROUTER drops silently at its high-water mark, so the core counts credits and never gets there. While a client has no
+credit its tokens wait here as columns, a few bytes each, and leave together in the next frame.
+"""
+
+import errno
+
+import numpy as np
+import zmq
+
+from engine_core.ipc.codec import encode
+from engine_core.ipc.messages import FinishedRequest, RequestError, RequestLogprobs, RequestOutputs
+from engine_core.ipc.step import StepResult
+from engine_core.request import Request
+from engine_core.row_table import RowTable
+from engine_core.scheduler import StepOutputs
+
+
+class Client:
+    """One connected client."""
+
+    def __init__(self, identity: bytes, number: int, credit: int) -> None:
+        self.identity = identity
+        self.number = number
+        self.credit = credit
+        self.requests: dict[int, Request] = {}
+        """By handle; ended ones are gone."""
+        self._handles: list[np.ndarray] = []
+        self._token_ids: list[np.ndarray] = []
+        self._logprobs: list[RequestLogprobs] = []
+        self._finished: list[FinishedRequest] = []
+        self._errors: list[RequestError] = []
+
+    @property
+    def has_outputs(self) -> bool:
+        return bool(self._handles or self._finished or self._errors)
+
+    def add_tokens(self, handles: np.ndarray, token_ids: np.ndarray) -> None:
+        self._handles.append(handles)
+        self._token_ids.append(token_ids)
+
+    def add_logprobs(self, logprobs: RequestLogprobs) -> None:
+        self._logprobs.append(logprobs)
+
+    def add_finished(self, finished: FinishedRequest) -> None:
+        self._finished.append(finished)
+
+    def add_error(self, error: RequestError) -> None:
+        self._errors.append(error)
+
+    def take_frame(self, epoch: int, replica: int, step: int) -> bytes:
+        """All that waits, as one frame."""
+        handles = b"".join([column.tobytes() for column in self._handles])
+        frame = encode(
+            RequestOutputs(
+                epoch=epoch,
+                replica=replica,
+                step=step,
+                handles=handles,
+                num_tokens=np.ones(len(handles) // 4, np.int32).tobytes(),
+                token_ids=b"".join([column.tobytes() for column in self._token_ids]),
+                logprobs=self._logprobs,
+                finished=self._finished,
+                errors=self._errors,
+            )
+        )
+        self._handles, self._token_ids = [], []
+        self._logprobs, self._finished, self._errors = [], [], []
+        return frame
+
+
+class Clients:
+    """All clients by identity; numbers name them in the row table."""
+
+    def __init__(self, epoch: int, replica: int) -> None:
+        self._epoch = epoch
+        self._replica = replica
+        self._by_identity: dict[bytes, Client] = {}
+        self._by_number: dict[int, Client] = {}
+        self._next_number = 0
+
+    def __len__(self) -> int:
+        return len(self._by_identity)
+
+    def get(self, identity: bytes) -> Client | None:
+        return self._by_identity.get(identity)
+
+    def add(self, identity: bytes, credit: int) -> Client:
+        client = Client(identity, self._next_number, credit)
+        self._by_identity[identity] = self._by_number[client.number] = client
+        self._next_number += 1
+        return client
+
+    def remove(self, client: Client) -> None:
+        del self._by_identity[client.identity]
+        del self._by_number[client.number]
+
+    def add_step(self, outputs: StepOutputs, result: StepResult, table: RowTable) -> None:
+        """Sorts a step's tokens by client."""
+        numbers = table.client_number[outputs.rows]
+        handles = table.handle[outputs.rows]
+        for number in np.unique(numbers):
+            client = self._by_number.get(int(number))
+            if client is None:
+                continue  # it vanished; its requests are being aborted
+            mine = numbers == number
+            client.add_tokens(handles[mine], outputs.token_ids[mine])
+        for position in np.flatnonzero(table.wants_logprobs[outputs.rows]):
+            client = self._by_number.get(int(numbers[position]))
+            if client is not None:
+                request_logprobs = _logprobs_of(result, int(outputs.indices[position]), int(handles[position]))
+                client.add_logprobs(request_logprobs)
+
+    def send(self, socket: zmq.Socket, step: int) -> list[Client]:
+        """Sends one frame to each client that has outputs and credit. Returns clients found to be gone."""
+        gone = []
+        for client in self._by_identity.values():
+            if client.has_outputs and client.credit > 0:
+                client.credit -= 1
+                frame = client.take_frame(self._epoch, self._replica, step)
+                if not send_to(socket, client.identity, frame):
+                    gone.append(client)
+        return gone
+
+
+def send_to(socket: zmq.Socket, identity: bytes, frame: bytes) -> bool:
+    """Sends to one peer of a ROUTER; False when it is not connected any more."""
+    try:
+        socket.send_multipart([identity, frame], zmq.NOBLOCK)
+    except zmq.ZMQError as error:
+        if error.errno in (errno.EHOSTUNREACH, errno.EAGAIN):
+            return False  # EAGAIN: its queue is full although credits bound it, so it is no honest client
+        raise
+    return True
+
+
+def _logprobs_of(result: StepResult, index: int, handle: int) -> RequestLogprobs:
+    """Log-probabilities of the one token that row `index` of the step sampled."""
+    num_top = int(np.count_nonzero(result.top_token_ids[index, 0] >= 0))
+    return RequestLogprobs(
+        handle=handle,
+        num_tokens=1,
+        num_top=num_top,
+        logprobs=result.logprobs[index, :1].tobytes(),
+        ranks=result.ranks[index, :1].tobytes(),
+        top_token_ids=result.top_token_ids[index, 0, :num_top].tobytes(),
+        top_logprobs=result.top_logprobs[index, 0, :num_top].tobytes(),
+    )

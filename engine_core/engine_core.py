@@ -1,0 +1,319 @@
+"""The engine core's loop: receive, schedule, dispatch, collect, update, send. It owns the sockets and the clock.
+
+Up to `steps_in_flight` steps are under way: while the workers run step N, step N+1 is planned and queued behind it.
+"""
+
+import heapq
+import logging
+import time
+from collections import deque
+
+import zmq
+
+from engine_core.admission import Admission, Refused
+from engine_core.clients import Client, Clients, send_to
+from engine_core.config.engine_config import EngineConfig
+from engine_core.executors.base import Executor
+from engine_core.ipc.codec import ProtocolError, decode_client_message, encode
+from engine_core.ipc.control import ControlLink, Drain, LinkClosed
+from engine_core.ipc.heartbeat import Heartbeats
+from engine_core.ipc.messages import (
+    ERROR_DEADLINE,
+    ERROR_ENGINE_DEAD,
+    ERROR_INVALID,
+    ERROR_SHUTTING_DOWN,
+    FINISH_LENGTH,
+    PROTOCOL_VERSION,
+    AbortRequest,
+    AddRequest,
+    Credit,
+    FinishedRequest,
+    Hello,
+    RequestError,
+    Utility,
+    Welcome,
+)
+from engine_core.ipc.step import ENDED_NS, STARTED_NS, StepResult
+from engine_core.kv_cache_manager import KVCacheManager
+from engine_core.metrics import Metrics
+from engine_core.request import Request, RequestStatus
+from engine_core.scheduler import Finished, ScheduledStep, Scheduler
+from engine_core.timeline import Timeline
+from engine_core.utilities import answer
+
+logger = logging.getLogger(__name__)
+
+_IDLE_POLL_MS = 1000
+"""The longest sleep; deadlines are looked at after it."""
+_MAX_CHECKED_BLOCKS = 65536
+"""Larger pools are not checked when idle: the check would delay the next request by more than some 30 ms."""
+
+
+class EngineCore:
+    """One replica's engine. `run` returns when it was drained; the executor is started and stopped by the caller."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        executor: Executor,
+        router: zmq.Socket,
+        link: ControlLink,
+        heartbeats: Heartbeats,
+        heartbeat_index: int,
+        replica: int = 0,
+        model_name: str = "",
+    ) -> None:
+        self._config = config
+        self._executor = executor
+        self._router = router
+        self._link = link
+        self._heartbeats = heartbeats
+        self._heartbeat_index = heartbeat_index
+        self._replica = replica
+        cache = config.cache
+        kv_cache_manager = KVCacheManager(cache.num_blocks, cache.block_size, cache.enable_prefix_caching)
+        self.scheduler = Scheduler(config.scheduler, kv_cache_manager, config.model.eos_token_ids)
+        self.metrics = Metrics(self.scheduler, model_name or config.model.path, replica)
+        self.timeline = Timeline()
+        self.num_collected = 0
+        self._admission = Admission(config)
+        self._clients = Clients(config.epoch, replica)
+        self._request_ids: dict[str, Request] = {}
+        self._deadlines: list[tuple[float, str, Request]] = []
+        self._inflight: deque[ScheduledStep] = deque()
+        self._may_schedule = False
+        """Whether anything happened since the scheduler last had nothing to run."""
+        self._stop_at: float | None = None  # set by Drain: monotonic seconds
+        self._unchecked = False
+        self._poller = zmq.Poller()
+        self._poller.register(router, zmq.POLLIN)
+        self._poller.register(link.fileno(), zmq.POLLIN)
+        executor.register(self._poller)
+
+    def run(self) -> None:
+        """Serves until drained. Raises `ExecutorFailed` when a worker dies, `LinkClosed` when the parent does."""
+        while not self._is_drained():
+            self._receive()
+            while (step := self._schedule()) is not None:
+                self._dispatch(step)
+            while (result := self._executor.next_result()) is not None:
+                self._update(result)
+            self._send()
+
+    def fail_all(self, message: str) -> None:
+        """Ends every open request with one error: the engine cannot go on."""
+        for request in list(self._request_ids.values()):
+            self._end_with_error(request, ERROR_ENGINE_DEAD, message)
+        self._clients.send(self._router, self.num_collected)
+
+    # Receive
+
+    def _receive(self) -> None:
+        """Takes in all that has arrived; sleeps when there is nothing else to do."""
+        events = dict(self._poller.poll(self._timeout_ms()))
+        pending = self.scheduler.num_running + len(self.scheduler.waiting)
+        self._heartbeats.beat(self._heartbeat_index, self.num_collected, pending)
+        self._executor.check()
+        if self._link.fileno() in events:
+            self._receive_control()
+        while self._router in events:
+            try:
+                identity, frame = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            self._on_frame(identity, frame)
+        self._expire()
+
+    def _timeout_ms(self) -> int:
+        if self._may_schedule and len(self._inflight) < self._config.scheduler.steps_in_flight:
+            return 0
+        if self._executor.next_result() is not None:
+            return 0
+        if not self._inflight and self._unchecked:
+            self._unchecked = False
+            if self.scheduler.kv.pool.num_blocks <= _MAX_CHECKED_BLOCKS:
+                self.scheduler.kv.pool.check_integrity()
+        return _IDLE_POLL_MS
+
+    def _receive_control(self) -> None:
+        while (message := self._link.receive()) is not None:
+            if isinstance(message, Drain):
+                self._stop_at = time.monotonic() + message.timeout
+            else:
+                raise LinkClosed(f"unexpected {type(message).__name__}")
+
+    def _on_frame(self, identity: bytes, frame: bytes) -> None:
+        client = self._clients.get(identity)
+        try:
+            message = decode_client_message(frame)
+        except ProtocolError as error:
+            logger.warning("A client sent a malformed frame: %s", error)
+            return
+        if isinstance(message, Hello):
+            self._on_hello(identity, message)
+        elif client is None:
+            logger.warning("A client sent %s before hello; ignored.", type(message).__name__)
+        elif isinstance(message, AddRequest):
+            self._on_add(client, message)
+        elif isinstance(message, AbortRequest):
+            for request in [client.requests[h] for h in message.handles if h in client.requests]:
+                self._end(self.scheduler.abort(request))
+        elif isinstance(message, Credit):
+            client.credit += message.amount
+        elif isinstance(message, Utility):
+            send_to(self._router, identity, encode(answer(self, message)))
+
+    def _on_hello(self, identity: bytes, hello: Hello) -> None:
+        """Greets a client; one that greets again starts anew."""
+        client = self._clients.get(identity)
+        if client is not None:
+            self._forget(client)
+        if hello.version == PROTOCOL_VERSION:
+            self._clients.add(identity, hello.credit)
+        else:
+            logger.warning("A client speaks protocol version %d, not %d.", hello.version, PROTOCOL_VERSION)
+        cache = self._config.cache
+        welcome = Welcome(
+            version=PROTOCOL_VERSION,
+            epoch=self._config.epoch,
+            replica=self._replica,
+            max_model_len=self._config.scheduler.max_model_len,
+            vocab_size=self._config.model.vocab_size,
+            num_kv_tokens=cache.num_blocks * cache.block_size,
+        )
+        send_to(self._router, identity, encode(welcome))
+
+    def _on_add(self, client: Client, message: AddRequest) -> None:
+        known = self._request_ids.get(message.request_id)
+        if known is not None and known.client == client.identity and known.handle == message.handle:
+            return  # sent twice
+        try:
+            if known is not None or message.handle in client.requests:
+                raise Refused(ERROR_INVALID, f"A request {message.request_id!r} or its handle is running already.")
+            if self._stop_at is not None:
+                raise Refused(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
+            now = time.monotonic()
+            num_waiting = len(self.scheduler.waiting)
+            request = self._admission.admit(message, client.identity, client.number, num_waiting, now)
+        except Refused as refused:
+            error = RequestError(
+                handle=message.handle, code=refused.code, message=str(refused), retry_after=refused.retry_after
+            )
+            client.add_error(error)
+            return
+        client.requests[request.handle] = request
+        self._request_ids[request.request_id] = request
+        if request.deadline is not None:
+            heapq.heappush(self._deadlines, (request.deadline, request.request_id, request))
+        if len(request.tokens) >= request.limit:  # a resume that had all its tokens already
+            self._reply(Finished(request, FINISH_LENGTH, None, request.num_prior_tokens), now)
+            return
+        self.scheduler.add(request)
+        self._may_schedule = self._unchecked = True
+
+    def _expire(self) -> None:
+        """Ends requests whose deadline has passed."""
+        while self._deadlines and self._deadlines[0][0] <= time.time():
+            request = heapq.heappop(self._deadlines)[2]
+            if request.status is not RequestStatus.FINISHED:
+                self._end_with_error(request, ERROR_DEADLINE, "The request's deadline has passed.")
+
+    # Schedule and dispatch
+
+    def _schedule(self) -> ScheduledStep | None:
+        """The next step, planned into the next free slot; None when nothing can or may run now."""
+        if not self._may_schedule or len(self._inflight) >= self._config.scheduler.steps_in_flight:
+            return None
+        plan = self._executor.plan_slot()
+        if plan is None:
+            return None
+        self._plan_ns = time.monotonic_ns()
+        step = self.scheduler.schedule(plan, self._plan_ns / 1e9)
+        self._may_schedule = step is not None
+        return step
+
+    def _dispatch(self, step: ScheduledStep) -> None:
+        self._executor.dispatch()
+        self._inflight.append(step)
+        dispatch_ns = time.monotonic_ns()
+        self.timeline.planned(step.step_id, len(step.rows), step.num_tokens, self._plan_ns, dispatch_ns)
+
+    # Collect, update and send
+
+    def _update(self, result: StepResult) -> None:
+        """Takes in one step's result and queues what the clients get of it."""
+        collect_ns = time.monotonic_ns()
+        now = collect_ns / 1e9
+        step = self._inflight.popleft()
+        outputs = self.scheduler.update(step, result, now)
+        self._clients.add_step(outputs, result, self.scheduler.table)
+        started_ns, ended_ns = int(result.header[STARTED_NS]), int(result.header[ENDED_NS])
+        self._executor.release_result()
+        self.num_collected += 1
+        self.metrics.step(outputs, now)
+        for finished in outputs.finished:
+            self._reply(finished, now)
+        self._may_schedule = True
+        self.timeline.collected(step.step_id, started_ns, ended_ns, collect_ns, time.monotonic_ns())
+
+    def _send(self) -> None:
+        for client in self._clients.send(self._router, self.num_collected):
+            self._forget(client)
+
+    # Ends of requests and clients
+
+    def _reply(self, finished: Finished, now: float) -> None:
+        """Queues the final reply of a request that has left the scheduler."""
+        request = finished.request
+        client = self._close(request)
+        if client is None:
+            return
+        scheduled, first = request.scheduled_time or now, request.first_token_time or now
+        client.add_finished(
+            FinishedRequest(
+                handle=request.handle,
+                reason=finished.reason,
+                stop_token_id=finished.stop_token_id,
+                num_prompt_tokens=request.num_prompt_tokens,
+                num_cached_tokens=request.num_cached_tokens,
+                num_output_tokens=finished.num_output_tokens,
+                num_preemptions=request.num_preemptions,
+                queue_time=scheduled - request.arrival_time,
+                prefill_time=first - scheduled,
+                decode_time=now - first,
+            )
+        )
+
+    def _end(self, finished: Finished) -> None:
+        """A request ended outside a step."""
+        now = time.monotonic()
+        self.metrics.finished(finished.reason, finished.request.num_prompt_tokens, now - finished.request.arrival_time)
+        self._reply(finished, now)
+        self._may_schedule = True
+
+    def _end_with_error(self, request: Request, code: str, message: str) -> None:
+        self.scheduler.abort(request)
+        self.metrics.finished("error", request.num_prompt_tokens, time.monotonic() - request.arrival_time)
+        client = self._close(request)
+        if client is not None:
+            client.add_error(RequestError(handle=request.handle, code=code, message=message))
+        self._may_schedule = True
+
+    def _close(self, request: Request) -> Client | None:
+        """Forgets an ended request; returns its client if that is still there."""
+        del self._request_ids[request.request_id]
+        client = self._clients.get(request.client)
+        if client is not None:
+            client.requests.pop(request.handle, None)
+        return client
+
+    def _forget(self, client: Client) -> None:
+        """A client is gone: its requests are of no use to anybody."""
+        self._clients.remove(client)
+        for request in list(client.requests.values()):
+            self._end(self.scheduler.abort(request))
+
+    def _is_drained(self) -> bool:
+        if self._stop_at is None:
+            return False
+        return not self.scheduler.has_unfinished or time.monotonic() >= self._stop_at

@@ -1,0 +1,99 @@
+"""Block tables and prefix reuse.
+
+A full block's identity is the keyed hash of its tokens and of everything before them (a chain), begun from what
+separates tenants: cache salt and adapter. Tables are append-only, shared blocks are never written again: a request that
+shares a prefix starts with the shared full blocks and recomputes the rest, at least its last token (whose logits it
+needs).
+"""
+
+import hashlib
+import os
+
+import numpy as np
+
+from engine_core.block_pool import BlockPool
+from engine_core.request import Request
+
+_DIGEST_BYTES = 16
+
+
+class KVCacheManager:
+    """Gives requests their blocks and takes them back. `Request.block_ids` is the block table it keeps for each."""
+
+    def __init__(
+        self, num_blocks: int, block_size: int, enable_prefix_caching: bool = True, hash_key: bytes | None = None
+    ) -> None:
+        """`hash_key`: agreed on where replicas must know each other's blocks; else random, so that nobody can aim."""
+        self.pool = BlockPool(num_blocks)
+        self.block_size = block_size
+        self.num_query_tokens = 0
+        """Tokens that admitted requests looked up, and how many of them were found."""
+        self.num_hit_tokens = 0
+        self._caching = enable_prefix_caching
+        self._key = hash_key or os.urandom(32)
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def find_prefix(self, request: Request, tokens: np.ndarray) -> list[int]:
+        """Blocks that hold the beginning of `tokens` (int32 [num_tokens]): at most all but the last token's."""
+        if not self._caching:
+            return []
+        self._extend_chain(request, tokens, (len(tokens) - 1) // self.block_size)
+        blocks = []
+        for digest in request.block_hashes[: (len(tokens) - 1) // self.block_size]:
+            block = self.pool.find(digest)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
+
+    def num_available_beside(self, hits: list[int]) -> int:
+        """Blocks left to allocate once `hits` are taken: cached hits stand in the free list themselves."""
+        return self.pool.num_available - sum(1 for block in hits if not self.pool.is_owned(block))
+
+    def start_table(self, request: Request, hits: list[int], num_tokens: int) -> None:
+        """Begins a block table with shared blocks and `num_tokens` that were asked for (for the hit rate)."""
+        assert not request.block_ids
+        self.pool.share(hits)
+        request.block_ids = list(hits)
+        request.num_registered_blocks = len(hits)
+        self.num_query_tokens += num_tokens
+        self.num_hit_tokens += len(hits) * self.block_size
+
+    def append(self, request: Request, count: int) -> list[int]:
+        """`count` fresh blocks at the end of the table; the caller has looked at `pool.num_available`."""
+        blocks = self.pool.allocate(count)
+        request.block_ids += blocks
+        return blocks
+
+    def register_full(self, request: Request, tokens: np.ndarray) -> None:
+        """Makes the blocks filled by `tokens` (all tokens whose KV a dispatched step writes) findable by others."""
+        count = len(tokens) // self.block_size
+        if not self._caching or count <= request.num_registered_blocks:
+            return
+        self._extend_chain(request, tokens, count)
+        for index in range(request.num_registered_blocks, count):
+            self.pool.register(request.block_ids[index], request.block_hashes[index])
+        request.num_registered_blocks = count
+
+    def release(self, request: Request) -> None:
+        """Ends the request's table."""
+        self.pool.release(request.block_ids)
+        request.block_ids = []
+        request.num_registered_blocks = 0
+
+    def _extend_chain(self, request: Request, tokens: np.ndarray, count: int) -> None:
+        """Computes the request's block hashes up to number `count`; each is computed once in a request's life."""
+        hashes = request.block_hashes
+        parent = hashes[-1] if hashes else self._root(request)
+        for index in range(len(hashes), count):
+            block = tokens[index * self.block_size : (index + 1) * self.block_size]
+            parent = hashlib.blake2b(parent + block.tobytes(), digest_size=_DIGEST_BYTES, key=self._key).digest()
+            hashes.append(parent)
+
+    def _root(self, request: Request) -> bytes:
+        """Where a chain begins; lengths are part of it, so that no two pairs of salt and adapter look alike."""
+        parts = [part.encode() if part is not None else b"\0" for part in (request.cache_salt, request.adapter)]
+        framed = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+        return hashlib.blake2b(framed, digest_size=_DIGEST_BYTES, key=self._key).digest()

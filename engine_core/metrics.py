@@ -1,0 +1,108 @@
+"""The engine's figures under the names that dashboards for such servers know, in Prometheus' text format.
+
+Histograms are numpy counts, so that a step of hundreds of tokens costs one `searchsorted` each; prometheus_client only
+writes them out.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from engine_core.scheduler import Scheduler, StepOutputs
+
+_INTERVAL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0)
+_FIRST_TOKEN_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 40.0)
+_REQUEST_BUCKETS = (0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 480.0)
+
+
+class _Histogram:
+    """Counts per bucket; the last one is +Inf."""
+
+    def __init__(self, buckets: tuple[float, ...]) -> None:
+        self._bounds = np.array(buckets)
+        self._counts = np.zeros(len(buckets) + 1, np.int64)
+        self._sum = 0.0
+
+    def observe(self, values: np.ndarray) -> None:
+        self._counts += np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._counts))
+        self._sum += float(values.sum())
+
+    def family(self, name: str, text: str, labels: dict[str, str]) -> HistogramMetricFamily:
+        cumulative = np.cumsum(self._counts).tolist()
+        names = [*(str(bound) for bound in self._bounds.tolist()), "+Inf"]
+        family = HistogramMetricFamily(name, text, labels=list(labels))
+        family.add_metric(list(labels.values()), list(zip(names, cumulative, strict=True)), self._sum)
+        return family
+
+
+class Metrics(Collector):
+    """Counts events as they come; the gauges are read from the scheduler when somebody asks."""
+
+    def __init__(self, scheduler: Scheduler, model_name: str, replica: int) -> None:
+        self._scheduler = scheduler
+        self._labels = {"model_name": model_name, "engine": str(replica)}
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        self._prompt_tokens = 0
+        self._generation_tokens = 0
+        self._finished: dict[str, int] = {}
+        self._first_token = _Histogram(_FIRST_TOKEN_BUCKETS)
+        self._interval = _Histogram(_INTERVAL_BUCKETS)
+        self._latency = _Histogram(_REQUEST_BUCKETS)
+
+    def step(self, outputs: StepOutputs, now: float) -> None:
+        """Takes in one collected step."""
+        self._generation_tokens += len(outputs.rows)
+        self._first_token.observe(outputs.intervals[outputs.is_first])
+        self._interval.observe(outputs.intervals[~outputs.is_first])
+        for finished in outputs.finished:
+            self.finished(finished.reason, finished.request.num_prompt_tokens, now - finished.request.arrival_time)
+
+    def finished(self, reason: str, num_prompt_tokens: int, latency: float) -> None:
+        """Takes in the end of one request that was admitted to the queue."""
+        self._prompt_tokens += num_prompt_tokens
+        self._finished[reason] = self._finished.get(reason, 0) + 1
+        self._latency.observe(np.array([latency]))
+
+    def text(self) -> str:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry).decode()
+
+    def collect(self) -> Iterator[Metric]:
+        scheduler, kv = self._scheduler, self._scheduler.kv
+        pool = kv.pool
+        yield self._gauge("num_requests_running", "Requests that own a row.", scheduler.num_running)
+        yield self._gauge("num_requests_waiting", "Requests in the queue.", len(scheduler.waiting))
+        yield self._gauge("kv_cache_usage_perc", "Share of KV blocks owned, 0 to 1.", pool.num_owned / pool.num_blocks)
+        yield self._gauge("num_kv_blocks_owned", "KV blocks that requests own.", pool.num_owned)
+        yield self._gauge("num_kv_blocks_total", "KV blocks in all.", pool.num_blocks)
+        yield self._counter("num_preemptions", "Preemptions.", scheduler.num_preemptions)
+        yield self._counter("prefix_cache_queries", "Tokens looked up in the prefix cache.", kv.num_query_tokens)
+        yield self._counter("prefix_cache_hits", "Tokens found there.", kv.num_hit_tokens)
+        yield self._counter("prompt_tokens", "Prompt tokens of ended requests.", self._prompt_tokens)
+        yield self._counter("generation_tokens", "Tokens generated.", self._generation_tokens)
+        success = CounterMetricFamily(
+            "vllm:request_success", "Ended requests by reason.", labels=[*self._labels, "finished_reason"]
+        )
+        for reason in sorted({"stop", "length", "abort", *self._finished}):
+            success.add_metric([*self._labels.values(), reason], self._finished.get(reason, 0))
+        yield success
+        for histogram, name, text in (
+            (self._first_token, "time_to_first_token_seconds", "Arrival at the engine core to the first token."),
+            (self._interval, "inter_token_latency_seconds", "Between two tokens of a request."),
+            (self._latency, "e2e_request_latency_seconds", "Arrival at the engine core to the last token."),
+        ):
+            yield histogram.family(f"vllm:{name}", text, self._labels)
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        family = GaugeMetricFamily(f"vllm:{name}", text, labels=list(self._labels))
+        family.add_metric(list(self._labels.values()), value)
+        return family
+
+    def _counter(self, name: str, text: str, value: float) -> Metric:
+        family = CounterMetricFamily(f"vllm:{name}", text, labels=list(self._labels))
+        family.add_metric(list(self._labels.values()), value)
+        return family

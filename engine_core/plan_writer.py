@@ -1,0 +1,105 @@
+"""Writes one step's decisions into the arrays of a `StepPlan`; knows the format, not the policy."""
+
+import numpy as np
+
+from engine_core.ipc.step import (
+    NUM_BLOCK_DELTAS,
+    NUM_BULK,
+    NUM_GIVEN,
+    NUM_ROW_INITS,
+    NUM_SEQS,
+    NUM_TOKENS,
+    STEP_ID,
+    StepPlan,
+)
+from engine_core.request import Request
+
+
+class PlanWriter:
+    """Fills one plan: first the rows' deltas in any order, at last `finish` with the rows that run."""
+
+    def __init__(self, plan: StepPlan) -> None:
+        self._plan = plan
+        self._num_row_inits = 0
+        self._num_block_deltas = 0
+        self._num_bulk = 0
+
+    def has_room_for(self, request: Request, num_blocks: int, eos_token_ids: tuple[int, ...]) -> bool:
+        """Whether a row's start with `num_blocks` block table entries still fits into this plan."""
+        return self._num_block_deltas + num_blocks <= len(self._plan.block_deltas) and self._num_bulk + _num_bulk_words(
+            request, eos_token_ids
+        ) <= len(self._plan.bulk)
+
+    def start_row(self, request: Request, num_computed: int, eos_token_ids: tuple[int, ...]) -> None:
+        """The record that resets a worker's row to this request."""
+        sampling = request.sampling
+        seed = (sampling.seed or 0) & (2**64 - 1)
+        record = self._plan.row_inits[self._num_row_inits]
+        self._num_row_inits += 1
+        record["row"] = request.row
+        record["num_computed_tokens"] = num_computed
+        record["num_prompt_tokens"] = request.num_prompt_tokens
+        record["num_output_tokens"] = len(request.tokens) - request.num_prompt_tokens
+        record["min_tokens"] = sampling.min_tokens
+        record["top_k"] = sampling.top_k
+        record["num_logprobs"] = -1 if sampling.logprobs is None else sampling.logprobs
+        record["sample_index"] = sampling.sample_index
+        record["seed_low"] = seed & 0xFFFFFFFF
+        record["seed_high"] = seed >> 32
+        record["penalty_slot"] = request.penalty_slot
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
+            record[name] = getattr(sampling, name)
+        history = request.tokens if request.penalty_slot >= 0 else ()
+        record["history_offset"], record["history_length"] = self._append_bulk(history)
+        record["bias_offset"], _ = self._append_bulk(list(sampling.logit_bias))
+        self._append_bulk(np.array(list(sampling.logit_bias.values()), np.float32).view(np.int32))
+        record["bias_length"] = len(sampling.logit_bias)
+        stops = _held_back(request, eos_token_ids)
+        record["stop_offset"], record["stop_length"] = self._append_bulk(stops)
+
+    def add_blocks(self, row: int, first_index: int, blocks: list[int], group: int = 0) -> None:
+        """Entries `first_index ...` of a row's block table."""
+        count = len(blocks)
+        deltas = self._plan.block_deltas[self._num_block_deltas : self._num_block_deltas + count]
+        deltas[:, 0] = group
+        deltas[:, 1] = row
+        deltas[:, 2] = np.arange(first_index, first_index + count)
+        deltas[:, 3] = blocks
+        self._num_block_deltas += count
+
+    def finish(
+        self, step_id: int, rows: np.ndarray, counts: np.ndarray, given: np.ndarray, samples: np.ndarray
+    ) -> None:
+        """The rows that run (all int32 [num_seqs]); their given token ids stand in `token_ids` already."""
+        plan, num_seqs = self._plan, len(rows)
+        plan.rows[:num_seqs] = rows
+        plan.num_query_tokens[:num_seqs] = counts
+        plan.num_given[:num_seqs] = given
+        plan.samples[:num_seqs] = samples
+        header = plan.header
+        header[STEP_ID] = step_id
+        header[NUM_SEQS] = num_seqs
+        header[NUM_TOKENS] = counts.sum()
+        header[NUM_GIVEN] = given.sum()
+        header[NUM_ROW_INITS] = self._num_row_inits
+        header[NUM_BLOCK_DELTAS] = self._num_block_deltas
+        header[NUM_BULK] = self._num_bulk
+
+    def _append_bulk(self, values: np.ndarray | list[int] | tuple[int, ...]) -> tuple[int, int]:
+        offset, length = self._num_bulk, len(values)
+        self._plan.bulk[offset : offset + length] = values
+        self._num_bulk += length
+        return offset, length
+
+
+def _held_back(request: Request, eos_token_ids: tuple[int, ...]) -> list[int]:
+    """Token ids that may not be sampled before `min_tokens`."""
+    if request.sampling.min_tokens == 0:
+        return []
+    eos = () if request.sampling.ignore_eos else eos_token_ids
+    return [*request.stop_token_ids, *eos]
+
+
+def _num_bulk_words(request: Request, eos_token_ids: tuple[int, ...]) -> int:
+    history = len(request.tokens) if request.sampling.uses_penalties else 0
+    return history + 2 * len(request.sampling.logit_bias) + len(_held_back(request, eos_token_ids))

@@ -1,0 +1,120 @@
+"""One request's life in the engine core: what was asked, where it stands, and the only ways between statuses."""
+
+from collections.abc import Sequence
+from enum import Enum
+
+import numpy as np
+
+from engine_core.ipc.sampling_params import SamplingParams
+
+
+class RequestStatus(Enum):
+    WAITING = "waiting"
+    """In the queue: new, or sent back by a preemption."""
+    RUNNING = "running"
+    """Owns a row and blocks; steps may be in flight for it."""
+    FINISHED = "finished"
+    """Its final reply is on its way; row and blocks return once no step in flight names them."""
+
+
+TRANSITIONS: dict[RequestStatus, frozenset[RequestStatus]] = {
+    RequestStatus.WAITING: frozenset({RequestStatus.RUNNING, RequestStatus.FINISHED}),
+    RequestStatus.RUNNING: frozenset({RequestStatus.WAITING, RequestStatus.FINISHED}),
+    RequestStatus.FINISHED: frozenset(),
+}
+
+
+class Request:
+    """A request and the host's side of its state. Counters that change in every step live in the `RowTable`."""
+
+    __slots__ = (
+        "adapter",
+        "arrival_time",
+        "block_hashes",
+        "block_ids",
+        "cache_salt",
+        "client",
+        "client_number",
+        "deadline",
+        "first_token_time",
+        "handle",
+        "last_token_time",
+        "limit",
+        "num_cached_tokens",
+        "num_preemptions",
+        "num_prior_tokens",
+        "num_prompt_tokens",
+        "num_registered_blocks",
+        "order",
+        "penalty_slot",
+        "priority",
+        "request_id",
+        "row",
+        "sampling",
+        "scheduled_time",
+        "status",
+        "stop_token_ids",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        *,
+        request_id: str,
+        client: bytes,
+        client_number: int = 0,
+        handle: int,
+        prompt_token_ids: Sequence[int] | np.ndarray,
+        output_token_ids: Sequence[int] | np.ndarray = (),
+        sampling: SamplingParams,
+        max_total_tokens: int,
+        arrival_time: float,
+        arrival_number: int,
+        priority: int = 0,
+        deadline: float | None = None,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
+    ) -> None:
+        """`max_total_tokens` bounds prompt and output together (context length or cache, whichever is smaller)."""
+        self.request_id = request_id
+        self.client = client
+        self.client_number = client_number
+        self.handle = handle
+        self.tokens = np.concatenate(
+            [np.asarray(prompt_token_ids, np.int32), np.asarray(output_token_ids, np.int32)], dtype=np.int32
+        )
+        """Prompt and output as known while the request waits; while it runs, the row's history goes on from here."""
+        self.num_prompt_tokens = len(prompt_token_ids)
+        self.num_prior_tokens = len(output_token_ids)
+        """Output that came with the request (a resume)."""
+        self.sampling = sampling
+        wanted = max_total_tokens if sampling.max_tokens is None else self.num_prompt_tokens + sampling.max_tokens
+        self.limit = min(wanted, max_total_tokens)
+        self.stop_token_ids = frozenset(sampling.stop_token_ids)
+        self.order = (priority, arrival_number)
+        """Policy order: lower runs first, higher is preempted first."""
+        self.priority = priority
+        self.deadline = deadline
+        self.cache_salt = cache_salt
+        self.adapter = adapter
+        self.status = RequestStatus.WAITING
+        self.row = -1
+        """Kept after a preemption until no step in flight names the row."""
+        self.penalty_slot = -1
+        self.block_ids: list[int] = []
+        self.block_hashes: list[bytes] = []
+        self.num_registered_blocks = 0
+        self.num_cached_tokens = 0
+        self.num_preemptions = 0
+        self.arrival_time = arrival_time
+        self.scheduled_time: float | None = None
+        self.first_token_time: float | None = None
+        self.last_token_time: float | None = None
+
+    def transition(self, status: RequestStatus) -> None:
+        """The only way to change the status."""
+        assert status in TRANSITIONS[self.status], (self.request_id, self.status, status)
+        self.status = status
+
+    def __repr__(self) -> str:
+        return f"Request({self.request_id!r}, {self.status.value}, row={self.row})"

@@ -1,0 +1,91 @@
+"""The engine core's mirror of the workers' rows: counters of all running requests as arrays.
+
+What a step does to a row that merely decodes is arithmetic on these arrays, so a step's cost in Python does not grow
+with the number of running requests. `requests[row]` keeps its request until the row is free again.
+"""
+
+import numpy as np
+
+from engine_core.request import Request
+
+
+class RowTable:
+    """Rows 0 .. num_rows - 1; all arrays are indexed by row."""
+
+    def __init__(self, num_rows: int, max_model_len: int) -> None:
+        self.requests: list[Request | None] = [None] * num_rows
+        self.generation = np.zeros(num_rows, np.int64)
+        """Grows when the results of the row's request stop counting; those of an older generation are dropped."""
+        self.last_step = np.zeros(num_rows, np.int64)
+        """The last step that names the row."""
+        self.num_known = np.zeros(num_rows, np.int32)
+        """Prompt and collected output."""
+        self.num_inflight = np.zeros(num_rows, np.int32)
+        """Tokens that dispatched steps will have sampled and that are not collected yet."""
+        self.num_computed = np.zeros(num_rows, np.int32)
+        """Tokens whose KV dispatched steps have written or will."""
+        self.limit = np.zeros(num_rows, np.int32)
+        """Most tokens, prompt and output."""
+        self.num_blocks = np.zeros(num_rows, np.int32)
+        self.earliest_stop = np.zeros(num_rows, np.int32)
+        """Number of known tokens from which on EOS and stop tokens count (prompt + min_tokens)."""
+        self.num_at_arrival = np.zeros(num_rows, np.int32)
+        self.last_token_time = np.zeros(num_rows, np.float64)
+        """Of the last token collected; before the first one, the request's arrival."""
+        self.checks_eos = np.zeros(num_rows, np.bool_)
+        self.has_stop_ids = np.zeros(num_rows, np.bool_)
+        self.wants_logprobs = np.zeros(num_rows, np.bool_)
+        self.handle = np.zeros(num_rows, np.uint32)
+        self.client_number = np.zeros(num_rows, np.int32)
+        # One row per request and as wide as the context, but untouched pages of zeros cost nothing.
+        self.history = np.zeros((num_rows, max_model_len), np.int32)
+        """Token ids: the first `num_known` of a row count."""
+        self._free = list(range(num_rows - 1, -1, -1))
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def take(self, request: Request, num_computed: int) -> int:
+        """Gives the request a row and copies its tokens there."""
+        row = self._free.pop()
+        request.row = row
+        self.requests[row] = request
+        count = len(request.tokens)
+        self.history[row, :count] = request.tokens
+        self.num_known[row] = count
+        self.num_inflight[row] = 0
+        self.num_computed[row] = num_computed
+        self.limit[row] = request.limit
+        self.num_blocks[row] = len(request.block_ids)
+        self.earliest_stop[row] = request.num_prompt_tokens + request.sampling.min_tokens
+        self.num_at_arrival[row] = request.num_prompt_tokens + request.num_prior_tokens
+        self.last_token_time[row] = request.last_token_time or request.arrival_time
+        self.checks_eos[row] = not request.sampling.ignore_eos
+        self.has_stop_ids[row] = bool(request.stop_token_ids)
+        self.wants_logprobs[row] = request.sampling.logprobs is not None
+        self.handle[row] = request.handle
+        self.client_number[row] = request.client_number
+        return row
+
+    def request(self, row: int) -> Request:
+        """The request in a row that is taken."""
+        request = self.requests[row]
+        assert request is not None, row
+        return request
+
+    def drop_results(self, row: int) -> None:
+        """What is still in flight for the row's request is of no interest any more (it finished or was aborted)."""
+        self.generation[row] += 1
+
+    def give_back(self, row: int) -> None:
+        """The row can be used again: no step in flight names it."""
+        request = self.request(row)
+        request.last_token_time = float(self.last_token_time[row])
+        request.row = -1
+        self.requests[row] = None
+        self._free.append(row)
+
+    def known_tokens(self, row: int) -> np.ndarray:
+        """The known token ids, int32 [num_known], a view."""
+        return self.history[row, : self.num_known[row]]

@@ -1,0 +1,41 @@
+"""Questions that a client may ask an engine core beside its requests; one function a method, one line in `METHODS`."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from engine_core.ipc.messages import Utility, UtilityReply
+
+if TYPE_CHECKING:
+    from engine_core.engine_core import EngineCore
+
+
+def _metrics(core: "EngineCore", arguments: dict[str, Any]) -> str:
+    """All metrics in Prometheus' text format."""
+    return core.metrics.text()
+
+
+def _status(core: "EngineCore", arguments: dict[str, Any]) -> dict[str, int]:
+    """What readiness looks at: `progress` moves with every collected step, `pending` is unfinished requests."""
+    scheduler = core.scheduler
+    return {
+        "progress": core.num_collected,
+        "pending": scheduler.num_running + len(scheduler.waiting),
+        "running": scheduler.num_running,
+        "waiting": len(scheduler.waiting),
+        "free_blocks": scheduler.kv.pool.num_available,
+        "total_blocks": scheduler.kv.pool.num_blocks,
+    }
+
+
+METHODS: dict[str, Callable[["EngineCore", dict[str, Any]], Any]] = {"metrics": _metrics, "status": _status}
+
+
+def answer(core: "EngineCore", question: Utility) -> UtilityReply:
+    """Runs one method; an unknown one is answered with an error."""
+    method = METHODS.get(question.method)
+    if method is None:
+        known = ", ".join(sorted(METHODS))
+        return UtilityReply(
+            call_id=question.call_id, error=f"There is no method {question.method!r}; there are: {known}."
+        )
+    return UtilityReply(call_id=question.call_id, result=method(core, question.arguments))

@@ -1,0 +1,126 @@
+"""A worker without a model: checks each plan as a real worker would rely on it, and samples what a function says."""
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from engine_core.config.engine_config import SchedulerConfig
+from engine_core.ipc.step import (
+    NUM_BLOCK_DELTAS,
+    NUM_ROW_INITS,
+    RESULT_NUM_SEQS,
+    RESULT_STEP_ID,
+    StepPlan,
+    StepResult,
+    StepShape,
+    plan_layout,
+    result_layout,
+)
+
+UNWRITTEN = -1
+
+
+def step_shape(config: SchedulerConfig, block_size: int) -> StepShape:
+    return StepShape(
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=config.max_model_len,
+        block_size=block_size,
+    )
+
+
+class FakeWorker:
+    """Keeps the KV cache as plain token ids: what a slot holds is which token (and position) was computed into it.
+
+    `sample(tokens)` gives the next token for a sequence. Running a plan asserts that every position a row attends to
+    holds that row's own token, so a block written by two owners or reused too early is found at once.
+    """
+
+    def __init__(self, shape: StepShape, num_blocks: int, sample: Callable[[list[int]], int]) -> None:
+        self.shape = shape
+        self._sample = sample
+        rows, width = shape.max_num_seqs, shape.max_blocks_per_row
+        self._tables = np.full((rows, width), UNWRITTEN)
+        self._num_computed = np.zeros(rows, np.int64)
+        self._last_token = np.full(rows, UNWRITTEN)
+        self._cache: list[list[tuple[int, ...] | None]] = [[None] * shape.block_size for _ in range(num_blocks)]
+        self._pending: deque[StepPlan] = deque()
+        self._layout, self._result_layout = plan_layout(shape), result_layout(shape)
+
+    def new_plan(self) -> StepPlan:
+        return StepPlan.over(self._layout, bytearray(self._layout.num_bytes))
+
+    def dispatch(self, plan: StepPlan) -> None:
+        """Queues a plan as a ring does; the scheduler must not rely on its being run yet."""
+        self._pending.append(plan)
+
+    @property
+    def num_pending(self) -> int:
+        return len(self._pending)
+
+    def run_next(self) -> StepResult:
+        """Runs the oldest queued plan."""
+        plan = self._pending.popleft()
+        self._apply(plan)
+        result = StepResult.over(self._result_layout, bytearray(self._result_layout.num_bytes))
+        result.header[RESULT_STEP_ID] = plan.step_id
+        result.header[RESULT_NUM_SEQS] = plan.num_seqs
+        result.top_token_ids[:] = UNWRITTEN
+        chunks = self._write_all(plan)
+        for index, (row, tokens) in enumerate(chunks):
+            context = self._read(row, len(tokens))
+            assert tuple(context) == tokens, "a slot holds another sequence's token"
+            if plan.samples[index]:
+                token = self._sample(context)
+                self._last_token[row] = token
+                result.num_sampled[index] = 1
+                result.sampled[index, 0] = token
+        return result
+
+    def _apply(self, plan: StepPlan) -> None:
+        for record in plan.row_inits[: plan.header[NUM_ROW_INITS]]:
+            row = record["row"]
+            self._tables[row] = UNWRITTEN
+            self._num_computed[row] = record["num_computed_tokens"]
+            self._last_token[row] = UNWRITTEN
+        for group, row, index, block in plan.block_deltas[: plan.header[NUM_BLOCK_DELTAS]]:
+            assert group == 0
+            assert self._tables[row, index] == UNWRITTEN, "a block table entry was given twice"
+            self._tables[row, index] = block
+
+    def _write_all(self, plan: StepPlan) -> list[tuple[int, tuple[int, ...]]]:
+        """All rows' tokens go into the cache before any row reads (as every layer does)."""
+        assert len(set(plan.rows[: plan.num_seqs].tolist())) == plan.num_seqs
+        offset, chunks = 0, []
+        for row, count, given in zip(
+            plan.rows[: plan.num_seqs].tolist(), plan.num_query_tokens.tolist(), plan.num_given.tolist(), strict=False
+        ):
+            assert count > 0
+            assert count - given in (0, 1)
+            fed_back = [int(self._last_token[row])] * (count - given)
+            assert UNWRITTEN not in fed_back
+            tokens = fed_back + plan.token_ids[offset : offset + given].tolist()
+            offset += given
+            start = int(self._num_computed[row])
+            prefix = tuple(self._read(row, start))
+            for position, token in enumerate(tokens, start):
+                prefix = (*prefix, token)
+                block = self._tables[row, position // self.shape.block_size]
+                assert block != UNWRITTEN, "a token has no block"
+                self._cache[block][position % self.shape.block_size] = prefix
+            self._num_computed[row] = start + count
+            chunks.append((row, prefix))
+        assert offset == plan.header[3]
+        return chunks
+
+    def _read(self, row: int, end: int) -> list[int]:
+        """The row's context as the cache holds it; every slot must continue the one before it."""
+        prefix: tuple[int, ...] = ()
+        for position in range(end):
+            block = self._tables[row, position // self.shape.block_size]
+            entry = self._cache[block][position % self.shape.block_size]
+            assert entry is not None, "a slot is read that was never written"
+            assert entry[:-1] == prefix, "a slot holds another sequence's token"
+            prefix = entry
+        return list(prefix)

@@ -1,0 +1,239 @@
+"""The scheduler as a hypothesis state machine: any order of arrivals, aborts, steps and results, several in flight."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine_core.config.engine_config import SchedulerConfig
+from engine_core.ipc.sampling_params import SamplingParams
+from engine_core.kv_cache_manager import KVCacheManager
+from engine_core.request import Request, RequestStatus
+from engine_core.scheduler import ScheduledStep, Scheduler
+from tests.engine_core.fake_worker import FakeWorker, step_shape
+
+EOS = 1
+VOCAB = 12
+STEPS_IN_FLIGHT = 2
+
+
+def next_token(tokens: list[int]) -> int:
+    """A deterministic 'model': any difference in context shows in the tokens that follow."""
+    value = 7
+    for token in tokens:
+        value = (value * 31 + token + 1) % 10007
+    return value % VOCAB
+
+
+def expected_output(prompt: list[int], sampling: SamplingParams, limit: int) -> list[int]:
+    """What the request must end with, computed without any scheduler."""
+    output: list[int] = []
+    while len(prompt) + len(output) < limit:
+        token = next_token(prompt + output)
+        may_stop = len(output) >= sampling.min_tokens
+        output.append(token)
+        if may_stop and ((token == EOS and not sampling.ignore_eos) or token in sampling.stop_token_ids):
+            break
+    return output
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Drives a scheduler against the fake worker, which checks every plan, and compares every request's output."""
+
+    @initialize(
+        block_size=st.sampled_from([1, 2, 4]),
+        num_blocks=st.integers(6, 20),
+        max_num_seqs=st.integers(1, 5),
+        budget=st.integers(5, 16),
+        caching=st.booleans(),
+    )
+    def build(self, block_size: int, num_blocks: int, max_num_seqs: int, budget: int, caching: bool) -> None:
+        config = SchedulerConfig(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=budget,
+            max_model_len=24,
+            max_num_waiting=100,
+            max_num_penalty_rows=2,
+            steps_in_flight=STEPS_IN_FLIGHT,
+        )
+        self.scheduler = Scheduler(config, KVCacheManager(num_blocks, block_size, caching), (EOS,))
+        self.worker = FakeWorker(step_shape(config, block_size), num_blocks, next_token)
+        self.inflight: list[ScheduledStep] = []
+        self.live: dict[str, tuple[Request, list[int]]] = {}
+        self.outputs: dict[str, list[int]] = {}
+        self.now = 0.0
+        self.num_added = 0
+
+    @rule(
+        prompt=st.lists(st.integers(0, 2), min_size=1, max_size=14),
+        max_tokens=st.integers(1, 10),
+        min_tokens=st.integers(0, 3),
+        ignore_eos=st.booleans(),
+        stops=st.lists(st.integers(2, VOCAB - 1), max_size=1),
+        priority=st.integers(0, 1),
+        penalty=st.booleans(),
+    )
+    def add(
+        self,
+        prompt: list[int],
+        max_tokens: int,
+        min_tokens: int,
+        ignore_eos: bool,
+        stops: list[int],
+        priority: int,
+        penalty: bool,
+    ) -> None:
+        capacity = self.scheduler.kv.pool.num_blocks * self.scheduler.kv.block_size
+        max_total = min(capacity, self.scheduler.config.max_model_len)
+        if len(prompt) >= max_total:
+            return
+        sampling = SamplingParams(
+            max_tokens=max_tokens,
+            min_tokens=min(min_tokens, max_tokens),
+            ignore_eos=ignore_eos,
+            stop_token_ids=stops,
+            presence_penalty=0.5 if penalty else 0.0,
+        )
+        self.num_added += 1
+        request = Request(
+            request_id=f"r{self.num_added}",
+            client=b"c",
+            handle=self.num_added,
+            prompt_token_ids=prompt,
+            sampling=sampling,
+            max_total_tokens=max_total,
+            arrival_time=self.now,
+            arrival_number=self.num_added,
+            priority=priority,
+        )
+        self.scheduler.add(request)
+        self.live[request.request_id] = (request, expected_output(prompt, sampling, request.limit))
+        self.outputs[request.request_id] = []
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.live)))
+        request, expected = self.live.pop(request_id)
+        self.scheduler.abort(request)
+        output = self.outputs.pop(request_id)
+        assert output == expected[: len(output)]
+
+    @rule(num_steps=st.integers(1, 12))
+    def serve(self, num_steps: int) -> None:
+        """As the engine core goes on by itself: the pipeline is filled, then the oldest step is collected."""
+        for _ in range(num_steps):
+            while len(self.inflight) < STEPS_IN_FLIGHT and self._schedule():
+                pass
+            if self.inflight:
+                self.collect()
+            self.blocks_and_rows_add_up()
+
+    @rule()
+    def schedule(self) -> None:
+        self._schedule()
+
+    def _schedule(self) -> bool:
+        """Plans a step; False when nothing can run now."""
+        if len(self.inflight) == STEPS_IN_FLIGHT:
+            return False
+        plan = self.worker.new_plan()
+        step = self.scheduler.schedule(plan, self.now)
+        if step is None:
+            assert self.inflight or not self.scheduler.has_unfinished, "nothing runs although requests wait"
+            return False
+        assert plan.num_tokens <= self.scheduler.config.max_num_batched_tokens
+        self.worker.dispatch(plan)
+        self.inflight.append(step)
+        return True
+
+    @precondition(lambda self: self.inflight)
+    @rule()
+    def collect(self) -> None:
+        self.now += 1.0
+        outputs = self.scheduler.update(self.inflight.pop(0), self.worker.run_next(), self.now)
+        handles = self.scheduler.table.handle[outputs.rows].tolist()
+        for handle, token in zip(handles, outputs.token_ids.tolist(), strict=True):
+            self.outputs[f"r{handle}"].append(token)
+        for finished in outputs.finished:
+            request, expected = self.live.pop(finished.request.request_id)
+            assert self.outputs.pop(request.request_id) == expected
+            assert finished.num_output_tokens == len(expected)
+            assert finished.reason == ("length" if finished.stop_token_id is None else "stop")
+            assert request.status is RequestStatus.FINISHED
+
+    @invariant()
+    def blocks_and_rows_add_up(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        scheduler = self.scheduler
+        pool, table = scheduler.kv.pool, scheduler.table
+        pool.check_integrity()
+        owners: dict[int, int] = {}
+        for request in table.requests:
+            for block in request.block_ids if request is not None else ():
+                owners[block] = owners.get(block, 0) + 1
+        assert all(pool.reference_count(block) == owners.get(block, 0) for block in range(pool.num_blocks))
+        assert pool.num_owned + pool.num_cached + (pool.num_available - pool.num_cached) == pool.num_blocks
+        taken = sum(request is not None for request in table.requests)
+        assert taken + table.num_free == len(table.requests)
+        live = sum(r.status is not RequestStatus.FINISHED for r, _ in self.live.values())
+        assert scheduler.num_running + len(scheduler.waiting) == live
+        for request in table.requests:
+            if request is not None and request.status is RequestStatus.RUNNING:
+                planned = int(table.num_known[request.row] + table.num_inflight[request.row])
+                assert planned <= request.limit, "a step is planned past the request's end"
+                held = len(request.block_ids)
+                computed = int(table.num_computed[request.row])
+                assert held == scheduler.kv.num_blocks_for(computed), "a block is reserved that nothing needs"
+
+    def teardown(self) -> None:
+        """Every request ends once steps go on, and everything comes back."""
+        if not hasattr(self, "scheduler"):
+            return
+        for _ in range(2000):
+            if not self.live and not self.inflight:
+                break
+            self.serve(1)
+        assert not self.live, "requests starve"
+        assert self.scheduler.kv.pool.num_owned == 0
+        assert self.scheduler.table.num_free == len(self.scheduler.table.requests)
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(
+    max_examples=int(os.environ.get("QUIRE_STATE_MACHINE_EXAMPLES", "200")),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+def test_the_fake_worker_finds_foreign_tokens() -> None:
+    """The check that the machine relies on can fail: two rows that write one block are noticed."""
+    config = SchedulerConfig(
+        max_num_seqs=2, max_num_batched_tokens=8, max_model_len=8, max_num_waiting=1, max_num_penalty_rows=1
+    )
+    scheduler = Scheduler(config, KVCacheManager(4, 4, False), ())
+    worker = FakeWorker(step_shape(config, 4), 4, next_token)
+    for number in (1, 2):
+        scheduler.add(
+            Request(
+                request_id=str(number),
+                client=b"",
+                handle=number,
+                prompt_token_ids=[number, number],
+                sampling=SamplingParams(max_tokens=2),
+                max_total_tokens=8,
+                arrival_time=0.0,
+                arrival_number=number,
+            )
+        )
+    plan = worker.new_plan()
+    assert scheduler.schedule(plan, 0.0) is not None
+    plan.block_deltas[:2, 3] = 0
+    worker.dispatch(plan)
+    with pytest.raises(AssertionError, match="another sequence"):
+        worker.run_next()
