@@ -5,9 +5,10 @@ Families that need fields of their own add them here; what a model *does* with t
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from engine_core.config.errors import ConfigError
 
@@ -60,6 +61,57 @@ SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM",)
 """Known without importing gpu_workers (and torch); a test keeps it equal to the registry there."""
 
 
+Count = Annotated[int, Meta(ge=1, lt=2**31)]
+TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
+PositiveFloat = Annotated[float, Meta(gt=0, le=1e30)]
+
+
+class _HfRope(msgspec.Struct, kw_only=True):
+    """`rope_parameters` (transformers 5) or `rope_scaling` (4); fields of other types than ours are ignored."""
+
+    rope_type: str | None = None
+    type: str | None = None
+    rope_theta: PositiveFloat | None = None
+    factor: PositiveFloat = 1.0
+    low_freq_factor: PositiveFloat = 1.0
+    high_freq_factor: PositiveFloat = 4.0
+    original_max_position_embeddings: Count = 8192
+
+
+class _HfConfig(msgspec.Struct, kw_only=True):
+    """The fields of config.json that matter, under their names in transformers 4 and 5."""
+
+    architectures: Annotated[list[str], Meta(min_length=1)]
+    vocab_size: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    max_position_embeddings: Count
+    num_key_value_heads: Count | None = None
+    head_dim: Count | None = None
+    hidden_act: str = "silu"
+    rms_norm_eps: PositiveFloat = 1e-6
+    rope_parameters: _HfRope | None = None
+    rope_scaling: _HfRope | None = None
+    rope_theta: PositiveFloat = 10000.0
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    dtype: str | None = None
+    torch_dtype: str | None = None
+    bos_token_id: TokenId | list[TokenId] | None = None
+    eos_token_id: TokenId | list[TokenId] | None = None
+    quantization_config: dict[str, Any] | None = None
+
+
+class _HfGenerationConfig(msgspec.Struct, kw_only=True):
+    eos_token_id: TokenId | list[TokenId] | None = None
+
+
+T = TypeVar("T")
+
+
 def load_model_config(path: Path) -> ModelConfig:
     """Reads PATH/config.json and generation_config.json.
 
@@ -68,88 +120,97 @@ def load_model_config(path: Path) -> ModelConfig:
     """
     if not path.is_dir():
         raise ConfigError(f"There is no model folder {path}.")
-    raw = read_json_object(path / "config.json")
-    architectures = raw.get("architectures") or []
-    if not architectures:
-        raise ConfigError(f"{path / 'config.json'} names no `architectures`.")
-    architecture = next((name for name in architectures if name in SUPPORTED_ARCHITECTURES), None)
+    file = path / "config.json"
+    raw = read_json_object(file)
+    # Before anything else is looked at: another architecture need not have our fields.
+    names = raw.get("architectures")
+    if not isinstance(names, list) or not names:
+        raise ConfigError(f"{file} names no `architectures`.")
+    architecture = next((name for name in names if name in SUPPORTED_ARCHITECTURES), None)
     if architecture is None:
         raise ConfigError(
-            f"{path / 'config.json'} asks for the architecture {architectures[0]}, which is not supported; "
+            f"{file} asks for the architecture {str(names[0])[:100]!r}, which is not supported; "
             f"supported: {', '.join(SUPPORTED_ARCHITECTURES)}."
         )
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "an unnamed method")
-        raise ConfigError(f"{path} is quantized with {method}, which is not supported.")
-    return _from_hf(raw, architecture, path)
-
-
-def _from_hf(raw: dict[str, Any], architecture: str, path: Path) -> ModelConfig:
-    """The fields under their names in transformers' config files, of version 4 and 5."""
-    config_file = path / "config.json"
-
-    def required(name: str) -> int:
-        value = raw.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{config_file}: `{name}` must be a positive whole number, not {value!r}.")
-        return value
-
-    num_heads = required("num_attention_heads")
-    hidden_size = required("hidden_size")
-    num_kv_heads = raw.get("num_key_value_heads") or num_heads
-    if num_heads % num_kv_heads:
-        raise ConfigError(f"{config_file}: {num_heads} attention heads do not divide into {num_kv_heads} KV heads.")
-    dtype = str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch.")
-    if dtype not in DTYPE_BYTES:
-        raise ConfigError(f"{config_file}: dtype {dtype} is not one of {', '.join(DTYPE_BYTES)}.")
-    if raw.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"{config_file}: hidden_act {raw['hidden_act']} is not supported; supported: silu.")
     generation_file = path / "generation_config.json"
-    generation = read_json_object(generation_file) if generation_file.exists() else {}
-    eos = generation.get("eos_token_id", raw.get("eos_token_id"))
+    generation = _HfGenerationConfig()
+    if generation_file.exists():
+        generation = _convert(read_json_object(generation_file), _HfGenerationConfig, generation_file)
+    return _from_hf(_convert(raw, _HfConfig, file), generation, architecture, path)
+
+
+def _convert(raw: dict[str, Any], kind: type[T], file: Path) -> T:
+    """Typed and within bounds, or a `ConfigError` that names the field. A null means that nothing was said."""
+    try:
+        return msgspec.convert({name: value for name, value in raw.items() if value is not None}, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file}: {str(error).replace(' - at `$.', ' at `')}.") from None
+
+
+def _from_hf(hf: _HfConfig, generation: _HfGenerationConfig, architecture: str, path: Path) -> ModelConfig:
+    """Our fields from theirs, refusing what we would compute wrongly."""
+    file = path / "config.json"
+    num_heads = hf.num_attention_heads
+    num_kv_heads = hf.num_key_value_heads or num_heads
+    dtype = (hf.dtype or hf.torch_dtype or "float32").removeprefix("torch.")
+    if hf.quantization_config:
+        method = str(hf.quantization_config.get("quant_method", "an unnamed method"))[:100]
+        raise ConfigError(f"{path} is quantized with {method}, which is not supported.")
+    if num_heads % num_kv_heads:
+        raise ConfigError(f"{file}: {num_heads} attention heads do not divide into {num_kv_heads} KV heads.")
+    if hf.head_dim is None and hf.hidden_size % num_heads:
+        raise ConfigError(f"{file}: hidden_size {hf.hidden_size} does not divide into {num_heads} attention heads.")
+    head_dim = hf.head_dim or hf.hidden_size // num_heads
+    if head_dim % 2:
+        raise ConfigError(f"{file}: head_dim {head_dim} is odd, and RoPE turns pairs.")
+    if dtype not in DTYPE_BYTES:
+        raise ConfigError(f"{file}: dtype {dtype!r} is not one of {', '.join(DTYPE_BYTES)}.")
+    if hf.hidden_act != "silu":
+        raise ConfigError(f"{file}: hidden_act {hf.hidden_act!r} is not supported; supported: silu.")
     return ModelConfig(
         architecture=architecture,
         path=str(path),
-        vocab_size=required("vocab_size"),
-        hidden_size=hidden_size,
-        intermediate_size=required("intermediate_size"),
-        num_hidden_layers=required("num_hidden_layers"),
+        vocab_size=hf.vocab_size,
+        hidden_size=hf.hidden_size,
+        intermediate_size=hf.intermediate_size,
+        num_hidden_layers=hf.num_hidden_layers,
         num_attention_heads=num_heads,
         num_key_value_heads=num_kv_heads,
-        head_dim=raw.get("head_dim") or hidden_size // num_heads,
-        max_position_embeddings=required("max_position_embeddings"),
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        rope=_rope(raw, config_file),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        attention_bias=bool(raw.get("attention_bias", False)),
-        mlp_bias=bool(raw.get("mlp_bias", False)),
+        head_dim=head_dim,
+        max_position_embeddings=hf.max_position_embeddings,
+        rms_norm_eps=hf.rms_norm_eps,
+        rope=_rope(hf, file),
+        tie_word_embeddings=hf.tie_word_embeddings,
+        attention_bias=hf.attention_bias,
+        mlp_bias=hf.mlp_bias,
         dtype=dtype,
-        bos_token_id=_first(raw.get("bos_token_id")),
-        eos_token_ids=tuple([eos] if isinstance(eos, int) else eos or ()),
+        bos_token_id=next(iter(_token_ids(hf.bos_token_id)), None),
+        eos_token_ids=_token_ids(hf.eos_token_id if generation.eos_token_id is None else generation.eos_token_id),
     )
 
 
-def _rope(raw: dict[str, Any], config_file: Path) -> RopeConfig:
-    """RoPE from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
-    parameters = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-    rope_type = parameters.get("rope_type") or parameters.get("type") or "default"
+def _rope(hf: _HfConfig, file: Path) -> RopeConfig:
+    parameters = hf.rope_parameters or hf.rope_scaling or _HfRope()
+    rope_type = parameters.rope_type or parameters.type or "default"
     if rope_type not in ("default", "linear", "llama3"):
-        raise ConfigError(f"{config_file}: RoPE of type {rope_type} is not supported; default, linear and llama3 are.")
-    theta = parameters.get("rope_theta", raw.get("rope_theta", 10000.0))
-    known = {
-        name: parameters[name] for name in RopeConfig.__struct_fields__ if name in parameters and name != "rope_type"
-    }
-    try:
-        return msgspec.convert({"rope_type": rope_type, "theta": theta, **known}, RopeConfig, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{config_file}: the RoPE parameters are malformed: {error}.") from error
+        raise ConfigError(f"{file}: RoPE of type {rope_type!r} is not supported; default, linear and llama3 are.")
+    if rope_type == "llama3" and parameters.low_freq_factor >= parameters.high_freq_factor:
+        raise ConfigError(f"{file}: RoPE's low_freq_factor must be less than its high_freq_factor.")
+    return RopeConfig(
+        rope_type=rope_type,
+        theta=parameters.rope_theta or hf.rope_theta,
+        factor=parameters.factor,
+        low_freq_factor=parameters.low_freq_factor,
+        high_freq_factor=parameters.high_freq_factor,
+        original_max_position_embeddings=parameters.original_max_position_embeddings,
+    )
 
 
-def _first(value: Any) -> int | None:
-    """A token id that some files give as a list."""
-    if isinstance(value, list):
-        return value[0] if value else None
-    return value if isinstance(value, int) else None
+def _token_ids(value: int | list[int] | None) -> tuple[int, ...]:
+    """Some files give one token id, some a list."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else tuple(value)
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
@@ -160,7 +221,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file.parent} is not a model folder: it has no {file.name}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}.") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not valid JSON: {error}.") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{file} must hold a JSON object.")

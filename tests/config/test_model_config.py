@@ -1,0 +1,124 @@
+"""config.json and generation_config.json: what is understood, and one sentence for what is not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine_core.config.errors import ConfigError
+from engine_core.config.model_config import RopeConfig, load_model_config
+from tests.config.models import TINY_CONFIG, make_model_folder
+
+
+def test_the_fields_of_a_llama(tmp_path: Path) -> None:
+    model = load_model_config(make_model_folder(tmp_path))
+    assert (model.vocab_size, model.hidden_size, model.num_hidden_layers) == (96, 32, 2)
+    assert (model.num_attention_heads, model.num_key_value_heads, model.head_dim) == (4, 2, 8)
+    assert (model.dtype, model.eos_token_ids, model.rms_norm_eps) == ("bfloat16", (2,), 1e-5)
+
+
+def test_transformers_5_writes_other_names(tmp_path: Path) -> None:
+    rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope["original_max_position_embeddings"] = 64
+    model = load_model_config(
+        make_model_folder(tmp_path, torch_dtype=None, **{"dtype": "float16", "rope_parameters": rope})
+    )
+    assert model.dtype == "float16"
+    assert model.rope == RopeConfig(rope_type="llama3", theta=5e5, factor=8.0, original_max_position_embeddings=64)
+
+
+def test_transformers_4_rope_scaling(tmp_path: Path) -> None:
+    scaling = {"type": "linear", "factor": 4.0}
+    model = load_model_config(make_model_folder(tmp_path, rope_theta=1e6, rope_scaling=scaling))
+    assert model.rope == RopeConfig(rope_type="linear", theta=1e6, factor=4.0)
+
+
+def test_eos_of_generation_config_wins(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
+    assert load_model_config(folder).eos_token_ids == (5, 6)
+
+
+def test_no_folder_no_file_no_json(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no model folder"):
+        load_model_config(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
+        load_model_config(tmp_path)
+    for content in (b"{", b"\xff\xfe", b"[1]", b"", b"[" * 100000):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"config\.json"):
+            load_model_config(tmp_path)
+
+
+BAD_FIELDS: list[dict[str, Any]] = [
+    {"architectures": None},
+    {"architectures": ["MambaForCausalLM"]},
+    {"architectures": "LlamaForCausalLM"},
+    {"architectures": [7]},
+    {"vocab_size": None},
+    {"vocab_size": "96"},
+    {"hidden_size": 0},
+    {"num_hidden_layers": -1},
+    {"num_attention_heads": True},
+    {"num_key_value_heads": 3},
+    {"num_key_value_heads": "two"},
+    {"head_dim": -8},
+    {"head_dim": "8"},
+    {"hidden_size": 33},
+    {"rms_norm_eps": "small"},
+    {"torch_dtype": "int8"},
+    {"hidden_act": "gelu"},
+    {"eos_token_id": "</s>"},
+    {"eos_token_id": [1.5]},
+    {"eos_token_id": -1},
+    {"bos_token_id": {}},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+    {"rope_scaling": {"rope_type": "linear", "factor": "two"}},
+    {"rope_scaling": {"rope_type": "linear", "factor": 0}},
+    {"rope_scaling": 3},
+    {"rope_theta": "big"},
+    {"rope_theta": -1},
+    {"tie_word_embeddings": "no"},
+    {"quantization_config": {"quant_method": "gptq"}},
+    {"quantization_config": 4},
+    {"max_position_embeddings": None},
+]
+
+
+@pytest.mark.parametrize("changes", BAD_FIELDS, ids=str)
+def test_fields_that_cannot_be_served(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = {name: value for name, value in {**TINY_CONFIG, **changes}.items() if value is not None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError) as error:
+        load_model_config(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    name=st.sampled_from(
+        [*TINY_CONFIG, "rope_scaling", "rope_parameters", "rope_theta", "dtype", "head_dim", "bos_token_id"]
+    ),
+    value=json_values,
+)
+@settings(max_examples=400, deadline=None)
+def test_any_value_is_understood_or_refused_in_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, name: str, value: Any
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "config.json").write_text(json.dumps({**TINY_CONFIG, name: value}))
+    refusal = ""
+    try:
+        load_model_config(folder)
+    except ConfigError as error:
+        refusal = str(error)
+    assert "\n" not in refusal
