@@ -1,0 +1,34 @@
+"""The first and the last matrix of a model: token embeddings and the projection to logits."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gpu_workers.layers.build import BuildContext, load_whole, set_loader
+
+
+class Embedding(nn.Module):
+    """One vector per token id; whole on every rank for now."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, build: BuildContext) -> None:
+        super().__init__()
+        self.weight = build.parameter(vocab_size, hidden_size)
+        set_loader(self.weight, load_whole)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:  # [num_tokens]
+        return F.embedding(input_ids, self.weight)  # [num_tokens, hidden_size]
+
+
+class LMHead(nn.Module):
+    """Hidden states to logits in float32; shares the embedding's matrix where a model ties them."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, build: BuildContext, tied: Embedding | None) -> None:
+        super().__init__()
+        if tied is not None:
+            self.weight = tied.weight
+        else:
+            self.weight = build.parameter(vocab_size, hidden_size)
+            set_loader(self.weight, load_whole)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:  # [num_rows, hidden_size]
+        return F.linear(hidden, self.weight).float()  # [num_rows, vocab_size]

@@ -1,0 +1,22 @@
+"""RMSNorm, alone or fused with the residual addition before it."""
+
+import torch
+from torch import nn
+
+from gpu_workers.layers.build import BuildContext, load_whole, set_loader
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float, build: BuildContext) -> None:
+        super().__init__()
+        self.eps = eps
+        self._operations = build.operations
+        self.weight = build.parameter(size)
+        set_loader(self.weight, load_whole)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._operations.rms_norm(x, self.weight, self.eps)
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(norm(residual + x), residual + x)."""
+        return self._operations.add_rms_norm(x, residual, self.weight, self.eps)

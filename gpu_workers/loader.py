@@ -1,0 +1,105 @@
+"""Fills a model's parameters from safetensors files, straight from the mapped file, or with made-up numbers.
+
+Every parameter is loaded exactly once and every tensor of the checkpoint is used: a checkpoint that does not fit the
+model is refused by name instead of serving nonsense.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from engine_core.config.checkpoint import read_header, weight_files
+from engine_core.config.errors import ConfigError
+from gpu_workers.layers.build import ShapeMismatch
+
+ProgressCallback = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+_COMPUTED = ("rotary_emb.inv_freq",)
+"""Endings of tensors that old checkpoints carry and that are computed here."""
+
+
+def load_weights(model: nn.Module, path: Path, progress: ProgressCallback) -> None:
+    """Loads the checkpoint in the folder `path`. Raises `ConfigError` with one sentence when it does not fit."""
+    headers = {file: read_header(file) for file in weight_files(path)}  # all checked before the first byte is copied
+    total = sum(tensor.num_bytes for header in headers.values() for tensor in header.values())
+    parameters = dict(model.named_parameters())
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(parameters)
+    missing = {(id(p), shard): name for name, p in parameters.items() for shard in getattr(p, "shards", (None,))}
+    done = 0
+    progress(0, total)
+    for file, header in headers.items():
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in header:
+                    # A tied model's stored copy of its embedding, and what is computed here, are left where they are.
+                    if name not in tied and not name.endswith(_COMPUTED):
+                        target = _target(name, getattr(model, "FUSED", {}))
+                        _load_tensor(parameters, missing, target, tensors.get_tensor(name), f"{file}: {name}")
+                    done += header[name].num_bytes
+                    progress(done, total)
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"{file} cannot be read: {str(error).splitlines()[0]}.") from error
+    if missing:
+        name, shard = next((name, shard) for (_, shard), name in missing.items())
+        part = "" if shard is None else f" (its part {shard})"
+        raise ConfigError(f"{path} is incomplete: it has no weights for {name}{part}.")
+    _finish(model)
+
+
+def _load_tensor(
+    parameters: dict[str, nn.Parameter],
+    missing: dict[tuple[int, object], str],
+    target: tuple[str, object],
+    tensor: torch.Tensor,
+    origin: str,
+) -> None:
+    """One tensor into its parameter, whose part is then no longer `missing`."""
+    name, shard = target
+    parameter = parameters.get(name)
+    if parameter is None:
+        raise ConfigError(f"{origin} has no place in a model of this architecture and config.json.")
+    if (id(parameter), shard) not in missing:
+        raise ConfigError(f"{origin} is there a second time.")
+    try:
+        parameter.weight_loader(parameter, tensor, shard)  # type: ignore[attr-defined]
+    except ShapeMismatch as error:
+        raise ConfigError(f"{origin} {error}.") from None
+    del missing[id(parameter), shard]
+
+
+def _target(name: str, fused: dict[str, tuple[str, object]]) -> tuple[str, object]:
+    """The parameter's name here and the shard, for a tensor's name in the checkpoint."""
+    parts = name.split(".")
+    if len(parts) >= 2 and parts[-2] in fused:
+        module, shard = fused[parts[-2]]
+        return ".".join([*parts[:-2], module, parts[-1]]), shard
+    return name, None
+
+
+@torch.no_grad()
+def fill_dummy_weights(model: nn.Module, seed: int, progress: ProgressCallback) -> None:
+    """Random weights of a plausible size, the same for the same seed: speed can be measured without a checkpoint."""
+    generator = torch.Generator().manual_seed(seed & (2**63 - 1))
+    parameters = list(model.parameters())
+    total = sum(p.numel() * p.element_size() for p in parameters)
+    done = 0
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1 and name.endswith("weight"):
+            parameter.fill_(1.0)  # norms
+        else:
+            values = torch.empty(parameter.shape).normal_(0.0, 0.02, generator=generator)
+            parameter.copy_(values)
+        done += parameter.numel() * parameter.element_size()
+        progress(done, total)
+    _finish(model)
+
+
+def _finish(model: nn.Module) -> None:
+    for module in model.modules():
+        method = getattr(module, "_method", None)
+        if method is not None:
+            method.finish(module)

@@ -1,0 +1,182 @@
+"""One worker's model, rows and cache, and what a step does with them: prepare, forward, sample, publish.
+
+Knows nothing of processes, rings or sockets: a plan's arrays in, a result's arrays out.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine_core.config.engine_config import EngineConfig
+from engine_core.ipc.step import ENDED_NS, RESULT_NUM_SEQS, RESULT_STEP_ID, STARTED_NS, StepPlan, StepResult, StepShape
+from gpu_workers.forward_context import ForwardContext
+from gpu_workers.input_batch import InputBatch
+from gpu_workers.layers.build import BuildContext
+from gpu_workers.loader import ProgressCallback, fill_dummy_weights, load_weights
+from gpu_workers.models.registry import build_model
+from gpu_workers.operations import load_operations
+from gpu_workers.quantization import load_linear_method
+from gpu_workers.sampling.sampler import Sampler, SamplerOutput
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedStep:
+    """A step that has left the plan's slot: nothing in here points into shared memory."""
+
+    step_id: int
+    num_seqs: int
+    context: ForwardContext
+    sampled: np.ndarray  # [num_sampled]: which scheduled rows sample
+    rows: torch.Tensor  # [num_sampled]
+    positions: torch.Tensor  # [num_sampled]: tokens before the sampled one
+
+
+class ModelRunner:
+    def __init__(self, config: EngineConfig, tp_rank: int = 0) -> None:
+        """Builds the model without weights. Raises `ConfigError` when this device or model is not supported."""
+        self._config = config
+        self._device = torch.device(config.device)
+        self._operations = load_operations(config.device)
+        self._shape = StepShape(**config.step_capacities())
+        build = BuildContext(
+            dtype=getattr(torch, config.dtype),
+            device=self._device,
+            operations=self._operations,
+            linear_method=load_linear_method(config.model.quantization),
+            tp_rank=tp_rank,
+            tp_size=config.parallel.tensor_parallel_size,
+        )
+        self._model = build_model(config.model, config.scheduler.max_model_len, build)
+        self._workspace = self._operations.Workspace()
+
+    @torch.inference_mode()
+    def load(self, progress: ProgressCallback) -> None:
+        """Fills the weights. Raises `ConfigError` when the checkpoint does not fit."""
+        if self._config.load_format == "dummy":
+            fill_dummy_weights(self._model, self._config.seed, progress)
+        else:
+            load_weights(self._model, Path(self._config.model.path), progress)
+
+    @torch.inference_mode()
+    def start(self) -> None:
+        """Allocates cache and rows, then runs each kind of step once so that the first request finds everything warm."""
+        model, cache, scheduler = self._config.model, self._config.cache, self._config.scheduler
+        num_kv_heads = max(1, model.num_key_value_heads // self._config.parallel.tensor_parallel_size)
+        # Pages of zeros: memory that no request has used yet is not taken from the machine.
+        self._kv_cache = torch.zeros(
+            cache.num_blocks,
+            model.num_hidden_layers,
+            2,
+            num_kv_heads,
+            cache.block_size,
+            model.head_dim,
+            dtype=getattr(torch, cache.dtype),
+            device=self._device,
+        )
+        self._new_batch(scheduler.max_num_penalty_rows)
+        self._warm_up()
+
+    def _new_batch(self, num_penalty_rows: int) -> None:
+        self._batch = InputBatch(self._shape, self._config.model.vocab_size, num_penalty_rows, self._operations)
+        self._sampler = Sampler(self._batch, self._operations)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(p.numel() * p.element_size() for p in self._model.parameters())
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        return self._kv_cache.numel() * self._kv_cache.element_size()
+
+    def execute(self, plan: StepPlan, result: StepResult) -> None:
+        """One whole step; callers that overlap its parts use them singly."""
+        started = time.monotonic_ns()
+        step = self.prepare(plan)
+        output = self.sample(step, self.forward(step))
+        self.publish(step, output, result, started)
+
+    @torch.inference_mode()
+    def prepare(self, plan: StepPlan) -> PreparedStep:
+        """Applies the plan's deltas and builds the step's inputs. The plan is not needed any longer afterwards."""
+        num_seqs = plan.num_seqs
+        self._batch.apply(plan)
+        rows = torch.from_numpy(plan.rows[:num_seqs].astype(np.int64))
+        num_query_tokens = torch.from_numpy(plan.num_query_tokens[:num_seqs].astype(np.int64))
+        inputs: Any = self._batch.prepare(plan, rows, num_query_tokens)
+        attention = self._operations.plan_attention(
+            self._kv_cache, inputs.block_tables, inputs.slot_mapping, inputs.query_start_loc, inputs.seq_lens
+        )
+        sampled = np.flatnonzero(plan.samples[:num_seqs])
+        index = torch.from_numpy(sampled)
+        context = ForwardContext(
+            input_ids=inputs.input_ids,
+            positions=inputs.positions,
+            logits_indices=inputs.query_start_loc[1:][index] - 1,
+            kv_cache=self._kv_cache,
+            attention=attention,
+            workspace=self._workspace,
+        )
+        return PreparedStep(plan.step_id, num_seqs, context, sampled, rows[index], inputs.seq_lens[index])
+
+    @torch.inference_mode()
+    def forward(self, step: PreparedStep) -> torch.Tensor:
+        """Logits [num_sampled, vocab_size]."""
+        return self._model(step.context)
+
+    @torch.inference_mode()
+    def sample(self, step: PreparedStep, logits: torch.Tensor) -> SamplerOutput | None:
+        """Chooses tokens; None where no row samples in this step."""
+        return self._sampler.sample(logits, step.rows, step.positions) if len(step.sampled) else None
+
+    def publish(self, step: PreparedStep, output: SamplerOutput | None, result: StepResult, started_ns: int) -> None:
+        """Writes the result's arrays."""
+        result.num_sampled[: step.num_seqs] = 0
+        if output is not None:
+            result.num_sampled[step.sampled] = 1
+            result.sampled[step.sampled, 0] = output.token_ids.numpy()
+            if output.logprobs is not None:
+                _publish_logprobs(step, output, result)
+        result.header[RESULT_STEP_ID] = step.step_id
+        result.header[RESULT_NUM_SEQS] = step.num_seqs
+        result.header[STARTED_NS] = started_ns
+        result.header[ENDED_NS] = time.monotonic_ns()
+
+    def _warm_up(self) -> None:
+        """A step of prompts and one of single tokens, as large as they come, on blocks that nobody owns yet."""
+        scheduler = self._config.scheduler
+        for num_seqs, query_len in ((1, scheduler.max_num_batched_tokens), (scheduler.max_num_seqs, 1)):
+            self._warm_up_step(num_seqs, min(query_len, scheduler.max_model_len, self._config.cache.num_blocks))
+
+    def _warm_up_step(self, num_seqs: int, query_len: int) -> None:
+        block_size = self._shape.block_size
+        num_tokens = num_seqs * query_len
+        positions = torch.arange(query_len).repeat(num_seqs)
+        tables = torch.arange(-(-query_len // block_size)).repeat(num_seqs, 1)
+        starts = torch.arange(num_seqs + 1) * query_len
+        attention = self._operations.plan_attention(
+            self._kv_cache, tables, positions, starts, torch.full((num_seqs,), query_len)
+        )
+        context = ForwardContext(
+            torch.zeros(num_tokens, dtype=torch.long),
+            positions,
+            starts[1:] - 1,
+            self._kv_cache,
+            attention,
+            self._workspace,
+        )
+        self._operations.greedy(self._model(context))
+
+
+def _publish_logprobs(step: PreparedStep, output: SamplerOutput, result: StepResult) -> None:
+    logprobs = output.logprobs
+    assert logprobs is not None
+    rows = step.sampled[logprobs.index.numpy()]
+    num_top = logprobs.top_token_ids.shape[1]
+    result.logprobs[rows, 0] = logprobs.sampled.numpy()
+    result.ranks[rows, 0] = logprobs.ranks.numpy()
+    result.top_token_ids[rows, 0, :num_top] = logprobs.top_token_ids.numpy()
+    result.top_logprobs[rows, 0, :num_top] = logprobs.top_logprobs.numpy()

@@ -1,0 +1,20 @@
+"""Architectures by their name in config.json; a model's module is imported when it is asked for."""
+
+import importlib
+
+from torch import nn
+
+from engine_core.config.errors import ConfigError
+from engine_core.config.model_config import ModelConfig
+from gpu_workers.layers.build import BuildContext
+
+MODELS = {"LlamaForCausalLM": "gpu_workers.models.llama:LlamaForCausalLM"}
+
+
+def build_model(config: ModelConfig, max_positions: int, build: BuildContext) -> nn.Module:
+    """The model without weights. Raises `ConfigError` for an architecture that is not known."""
+    target = MODELS.get(config.architecture)
+    if target is None:
+        raise ConfigError(f"The architecture {config.architecture} is not supported; supported: {', '.join(MODELS)}.")
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)(config, max_positions, build)

@@ -1,0 +1,35 @@
+"""How many threads a CPU worker computes with, and how they wait. Imported before torch."""
+
+import os
+
+import psutil
+
+from engine_core.config.engine_config import EngineConfig
+
+SPIN_COUNT = "20000"
+"""Turns of OpenMP's waiting loop (some tens of microseconds) before a thread sleeps: long enough to bridge the gap between
+two operations, too short to be seen on an idle machine."""
+
+
+def prepare_environment() -> None:
+    """Settings that the thread library reads when torch is loaded; what the user set himself stays."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # GNU's OpenMP, which torch's own wheels use
+    os.environ.setdefault("KMP_BLOCKTIME", "1")  # Intel's, in milliseconds
+
+
+def choose_num_threads(configured: int, num_cores: int) -> int:
+    """One per physical core; on larger machines one core is left to the engine core and the frontends, which on a small
+    one run in the gaps."""
+    if configured > 0:
+        return configured
+    return max(1, num_cores - 1 if num_cores > 4 else num_cores)
+
+
+def limit_threads(config: EngineConfig) -> None:
+    """Sets torch's threads for this process."""
+    import torch
+
+    usable = len(os.sched_getaffinity(0))
+    physical = psutil.cpu_count(logical=False) or usable
+    torch.set_num_threads(choose_num_threads(config.num_threads, min(usable, physical)))
+    torch.set_num_interop_threads(1)

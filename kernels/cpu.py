@@ -1,0 +1,45 @@
+"""The operations of the CPU device under the names by which layers, runner and sampler call them: the references."""
+
+from kernels.reference import (
+    AttentionPlan,
+    Workspace,
+    add_rms_norm,
+    gather_rope,
+    paged_attention,
+    plan_attention,
+    rms_norm,
+    rope_write_kv,
+    silu_and_mul,
+)
+from kernels.reference_inputs import StepInputs, apply_block_deltas, prepare_inputs
+from kernels.reference_random import row_keys
+from kernels.reference_sampling import (
+    apply_penalties,
+    filter_thresholds,
+    greedy,
+    make_finite,
+    sample_gumbel,
+    token_logprobs,
+)
+
+__all__ = [
+    "AttentionPlan",
+    "StepInputs",
+    "Workspace",
+    "add_rms_norm",
+    "apply_block_deltas",
+    "apply_penalties",
+    "filter_thresholds",
+    "gather_rope",
+    "greedy",
+    "make_finite",
+    "paged_attention",
+    "plan_attention",
+    "prepare_inputs",
+    "rms_norm",
+    "rope_write_kv",
+    "row_keys",
+    "sample_gumbel",
+    "silu_and_mul",
+    "token_logprobs",
+]

@@ -1,0 +1,256 @@
+"""Plain PyTorch versions of the operations of a model's layers: the oracle of the Triton kernels and the CPU path.
+
+They know nothing of requests, layers or configurations: tensors in, tensors out. Sampling is in `reference_sampling`, random
+numbers in `reference_random`, the rows' inputs in `reference_inputs`.
+
+Legend: T = tokens of the step, H = KV heads, G = query heads per KV head, D = head_dim, B = block_size, L = layers.
+
+The KV cache is one tensor [num_blocks, L, 2, H, B, D]: block-major (all layers of a block lie together, so that a block
+moves to host memory as one piece), and within a layer head-major: a head's B x D tile is contiguous, which is the row
+that one `index_select` gathers here and the tile that a GPU kernel loads.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+GATHER_BYTES = 4 * 2**20
+"""Decode rows are gathered in groups of about this size: they stay in the processor's cache until they are used."""
+_MIN_FILL = 0.5
+"""A group's shortest row has at least this share of its longest one's blocks; the rest would be padding."""
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """x / sqrt(mean(x²) + eps) · weight over the last dimension."""
+    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def add_rms_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rms_norm(residual + x), residual + x); the sum takes the residual's place."""
+    residual.add_(x)
+    return F.rms_norm(residual, (x.shape[-1],), weight, eps), residual
+
+
+def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) · up, where the last dimension holds gate, then up."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
+def gather_rope(cos_sin: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows of `cos_sin` [max_positions, D] (D/2 cosines, then D/2 sines) that `positions` [T] name; once per step."""
+    half = cos_sin.shape[-1] // 2
+    rows = cos_sin.index_select(0, positions)[:, None]  # [T, 1, D]
+    return rows[..., :half], rows[..., half:]
+
+
+def rope(x: torch.Tensor, rope_rows: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """(x1·cos - x2·sin, x2·cos + x1·sin) for the halves x1, x2 of each head of x [T, heads, D] (GPT-NeoX's order)."""
+    cos, sin = rope_rows
+    halves = x.unflatten(-1, (2, -1))  # [T, heads, 2, D/2]
+    out = halves * cos[:, :, None]
+    out[:, :, 0].addcmul_(halves[:, :, 1], sin, value=-1)
+    out[:, :, 1].addcmul_(halves[:, :, 0], sin)
+    return out.flatten(-2)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Scheduled rows with one query token each, whose KV is gathered together and padded to the longest."""
+
+    token_indices: torch.Tensor | slice  # [n], into the step's tokens
+    gather_rows: torch.Tensor  # [L, 2 * n * H * num_blocks], into the cache as [num_blocks * L * 2 * H, B * D]
+    bias: torch.Tensor  # [n * H, 1, num_blocks * B]: 0, and -inf beyond the row's length
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillSeq:
+    """One scheduled row with several query tokens."""
+
+    start: int
+    end: int
+    seq_len: int
+    gather_rows: torch.Tensor  # [L, 2 * H * num_blocks]
+    mask: torch.Tensor | None  # [query_len, seq_len] of 0 and -inf; None: purely causal, nothing before the chunk
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """What attention needs in every layer of one step, worked out once: the CPU's counterpart of a GPU's task map."""
+
+    write_rows: torch.Tensor  # [L, 2, T * H], into the cache as [num_blocks * L * 2 * H * B, D]
+    decode: list[DecodeGroup]
+    prefill: list[PrefillSeq]
+
+
+def plan_attention(
+    kv_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    seq_lens: torch.Tensor,
+) -> AttentionPlan:
+    """Plans a step over rows with `block_tables` [num_seqs, max_blocks], `query_start_loc` [num_seqs + 1] and `seq_lens`
+    [num_seqs] (this step's tokens included); token t is written to slot `slot_mapping[t]` = block * B + offset."""
+    num_layers, _, num_heads, block_size, head_dim = kv_cache.shape[1:]
+    layers = torch.arange(num_layers)[:, None, None]  # [L, 1, 1]
+    starts, lens = query_start_loc.tolist(), seq_lens.tolist()
+    cap = max(1, GATHER_BYTES // (2 * num_heads * block_size * head_dim * kv_cache.element_size()))
+    decode = [
+        _plan_group(group, starts, lens, block_tables, kv_cache)
+        for group in _group_rows([i for i in range(len(lens)) if starts[i + 1] - starts[i] == 1], lens, block_size, cap)
+    ]
+    prefill = []
+    for i, seq_len in enumerate(lens):
+        start, end = starts[i], starts[i + 1]
+        if end - start > 1:
+            blocks = block_tables[i : i + 1, : -(-seq_len // block_size)].long()
+            mask = None
+            if end - start < seq_len:
+                mask = _causal_bias(torch.arange(seq_len - (end - start), seq_len), seq_len, kv_cache.dtype)
+            prefill.append(PrefillSeq(start, end, seq_len, _gather_rows(blocks, num_layers, num_heads), mask))
+
+    block, offset = slot_mapping // block_size, slot_mapping % block_size
+    heads = torch.arange(num_heads) * block_size
+    first = (block * (num_layers * 2 * num_heads * block_size) + offset)[:, None] + heads  # [T, H]
+    key_or_value = torch.arange(2)[None, :, None]
+    write_rows = first.flatten() + (layers * 2 + key_or_value) * (num_heads * block_size)
+    return AttentionPlan(write_rows, decode, prefill)
+
+
+def _group_rows(rows: list[int], lens: list[int], block_size: int, cap: int) -> list[list[int]]:
+    """Rows of similar length together, at most `cap` gathered blocks (padding included) in a group."""
+    groups: list[list[int]] = []
+    longest = 0
+    for i in sorted(rows, key=lambda i: -lens[i]):
+        blocks = -(-lens[i] // block_size)
+        if groups and (len(groups[-1]) + 1) * longest <= cap and blocks >= _MIN_FILL * longest:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+            longest = blocks
+    return groups
+
+
+def _plan_group(
+    group: list[int], starts: list[int], lens: list[int], block_tables: torch.Tensor, kv_cache: torch.Tensor
+) -> DecodeGroup:
+    num_layers, _, num_heads, block_size, _ = kv_cache.shape[1:]
+    group_lens = torch.tensor([lens[i] for i in group])
+    num_blocks = -(-lens[group[0]] // block_size)
+    indices = torch.tensor(group)
+    # Padding repeats the row's last block: what another request keeps in its blocks is never read for this one.
+    last = (group_lens[:, None] - 1) // block_size
+    blocks = block_tables[indices].long().gather(1, torch.arange(num_blocks)[None].minimum(last))  # [n, num_blocks]
+    bias = torch.zeros(len(group), num_blocks * block_size, dtype=kv_cache.dtype)
+    bias.masked_fill_(torch.arange(num_blocks * block_size) >= group_lens[:, None], -torch.inf)
+    return DecodeGroup(
+        token_indices=torch.tensor([starts[i] for i in group]),
+        gather_rows=_gather_rows(blocks, num_layers, num_heads),
+        bias=bias.repeat_interleave(num_heads, dim=0)[:, None],
+        num_rows=len(group),
+    )
+
+
+def _gather_rows(blocks: torch.Tensor, num_layers: int, num_heads: int) -> torch.Tensor:
+    """Rows of the cache as [num_blocks * L * 2 * H, B * D] that hold keys, then values of `blocks` [n, b], in the order
+    [2, n, H, b], for each layer: [L, 2 * n * H * b]."""
+    per_layer = 2 * num_heads
+    first = blocks[None, :, None, :] * (num_layers * per_layer) + torch.arange(per_layer).view(2, 1, num_heads, 1)
+    return first.flatten() + torch.arange(num_layers)[:, None] * per_layer
+
+
+def _causal_bias(positions: torch.Tensor, seq_len: int, dtype: torch.dtype) -> torch.Tensor:
+    """[query_len, seq_len]: 0 up to each query's own position, -inf after it."""
+    bias = torch.zeros(len(positions), seq_len, dtype=dtype)
+    return bias.masked_fill_(torch.arange(seq_len) > positions[:, None], -torch.inf)
+
+
+def rope_write_kv(
+    qkv: torch.Tensor,
+    rope_rows: tuple[torch.Tensor, torch.Tensor],
+    kv_cache: torch.Tensor,
+    layer: int,
+    plan: AttentionPlan,
+    q_norm: torch.Tensor | None = None,
+    k_norm: torch.Tensor | None = None,
+    eps: float = 1e-6,
+) -> torch.Tensor:
+    """Normalizes (optional) and rotates queries and keys of `qkv` [T, (H·G + 2·H)·D], writes keys and values into the
+    cache and returns the queries [T, H·G, D]."""
+    num_heads, _, head_dim = kv_cache.shape[-3:]
+    heads = qkv.view(len(qkv), -1, head_dim)  # [T, H·G + 2·H, D]
+    num_q_heads = heads.shape[1] - 2 * num_heads
+    qk, value = heads[:, :-num_heads], heads[:, -num_heads:]
+    if q_norm is not None and k_norm is not None:
+        query, key = rms_norm(qk[:, :num_q_heads], q_norm, eps), rms_norm(qk[:, num_q_heads:], k_norm, eps)
+        qk = torch.cat((query, key), dim=1)
+    qk = rope(qk, rope_rows)
+    cache_rows = kv_cache.view(-1, head_dim)
+    cache_rows.index_copy_(0, plan.write_rows[layer, 0], qk[:, num_q_heads:].reshape(-1, head_dim))
+    cache_rows.index_copy_(0, plan.write_rows[layer, 1], value.reshape(-1, head_dim))
+    return qk[:, :num_q_heads]
+
+
+class Workspace:
+    """Memory for gathered KV that lives on: fresh memory of this size costs more in page faults than the gather."""
+
+    def __init__(self) -> None:
+        self._buffer = torch.empty(0)
+
+    def take(self, num_rows: int, row_size: int, dtype: torch.dtype) -> torch.Tensor:
+        """[num_rows, row_size], undefined content, valid until the next call."""
+        size = num_rows * row_size
+        if self._buffer.numel() < size or self._buffer.dtype != dtype:
+            self._buffer = torch.empty(size, dtype=dtype)
+        return self._buffer[:size].view(num_rows, row_size)
+
+
+def paged_attention(
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    layer: int,
+    plan: AttentionPlan,
+    scale: float,
+    workspace: Workspace,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """softmax(scale · q·kᵀ, causal) · v for queries [T, H·G, D] of mixed rows over their blocks; returns [T, H·G·D].
+
+    The G query heads of a KV head are the rows of one matrix, so keys and values are read once and never repeated.
+    Window (0: none), soft cap (0: none) and sinks [H·G] belong to the kernel's interface and have no CPU path yet.
+    """
+    if sliding_window or soft_cap or sinks is not None:
+        raise NotImplementedError("Sliding windows, soft caps and attention sinks have no CPU path yet.")
+    num_tokens, num_q_heads, head_dim = query.shape
+    num_heads = kv_cache.shape[3]
+    group_size = num_q_heads // num_heads
+    cache_rows = kv_cache.view(-1, kv_cache.shape[-2] * head_dim)
+    out = torch.empty(num_tokens, num_q_heads, head_dim, dtype=query.dtype)
+    for group in plan.decode:
+        rows = group.gather_rows[layer]
+        gathered = workspace.take(len(rows), cache_rows.shape[1], query.dtype)
+        torch.index_select(cache_rows, 0, rows, out=gathered)
+        key, value = gathered.view(2, group.num_rows * num_heads, -1, head_dim).unbind(0)  # [n·H, len, D]
+        grouped = query[group.token_indices].view(-1, group_size, head_dim)  # [n·H, G, D]
+        scores = torch.baddbmm(group.bias, grouped, key.transpose(1, 2), alpha=scale)
+        result = torch.bmm(torch.softmax(scores, dim=-1), value)
+        out[group.token_indices] = result.view(group.num_rows, num_q_heads, head_dim)
+    for seq in plan.prefill:
+        rows = seq.gather_rows[layer]
+        gathered = workspace.take(len(rows), cache_rows.shape[1], query.dtype)
+        torch.index_select(cache_rows, 0, rows, out=gathered)
+        key, value = gathered.view(2, num_heads, 1, -1, head_dim)[..., : seq.seq_len, :].unbind(0)  # [H, 1, len, D]
+        shape = (num_heads, group_size, seq.seq_len, head_dim)
+        grouped = query[seq.start : seq.end].view(-1, num_heads, group_size, head_dim).permute(1, 2, 0, 3)
+        result = F.scaled_dot_product_attention(
+            grouped, key.expand(shape), value.expand(shape), seq.mask, is_causal=seq.mask is None, scale=scale
+        )  # [H, G, query_len, D]
+        out[seq.start : seq.end] = result.permute(2, 0, 1, 3).reshape(-1, num_q_heads, head_dim)
+    return out.view(num_tokens, -1)
