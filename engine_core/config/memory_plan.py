@@ -20,8 +20,10 @@ CPU_KV_SHARE = 0.4
 """On a CPU the cache takes at most this share of what is free: the machine has other things to do."""
 RUNTIME_BYTES = {"cpu": 256 * 2**20, "cuda": 640 * 2**20}
 """What a worker's libraries take on the device: torch's pools on a CPU; CUDA context and cuBLAS workspaces on a GPU."""
-PENALTY_BYTES_PER_TOKEN = 8
-"""Per penalty row and vocabulary entry: an int32 count of the output and one of prompt and output."""
+PENALTY_BYTES_PER_TOKEN = 5
+"""Per penalty row and vocabulary entry: whether the prompt has it, and an int32 count of the output's."""
+ROW_BYTES = 12 * 1024 + 128
+"""Per row beside its block table: up to 1024 logit biases (an int64 and a float32 each) and its numbers."""
 _ACTIVATION_COPIES = 4
 """Copies of the residual stream that are alive at once: it, its normed form, an operation's input and output."""
 _LOGIT_COPIES = 4
@@ -44,7 +46,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int
     activation_bytes: int
     row_bytes: int
-    """Token history and block tables of all rows."""
+    """Block tables, biases and numbers of all rows."""
     penalty_bytes: int
     runtime_bytes: int
     kv_bytes_per_token: int
@@ -102,12 +104,12 @@ def make_memory_plan(
     Raises `ConfigError` when the model, or one request of `max_model_len` tokens, does not fit, and says what would.
     """
     dtype_bytes = DTYPE_BYTES[dtype]
-    row_words = scheduler.max_model_len + blocks_for(scheduler.max_model_len, request.block_size)
+    blocks_per_row = blocks_for(scheduler.max_model_len, request.block_size)
     plan = MemoryPlan(
         device=device,
         weight_bytes=weight_bytes(model, tensors, dtype_bytes),
-        activation_bytes=activation_bytes(model, scheduler, dtype_bytes),
-        row_bytes=scheduler.max_num_seqs * row_words * 4,
+        activation_bytes=activation_bytes(model, scheduler, dtype_bytes, device.device),
+        row_bytes=scheduler.max_num_seqs * (blocks_per_row * 4 + ROW_BYTES),
         penalty_bytes=scheduler.max_num_penalty_rows * model.vocab_size * PENALTY_BYTES_PER_TOKEN,
         runtime_bytes=RUNTIME_BYTES[device.device],
         kv_bytes_per_token=kv_bytes_per_token(model, dtype_bytes),
@@ -157,12 +159,18 @@ def kv_bytes_per_token(model: ModelConfig, dtype_bytes: int) -> int:
     return 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * dtype_bytes
 
 
-def activation_bytes(model: ModelConfig, scheduler: SchedulerConfig, dtype_bytes: int) -> int:
-    """An upper estimate of one step's peak: the widest layer over all tokens of a step, then the sampler's logits."""
+def activation_bytes(model: ModelConfig, scheduler: SchedulerConfig, dtype_bytes: int, device: str) -> int:
+    """An upper estimate of one step's peak: the widest layer over all tokens of a step, then the sampler's logits.
+
+    On a CPU attention gathers the keys and values of one sequence and layer and masks its scores; a GPU reads in place.
+    """
     q_size = model.num_attention_heads * model.head_dim
     kv_size = model.num_key_value_heads * model.head_dim
     widest = max(3 * model.intermediate_size, 3 * q_size + 2 * kv_size)
     forward = scheduler.max_num_batched_tokens * (_ACTIVATION_COPIES * model.hidden_size + widest) * dtype_bytes
+    if device == "cpu":
+        longest = scheduler.max_model_len
+        forward += longest * (2 * kv_size * dtype_bytes + 4 * min(scheduler.max_num_batched_tokens, longest))
     num_logit_rows = min(scheduler.max_num_seqs, scheduler.max_num_batched_tokens)
     return forward + num_logit_rows * model.vocab_size * 4 * _LOGIT_COPIES
 

@@ -57,7 +57,7 @@ def _memory(plan: MemoryPlan) -> list[str]:
     rows = [
         ("weights", plan.weight_bytes, ""),
         ("activations", plan.activation_bytes, "at most, in one step"),
-        ("rows", plan.row_bytes, "token history and block tables"),
+        ("rows", plan.row_bytes, "block tables and sampling parameters"),
         ("penalties", plan.penalty_bytes, "token counts"),
         ("libraries", plan.runtime_bytes, "an estimate"),
         ("KV cache", plan.kv_cache_bytes, f"{plan.num_blocks:,} blocks of {plan.block_size} tokens"),

@@ -10,6 +10,7 @@ from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.errors import ConfigError
 from engine_core.config.memory_plan import (
     PENALTY_BYTES_PER_TOKEN,
+    ROW_BYTES,
     RUNTIME_BYTES,
     MemoryPlan,
     MemoryRequest,
@@ -54,10 +55,13 @@ def test_figures_by_hand(tmp_path: Path, dtype: str, size: int) -> None:
     assert plan.num_kv_tokens == plan.num_blocks * 16
     assert plan.max_concurrency == plan.num_blocks / 7  # 100 tokens need 7 blocks of 16
     assert plan.penalty_bytes == 2 * 96 * PENALTY_BYTES_PER_TOKEN
-    assert plan.row_bytes == 8 * (100 + 7) * 4
-    # 64 tokens x (4 hidden states of 32, and 3 x 64 of the MLP, more than the attention's 3 x 32 + 2 x 16), then
-    # float32 logits of 8 rows, four times.
-    assert plan.activation_bytes == 64 * (4 * 32 + 3 * 64) * size + 8 * 96 * 4 * 4
+    assert plan.row_bytes == 8 * (7 * 4 + ROW_BYTES)
+    # 64 tokens x (4 hidden states of 32, and 3 x 64 of the MLP, more than the attention's 3 x 32 + 2 x 16); on a CPU
+    # the keys and values of 100 tokens and a mask of 64 x 100 float32; then float32 logits of 8 rows, four times.
+    forward = 64 * (4 * 32 + 3 * 64) * size
+    assert plan.activation_bytes == forward + 100 * 2 * 16 * size + 64 * 100 * 4 + 8 * 96 * 4 * 4
+    gpu = plan_for(tmp_path, DeviceMemory("cuda", "GPU", 80 * GIB, 80 * GIB), dtype)
+    assert gpu.activation_bytes == forward + 8 * 96 * 4 * 4
 
 
 def test_made_up_weights_take_what_real_ones_take(tmp_path: Path) -> None:
