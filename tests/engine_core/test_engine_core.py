@@ -1,0 +1,405 @@
+"""The engine core's loop over a real socket, with the fake worker behind it: what a client sees."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+import pytest
+import zmq
+
+from benchmarks.bench_engine_core import engine_config
+from engine_core.engine_core import EngineCore
+from engine_core.executors.base import Executor, ExecutorFailed, ProgressCallback
+from engine_core.ipc.codec import decode_core_message, encode
+from engine_core.ipc.control import ControlLink, Drain
+from engine_core.ipc.heartbeat import Heartbeats
+from engine_core.ipc.messages import (
+    AbortRequest,
+    AddRequest,
+    Credit,
+    FinishedRequest,
+    Hello,
+    RequestError,
+    RequestOutputs,
+    Utility,
+    UtilityReply,
+    Welcome,
+)
+from engine_core.ipc.sampling_params import SamplingParams
+from engine_core.ipc.sockets import bind_router
+from engine_core.ipc.step import StepPlan, StepResult, StepShape
+from tests.engine_core.fake_worker import FakeWorker
+
+TIMEOUT_MS = 10_000
+
+
+class FakeExecutor(Executor):
+    """Runs plans in the loop's own thread; while `gate` is not set no result comes."""
+
+    def __init__(self, shape: StepShape, num_blocks: int) -> None:
+        self.worker = FakeWorker(shape, num_blocks, lambda tokens: (sum(tokens) + len(tokens)) % 500 + 10)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.dead = False
+        self.bell = zmq.Context.instance().socket(zmq.PAIR)
+        self.bell.bind(f"inproc://bell-{id(self)}")
+        self.ringer = zmq.Context.instance().socket(zmq.PAIR)
+        self.ringer.connect(f"inproc://bell-{id(self)}")
+        self._plan: StepPlan | None = None
+        self._result: StepResult | None = None
+
+    def start(self, on_progress: ProgressCallback, interrupts: Sequence[int]) -> bool:
+        return True
+
+    def plan_slot(self) -> StepPlan:
+        self._plan = self.worker.new_plan()
+        return self._plan
+
+    def dispatch(self) -> None:
+        assert self._plan is not None
+        self.worker.dispatch(self._plan)
+
+    def next_result(self) -> StepResult | None:
+        if self._result is None and self.gate.is_set() and self.worker.num_pending:
+            self._result = self.worker.run_next()
+        return self._result
+
+    def release_result(self) -> None:
+        self._result = None
+
+    def register(self, poller: zmq.Poller) -> None:
+        poller.register(self.bell, zmq.POLLIN)
+
+    def check(self) -> None:
+        while self.bell.poll(0):
+            self.bell.recv()
+        if self.dead:
+            raise ExecutorFailed("Worker 0 died.")
+
+    def shutdown(self) -> None:
+        self.bell.close()
+        self.ringer.close()
+
+
+class Harness:
+    """A core in a thread and raw clients that speak the protocol."""
+
+    def __init__(self, num_seqs: int = 4, max_model_len: int = 64) -> None:
+        config = engine_config(num_seqs, max_model_len)
+        scheduler = msgspec.structs.replace(config.scheduler, max_num_waiting=6)
+        self.config = msgspec.structs.replace(config, scheduler=scheduler)
+        self.executor = FakeExecutor(StepShape(**config.step_capacities()), config.cache.num_blocks)
+        self.link, self.theirs = ControlLink.pair()
+        self._folder = tempfile.TemporaryDirectory()
+        self.endpoint = f"ipc://{self._folder.name}/core.sock"
+        self.context = zmq.Context()
+        self.sockets = [bind_router(self.context, self.endpoint, 2**20)]
+        self.core = EngineCore(self.config, self.executor, self.sockets[0], self.theirs, Heartbeats.create(1), 0)
+        self.failure: Exception | None = None
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.core.run()
+        except ExecutorFailed as failure:
+            self.failure = failure
+            self.core.fail_all(str(failure))
+
+    def client(self, credit: int = 100) -> zmq.Socket:
+        socket = self.stranger()
+        socket.send(encode(Hello(version=1, credit=credit)))
+        welcome = decode_core_message(socket.recv())
+        assert isinstance(welcome, Welcome)
+        assert welcome.max_model_len == 64
+        return socket
+
+    def stranger(self) -> zmq.Socket:
+        """A connected socket that has not said hello."""
+        socket = self.context.socket(zmq.DEALER)
+        self.sockets.append(socket)
+        socket.setsockopt(zmq.RCVTIMEO, TIMEOUT_MS)
+        socket.connect(self.endpoint)
+        return socket
+
+    def close(self) -> None:
+        self.executor.gate.set()
+        if self.thread.is_alive():
+            self.link.send(Drain(timeout=0.0))
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        self.executor.shutdown()
+        for socket in self.sockets:
+            socket.close(linger=0)
+        self.context.term()
+        self.link.close()
+        self.theirs.close()
+        self._folder.cleanup()
+
+
+@pytest.fixture
+def harness() -> Iterator[Harness]:
+    made = Harness()
+    yield made
+    made.close()
+
+
+def add(handle: int, prompt: Sequence[int] = (1, 2, 3), **fields: object) -> AddRequest:
+    sampling = fields.pop("sampling", SamplingParams(max_tokens=5))
+    defaults = {"request_id": f"id-{handle}", "handle": handle, "sampling": sampling}
+    return AddRequest(prompt_token_ids=np.array(prompt, np.int32).tobytes(), **{**defaults, **fields})
+
+
+class Reader:
+    """What has come for a client, by handle."""
+
+    def __init__(self, socket: zmq.Socket) -> None:
+        self.socket = socket
+        self.tokens: dict[int, list[int]] = {}
+        self.finished: dict[int, FinishedRequest] = {}
+        self.errors: dict[int, RequestError] = {}
+        self.num_frames = 0
+
+    def read_frame(self) -> None:
+        message = decode_core_message(self.socket.recv())
+        assert isinstance(message, RequestOutputs)
+        self.num_frames += 1
+        tokens = np.frombuffer(message.token_ids, np.int32).tolist()
+        for handle, count in zip(
+            np.frombuffer(message.handles, np.uint32).tolist(), np.frombuffer(message.num_tokens, np.int32), strict=True
+        ):
+            self.tokens.setdefault(handle, []).extend(tokens[:count])
+            del tokens[:count]
+        assert not tokens
+        for finished in message.finished:
+            assert finished.handle not in self.finished | self.errors, "two finals for one request"
+            self.finished[finished.handle] = finished
+        for error in message.errors:
+            assert error.handle not in self.finished | self.errors, "two finals for one request"
+            self.errors[error.handle] = error
+
+    def read_finals(self, count: int) -> None:
+        while len(self.finished) + len(self.errors) < count:
+            self.read_frame()
+
+
+def test_a_request_from_hello_to_its_final_reply(harness: Harness) -> None:
+    client = harness.client()
+    client.send(encode(add(7)))
+    reader = Reader(client)
+    reader.read_finals(1)
+    assert len(reader.tokens[7]) == 5
+    finished = reader.finished[7]
+    assert (finished.reason, finished.num_prompt_tokens, finished.num_output_tokens) == ("length", 3, 5)
+    assert finished.queue_time >= 0
+    assert finished.prefill_time >= 0
+    assert finished.decode_time >= 0
+
+
+def test_more_requests_than_rows_all_end_and_agree_with_one_alone(harness: Harness) -> None:
+    client = harness.client()
+    for handle in range(10):
+        client.send(encode(add(handle, prompt=[handle, 5, 6], sampling=SamplingParams(max_tokens=6 + handle % 3))))
+        if handle == 3:  # the queue holds six
+            reader = Reader(client)
+            reader.read_finals(4)
+    reader.read_finals(10)
+    client.send(encode(add(50, prompt=[9, 5, 6], sampling=SamplingParams(max_tokens=6))))
+    alone = Reader(client)
+    alone.read_finals(1)
+    assert not reader.errors
+    assert alone.tokens[50] == reader.tokens[9]
+
+
+def test_without_credit_tokens_wait_and_leave_merged(harness: Harness) -> None:
+    client = harness.client(credit=1)
+    other = harness.client()
+    harness.executor.gate.clear()
+    client.send(encode(add(1, sampling=SamplingParams(max_tokens=20))))
+    other.send(encode(add(1, request_id="other", sampling=SamplingParams(max_tokens=30))))
+    harness.executor.gate.set()
+    harness.executor.ringer.send(b"")
+    Reader(other).read_finals(1)  # the stalled client delays nobody
+    reader = Reader(client)
+    reader.read_frame()
+    assert not reader.finished
+    client.send(encode(Credit(amount=1)))
+    reader.read_frame()
+    assert reader.num_frames == 2
+    assert len(reader.tokens[1]) == 20
+    assert reader.finished[1].reason == "length"
+
+
+def test_abort_ends_with_one_final_and_frees_the_blocks(harness: Harness) -> None:
+    client = harness.client()
+    harness.executor.gate.clear()
+    for handle in range(6):  # four run, two wait
+        client.send(encode(add(handle, sampling=SamplingParams(max_tokens=40))))
+    client.send(encode(AbortRequest(handles=[*range(6), 99])))
+    reader = Reader(client)
+    reader.read_finals(6)
+    assert {finished.reason for finished in reader.finished.values()} == {"abort"}
+    harness.executor.gate.set()
+    harness.executor.ringer.send(b"")
+    client.send(encode(add(100)))
+    reader.read_finals(7)
+    assert reader.finished[100].num_output_tokens == 5
+    client.send(encode(Utility(call_id=1, method="status")))
+    reply = decode_core_message(client.recv())
+    assert isinstance(reply, UtilityReply)
+    assert reply.result["free_blocks"] == reply.result["total_blocks"]
+    assert reply.result["pending"] == 0
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(harness: Harness) -> None:
+    client = harness.client()
+    harness.executor.gate.clear()
+    for handle in range(4):
+        client.send(encode(add(handle)))
+    client.send(encode(Utility(call_id=1, method="status")))
+    client.recv()
+    for handle in range(4, 12):
+        client.send(encode(add(handle)))
+    reader = Reader(client)
+    while len(reader.errors) < 2:
+        reader.read_frame()
+    assert {error.code for error in reader.errors.values()} == {"overloaded"}
+    assert all(error.retry_after for error in reader.errors.values())
+    harness.executor.gate.set()
+    harness.executor.ringer.send(b"")
+    reader.read_finals(12)
+    assert len(reader.finished) >= 6  # all that the queue held, beside what ran
+    assert {finished.reason for finished in reader.finished.values()} == {"length"}
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (add(1, prompt=[]), "invalid_request"),
+        (add(1, prompt=[0] * 64), "context_length_exceeded"),
+        (add(1, prompt=[-1]), "invalid_request"),
+        (add(1, prompt=[32000]), "invalid_request"),
+        (add(1, sampling=SamplingParams(logit_bias={32000: 1.0})), "invalid_request"),
+        (add(1, adapter="nobody"), "invalid_request"),
+        (add(1, deadline=1.0), "deadline_exceeded"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_its_reason(harness: Harness, message: AddRequest, code: str) -> None:
+    client = harness.client()
+    client.send(encode(message))
+    reader = Reader(client)
+    reader.read_finals(1)
+    assert reader.errors[1].code == code
+    assert reader.errors[1].message.endswith(".")
+
+
+def test_sent_twice_runs_once_and_foreign_ids_are_refused(harness: Harness) -> None:
+    client, other = harness.client(), harness.client()
+    harness.executor.gate.clear()
+    client.send(encode(add(1)))
+    client.send(encode(add(1)))
+    client.send(encode(Utility(call_id=1, method="status")))
+    status = decode_core_message(client.recv())
+    assert isinstance(status, UtilityReply)
+    assert status.result["pending"] == 1
+    other.send(encode(add(1)))
+    refused = Reader(other)
+    refused.read_finals(1)
+    assert refused.errors[1].code == "invalid_request"
+    harness.executor.gate.set()
+    harness.executor.ringer.send(b"")
+    reader = Reader(client)
+    reader.read_finals(1)
+    assert len(reader.tokens[1]) == 5
+
+
+def test_a_deadline_ends_a_running_request(harness: Harness) -> None:
+    client = harness.client()
+    harness.executor.gate.clear()
+    client.send(encode(add(1, deadline=time.time() + 0.05)))
+    reader = Reader(client)
+    reader.read_finals(1)  # comes with the loop's own idle turn; nothing else wakes it
+    assert reader.errors[1].code == "deadline_exceeded"
+
+
+def test_a_vanished_client_frees_its_requests(harness: Harness) -> None:
+    client, other = harness.client(), harness.client()
+    harness.executor.gate.clear()
+    client.send(encode(add(1, sampling=SamplingParams(max_tokens=60))))
+    client.send(encode(Utility(call_id=1, method="status")))
+    client.recv()
+    client.close(linger=0)
+    harness.executor.gate.set()
+    harness.executor.ringer.send(b"")
+    pending = 1
+    while pending:
+        other.send(encode(Utility(call_id=1, method="status")))
+        reply = decode_core_message(other.recv())
+        assert isinstance(reply, UtilityReply)
+        pending = reply.result["pending"]
+    assert "request_success" in harness.core.metrics.text()
+
+
+def test_a_dead_worker_ends_every_request_with_one_error(harness: Harness) -> None:
+    client = harness.client()
+    harness.executor.gate.clear()
+    for handle in range(6):
+        client.send(encode(add(handle)))
+    client.send(encode(Utility(call_id=1, method="status")))
+    client.recv()
+    harness.executor.dead = True
+    harness.executor.ringer.send(b"")
+    reader = Reader(client)
+    reader.read_finals(6)
+    assert {(error.code, error.message) for error in reader.errors.values()} == {("engine_dead", "Worker 0 died.")}
+    harness.thread.join(10)
+    assert isinstance(harness.failure, ExecutorFailed)
+
+
+def test_malformed_frames_disturb_nobody(harness: Harness) -> None:
+    client = harness.client()
+    stranger = harness.stranger()
+    stranger.send(b"\xc1 no msgpack")
+    stranger.send(encode(add(1, request_id="before hello")))
+    stranger.send_multipart([b"two", b"frames"])
+    client.send(b"\x93")
+    client.send(encode(add(7)))
+    reader = Reader(client)
+    reader.read_finals(1)
+    assert list(reader.finished) == [7]
+
+
+def test_utilities_answer_or_say_what_there_is(harness: Harness) -> None:
+    client = harness.client()
+    client.send(encode(Utility(call_id=5, method="metrics")))
+    reply = decode_core_message(client.recv())
+    assert isinstance(reply, UtilityReply)
+    assert reply.call_id == 5
+    assert 'vllm:num_requests_running{engine="0"' in reply.result
+    client.send(encode(Utility(call_id=6, method="nothing")))
+    reply = decode_core_message(client.recv())
+    assert isinstance(reply, UtilityReply)
+    assert reply.error is not None
+    assert "metrics, status" in reply.error
+
+
+def test_draining_finishes_what_runs_and_refuses_what_comes(harness: Harness) -> None:
+    client = harness.client()
+    harness.executor.gate.clear()
+    client.send(encode(add(1)))
+    client.send(encode(Utility(call_id=1, method="status")))
+    client.recv()
+    harness.link.send(Drain(timeout=30.0))
+    client.send(encode(add(2)))
+    reader = Reader(client)
+    reader.read_finals(1)
+    assert reader.errors[2].code == "shutting_down"
+    harness.executor.gate.set()
+    harness.executor.ringer.send(b"")
+    reader.read_finals(2)
+    assert reader.finished[1].num_output_tokens == 5
+    harness.thread.join(10)
+    assert not harness.thread.is_alive()
