@@ -118,10 +118,10 @@ class EngineCore:
             self._receive_control()
         while self._router in events:
             try:
-                identity, frame = self._router.recv_multipart(zmq.NOBLOCK)
+                identity, *frames = self._router.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            self._on_frame(identity, frame)
+            self._on_frame(identity, b"".join(frames))
         self._expire()
 
     def _timeout_ms(self) -> int:
@@ -312,6 +312,11 @@ class EngineCore:
         self._clients.remove(client)
         for request in list(client.requests.values()):
             self._end(self.scheduler.abort(request))
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the supervisor asked for the end: nothing new is taken."""
+        return self._stop_at is not None
 
     def _is_drained(self) -> bool:
         if self._stop_at is None:

@@ -19,6 +19,7 @@ def _status(core: "EngineCore", arguments: dict[str, Any]) -> dict[str, int]:
     scheduler = core.scheduler
     return {
         "progress": core.num_collected,
+        "draining": int(core.is_draining),
         "pending": scheduler.num_running + len(scheduler.waiting),
         "running": scheduler.num_running,
         "waiting": len(scheduler.waiting),

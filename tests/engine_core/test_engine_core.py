@@ -390,9 +390,13 @@ def test_draining_finishes_what_runs_and_refuses_what_comes(harness: Harness) ->
     client = harness.client()
     harness.executor.gate.clear()
     client.send(encode(add(1)))
-    client.send(encode(Utility(call_id=1, method="status")))
-    client.recv()
     harness.link.send(Drain(timeout=30.0))
+    draining = 0
+    while not draining:
+        client.send(encode(Utility(call_id=1, method="status")))
+        reply = decode_core_message(client.recv())
+        assert isinstance(reply, UtilityReply)
+        draining = reply.result["draining"]
     client.send(encode(add(2)))
     reader = Reader(client)
     reader.read_finals(1)
