@@ -93,7 +93,9 @@ class KVCacheManager:
             hashes.append(parent)
 
     def _root(self, request: Request) -> bytes:
-        """Where a chain begins; lengths are part of it, so that no two pairs of salt and adapter look alike."""
-        parts = [part.encode() if part is not None else b"\0" for part in (request.cache_salt, request.adapter)]
-        framed = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+        """Where a chain begins; presence and length are part of it: no two pairs of salt and adapter look alike."""
+        framed = b""
+        for part in (request.cache_salt, request.adapter):
+            encoded = b"" if part is None else part.encode()
+            framed += bytes([part is not None]) + len(encoded).to_bytes(4, "little") + encoded
         return hashlib.blake2b(framed, digest_size=_DIGEST_BYTES, key=self._key).digest()
