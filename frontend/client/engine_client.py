@@ -19,7 +19,15 @@ from zmq.utils.monitor import parse_monitor_message
 
 from frontend.client import wire
 from frontend.client.deltas import EngineInfo
-from frontend.client.errors import CLOSED, ENGINE_DEAD, UNREACHABLE, UTILITY_FAILED, VERSION_MISMATCH, EngineError
+from frontend.client.errors import (
+    CLOSED,
+    ENGINE_DEAD,
+    SHUTTING_DOWN,
+    UNREACHABLE,
+    UTILITY_FAILED,
+    VERSION_MISMATCH,
+    EngineError,
+)
 from frontend.client.request_stream import RequestStream
 
 DEFAULT_CREDIT = 256
@@ -42,6 +50,7 @@ class EngineClient:
         self._to_grant = 0
         self._context = zmq.asyncio.Context()
         self._socket: zmq.asyncio.Socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
         # Weak, so that an iterator that its reader dropped is noticed and its request aborted.
         self._streams: WeakValueDictionary[int, RequestStream] = WeakValueDictionary()
@@ -70,9 +79,12 @@ class EngineClient:
         assert monitor is not None
         self._socket = socket
         self._to_grant = 0
-        self._welcomed = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._welcomed = self._loop.create_future()
         socket.connect(self.endpoint)
         self._tasks = [asyncio.create_task(self._read(socket)), asyncio.create_task(self._watch(monitor))]
+        for task in self._tasks:
+            task.add_done_callback(self._on_task_end)
         self._send(wire.hello(self._credit))
         try:
             info = await asyncio.wait_for(self._welcomed, timeout)
@@ -111,7 +123,7 @@ class EngineClient:
             raise EngineError(ENGINE_DEAD, "The engine core is not connected.")
         if sampling.get("seed") is None:
             sampling = {**sampling, "seed": secrets.randbits(63)}
-        stream = RequestStream(self._number(), request_id or uuid.uuid4().hex, self._abort_stream)
+        stream = RequestStream(self._number(), request_id or uuid.uuid4().hex, self._leave)
         frame = wire.add_request(
             stream.request_id,
             stream.handle,
@@ -149,10 +161,18 @@ class EngineClient:
         finally:
             self._calls.pop(call_id, None)
 
+    def fail_open_requests(self, message: str) -> None:
+        """Ends every open request in the engine, and its reader with that error."""
+        streams = list(self._streams.values())
+        if streams and self.info is not None:
+            self._send(wire.abort([stream.handle for stream in streams]))
+        self._streams.clear()
+        for stream in streams:
+            stream.fail(EngineError(SHUTTING_DOWN, message))
+
     async def close(self) -> None:
         """Aborts what runs and gives the socket back."""
-        if self._streams and self.info is not None:
-            self._send(wire.abort(list(self._streams)))
+        self.fail_open_requests("The client was closed.")
         tasks = self._tasks
         self._end_all(EngineError(CLOSED, "The client was closed."))
         for task in tasks:
@@ -181,10 +201,20 @@ class EngineClient:
         if self._socket is not None:
             self._socket.send(frame, copy=True)
 
-    def _abort_stream(self, stream: RequestStream) -> None:
-        self._streams.pop(stream.handle, None)
-        if not stream.ended and self.info is not None:
-            self._send(wire.abort([stream.handle]))
+    def _leave(self, handle: int, ended: bool) -> None:
+        """A reader wants no more of a request. Called from anywhere: the garbage collector may be the one to notice."""
+        loop = self._loop
+        if ended or loop is None or loop.is_closed():
+            return
+        if asyncio._get_running_loop() is loop:
+            self._abort_handle(handle)
+        else:
+            loop.call_soon_threadsafe(self._abort_handle, handle)
+
+    def _abort_handle(self, handle: int) -> None:
+        self._streams.pop(handle, None)
+        if self.info is not None:
+            self._send(wire.abort([handle]))
 
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         """Takes frames until the socket goes."""
@@ -252,6 +282,15 @@ class EngineClient:
                 self._take_the_rest()
                 self._end_all(EngineError(ENGINE_DEAD, "The engine core ended while the request ran."))
                 return
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        """A core that sends what we cannot read is as good as dead; its readers must not wait forever."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            failure = EngineError(ENGINE_DEAD, f"The connection to the engine core failed: {error!r}.")
+            if self._welcomed is not None and not self._welcomed.done():
+                self._welcomed.set_exception(failure)
+            self._end_all(failure)
 
     def _take_the_rest(self) -> None:
         """Frames that arrived before the core ended still count: a final reply among them is a final reply."""

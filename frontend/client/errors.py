@@ -5,6 +5,7 @@ UNREACHABLE = "engine_unreachable"
 VERSION_MISMATCH = "version_mismatch"
 UTILITY_FAILED = "utility_failed"
 CLOSED = "client_closed"
+SHUTTING_DOWN = "shutting_down"
 
 
 class EngineError(Exception):

@@ -45,24 +45,25 @@ class RequestStream:
     """One request's deltas, as an asynchronous iterator. Leaving it before its end aborts the request."""
 
     __slots__ = (
-        "_abort",
+        "_leave",
         "_error",
         "_finished",
         "_inbox",
         "_logprobs",
         "_queued",
+        "__weakref__",
         "_token_ids",
         "closed",
         "handle",
         "request_id",
     )
 
-    def __init__(self, handle: int, request_id: str, abort: "Callable[[RequestStream], None]") -> None:
+    def __init__(self, handle: int, request_id: str, leave: "Callable[[int, bool], None]") -> None:
         self.handle = handle
         self.request_id = request_id
         self.closed = False
         """True once the final delta or error was taken, or the request was left."""
-        self._abort = abort
+        self._leave = leave
         self._inbox = Inbox()
         self._queued = False
         self._token_ids = int32_array()
@@ -132,7 +133,7 @@ class RequestStream:
         """Ends the request in the engine, unless it has ended by itself. May be called at any time, also twice."""
         if not self.closed:
             self.closed = True
-            self._abort(self)
+            self._leave(self.handle, self.ended)
 
     def __aiter__(self) -> AsyncIterator[TokenDelta]:
         return self

@@ -26,7 +26,7 @@ def pack(message: Mapping[str, Any]) -> bytes:
 
 def unpack(frame: bytes) -> dict[str, Any]:
     """One frame as its map."""
-    return msgpack.unpackb(frame, raw=False, strict_map_key=False, max_buffer_size=2**31 - 1)
+    return msgpack.unpackb(frame, raw=False, strict_map_key=False)
 
 
 def int32_bytes(values: TokenIds) -> bytes:

@@ -1,0 +1,52 @@
+"""One HTTP frontend, started by the supervisor: `python -P -m frontend RUN/config.json --index I ...`."""
+
+import argparse
+import asyncio
+import logging
+import socket
+import sys
+
+import uvloop
+
+from engine_core.config.engine_config import load_serve_config
+from engine_core.ipc.control import ControlLink, Failed
+from engine_core.ipc.heartbeat import Heartbeats
+from frontend.server import FrontendServer
+from frontend.tokenizer import TokenizerError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="frontend")
+    parser.add_argument("config")
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--link-fd", type=int, required=True)
+    parser.add_argument("--heartbeat-fd", type=int, required=True)
+    parser.add_argument("--heartbeat-index", type=int, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format=f"frontend {arguments.index}: %(levelname)s %(message)s"
+    )
+    link = ControlLink.from_fd(arguments.link_fd)
+
+    async def serve() -> None:
+        server = FrontendServer(
+            load_serve_config(arguments.config),
+            socket.socket(fileno=arguments.listen_fd),
+            link,
+            Heartbeats(arguments.heartbeat_fd),
+            arguments.heartbeat_index,
+        )
+        await server.run()
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve())
+    except TokenizerError as error:
+        link.send(Failed(message=str(error), exit_code=2))
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

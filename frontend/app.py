@@ -1,0 +1,85 @@
+"""The Sanic application: routes, limits, and OpenAI's error shape for everything that goes wrong."""
+
+import importlib
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from sanic import Request, Sanic
+from sanic.exceptions import MethodNotAllowed, NotFound, PayloadTooLarge, SanicException
+from sanic.response import HTTPResponse
+
+from frontend.errors import ApiError
+from frontend.responses import json_response
+from frontend.routes import ROUTES, Route
+from frontend.state import FrontendState
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[..., Awaitable[HTTPResponse | None]]
+NEVER_SECONDS = 10.0**9
+
+
+def build_app(state: FrontendState) -> Sanic:
+    """Everything but a socket."""
+    app: Sanic = Sanic(
+        "quire",
+        dumps=lambda value: msgspec.json.encode(value).decode(),
+        loads=msgspec.json.decode,
+        configure_logging=False,
+        env_prefix="",  # the environment has no say
+    )
+    app.config.AUTO_EXTEND = False
+    app.config.MOTD = False
+    app.config.ACCESS_LOG = False
+    app.config.FALLBACK_ERROR_FORMAT = "json"
+    app.config.REQUEST_MAX_SIZE = state.config.max_body_bytes
+    # Generating takes as long as it takes; `http_protocol` has the deadlines for what clients send.
+    app.config.RESPONSE_TIMEOUT = NEVER_SECONDS
+    app.config.REQUEST_TIMEOUT = NEVER_SECONDS
+    app.ctx.state = state
+    for route in ROUTES:
+        _add_route(app, route, state)
+    app.exception(Exception)(_answer_error)
+    return app
+
+
+def _add_route(app: Sanic, route: Route, state: FrontendState) -> None:
+    module_name, function_name = route.handler.split(":")
+    handler: Handler = getattr(importlib.import_module(module_name), function_name)
+    allowed = [*route.methods, *(["HEAD"] if "GET" in route.methods else []), "OPTIONS"]
+
+    async def answer(request: Request, **path_values: str) -> HTTPResponse | None:
+        if request.method == "OPTIONS":
+            return HTTPResponse(status=204, headers={"Allow": ", ".join(allowed)})
+        # A body beyond Sanic's buffer leaves reading paused, and a paused connection does not notice a hang-up.
+        if request.transport is not None:
+            request.transport.resume_reading()  # type: ignore[attr-defined]
+        return await handler(request, state, **path_values)
+
+    name = f"{function_name}-{route.path}"
+    app.add_route(answer, route.path, methods=allowed, name="".join(c if c.isalnum() else "_" for c in name))
+
+
+def _answer_error(request: Request, exception: Exception) -> HTTPResponse:
+    """The process's entry for errors: whatever a handler raises becomes an answer here."""
+    if isinstance(exception, ApiError):
+        error = exception
+    elif isinstance(exception, PayloadTooLarge):
+        message = str(exception)
+        if "body" in message:
+            message = f"The request's body must have at most {request.app.config.REQUEST_MAX_SIZE} bytes."
+        error = ApiError(413, message, code="request_too_large")
+    elif isinstance(exception, NotFound):
+        error = ApiError(404, f"There is nothing at {request.path}.", code="not_found")
+    elif isinstance(exception, MethodNotAllowed):
+        headers = {str(name): str(value) for name, value in (exception.headers or {}).items()}
+        error = ApiError(
+            405, f"{request.method} is not allowed at {request.path}.", code="method_not_allowed", headers=headers
+        )
+    elif isinstance(exception, SanicException) and 400 <= exception.status_code < 500:
+        error = ApiError(exception.status_code, str(exception))
+    else:
+        logger.error("%s %s failed.", request.method, request.path, exc_info=exception)
+        error = ApiError(500, "The server failed to answer this request.", code="internal_error")
+    return json_response(error.body(), error.status, error.headers)

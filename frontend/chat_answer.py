@@ -1,0 +1,122 @@
+"""Pieces of text as chat completions, whole or in chunks."""
+
+from collections.abc import Iterator
+
+from msgspec import UNSET, UnsetType
+
+from frontend.generation import Generation
+from frontend.output_processor import OutputPiece, TokenLogprobs
+from frontend.protocol.chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    TokenLogprob,
+    TopLogprob,
+)
+from frontend.protocol.common import Usage
+from frontend.streaming import ChunkUsage
+from frontend.tokenizer import TextTokenizer
+
+
+class ChatAnswer:
+    """Writes the answer to one request; id, time and model are the same throughout."""
+
+    def __init__(
+        self,
+        response_id: str,
+        created: int,
+        model: str,
+        tokenizer: TextTokenizer,
+        *,
+        logprobs: bool,
+        prompt_token_ids: list[int] | None,
+    ) -> None:
+        """`prompt_token_ids`: given when the client wants to see token ids."""
+        self._id = response_id
+        self._created = created
+        self._model = model
+        self._tokenizer = tokenizer
+        self._logprobs = logprobs
+        self._prompt_token_ids = prompt_token_ids
+        self._started: set[int] = set()
+
+    def whole(self, pieces: list[OutputPiece], generation: Generation) -> ChatCompletion:
+        choices = [
+            ChatChoice(
+                index=index,
+                message=AssistantMessage(content=piece.text),
+                logprobs=self._logprobs_of(piece),
+                finish_reason=piece.finish_reason or "stop",
+                stop_reason=piece.stop_reason,
+                token_ids=self._token_ids_of(piece),
+            )
+            for index, piece in enumerate(pieces)
+        ]
+        return ChatCompletion(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=generation.usage(),
+            prompt_token_ids=UNSET if self._prompt_token_ids is None else self._prompt_token_ids,
+        )
+
+    def chunks(self, choice: int, piece: OutputPiece, usage: ChunkUsage) -> Iterator[ChatChunk]:
+        """The role comes with the first text, the finish reason in a delta of its own."""
+        logprobs, token_ids = self._logprobs_of(piece), self._token_ids_of(piece)
+        if piece.text or choice not in self._started:
+            first_of_all = not self._started
+            delta = ChatDelta(role=UNSET if choice in self._started else "assistant", content=piece.text)
+            self._started.add(choice)
+            chunk = self._chunk(
+                ChatChunkChoice(index=choice, delta=delta, logprobs=logprobs, token_ids=token_ids), usage
+            )
+            if first_of_all and self._prompt_token_ids is not None:
+                chunk.prompt_token_ids = self._prompt_token_ids
+            yield chunk
+            logprobs, token_ids = None, UNSET
+        if piece.finish_reason is not None:
+            yield self._chunk(
+                ChatChunkChoice(
+                    index=choice,
+                    delta=ChatDelta(),
+                    logprobs=logprobs if logprobs is not None and logprobs.content else None,
+                    finish_reason=piece.finish_reason,
+                    stop_reason=piece.stop_reason,
+                    token_ids=token_ids,
+                ),
+                usage,
+            )
+
+    def usage_chunk(self, usage: Usage) -> ChatChunk:
+        return ChatChunk(id=self._id, created=self._created, model=self._model, choices=[], usage=usage)
+
+    def _chunk(self, choice: ChatChunkChoice, usage: ChunkUsage) -> ChatChunk:
+        return ChatChunk(id=self._id, created=self._created, model=self._model, choices=[choice], usage=usage)
+
+    def _token_ids_of(self, piece: OutputPiece) -> list[int] | UnsetType:
+        return UNSET if self._prompt_token_ids is None else piece.token_ids
+
+    def _logprobs_of(self, piece: OutputPiece) -> ChatLogprobs | None:
+        """One entry per token of the text: the token that ended it without being part of it has none."""
+        if not self._logprobs:
+            return None
+        return ChatLogprobs(content=[self._entry(token) for token in piece.logprobs if not token.is_hidden])
+
+    def _entry(self, token: TokenLogprobs) -> TokenLogprob:
+        tokenizer = self._tokenizer
+        return TokenLogprob(
+            token=tokenizer.token_text(token.token_id),
+            logprob=token.logprob,
+            bytes=list(tokenizer.token_bytes(token.token_id)),
+            top_logprobs=[
+                TopLogprob(
+                    token=tokenizer.token_text(token_id), logprob=logprob, bytes=list(tokenizer.token_bytes(token_id))
+                )
+                for token_id, logprob in token.top
+            ],
+        )

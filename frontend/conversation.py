@@ -1,0 +1,77 @@
+"""Typed chat messages to the plain values that chat templates expect."""
+
+from typing import Any
+
+import msgspec
+
+from frontend.errors import bad_request
+from frontend.protocol.chat import ChatMessage, ContentPart, Tool, ToolCall
+
+
+def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
+    """Contents as one text each. Raises a 400 for what a text model cannot take."""
+    if not messages:
+        raise bad_request("messages must have at least one message.", "messages")
+    return [_template_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def template_tools(tools: list[Tool] | None, tool_choice: str | dict[str, Any] | None) -> list[dict[str, Any]] | None:
+    """The tools that a template shall present, if any."""
+    if tool_choice not in (None, "auto", "none"):
+        raise bad_request("tool_choice must be 'auto' or 'none'; forcing a call is not supported yet.", "tool_choice")
+    if not tools:
+        return None
+    names = [tool.function.name for tool in tools]
+    if len(set(names)) < len(names):
+        raise bad_request("tools must not have two functions of the same name.", "tools")
+    if tool_choice == "none":
+        return None
+    plain: list[dict[str, Any]] = msgspec.to_builtins(tools)
+    return plain
+
+
+def _template_message(message: ChatMessage, where: str) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": message.role, "content": _text(message.content, where)}
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    reasoning = message.reasoning_content if message.reasoning_content is not None else message.reasoning
+    if reasoning is not None:
+        plain["reasoning_content"] = reasoning
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            _template_tool_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)
+        ]
+    return plain
+
+
+def _text(content: str | list[ContentPart] | None, where: str) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for index, part in enumerate(content):
+        text = part.refusal if part.type == "refusal" else part.text
+        if part.type not in ("text", "refusal") or text is None:
+            raise bad_request(
+                f"A part of a message must be text, not {part.type!r}: this model takes text only.",
+                f"{where}.content[{index}]",
+            )
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _template_tool_call(call: ToolCall, where: str) -> dict[str, Any]:
+    """Templates expect the arguments as an object; the API has them as JSON in a string."""
+    try:
+        arguments = msgspec.json.decode(call.function.arguments or "{}")
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise bad_request(
+            f"The arguments of a tool call must be JSON: {error}.", f"{where}.function.arguments"
+        ) from error
+    plain: dict[str, Any] = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+    if call.id is not None:
+        plain["id"] = call.id
+    return plain

@@ -1,0 +1,68 @@
+"""What goes wrong with a request, in the shape and the words of OpenAI's API. Knows no web framework."""
+
+from typing import Any
+
+from engine_core.ipc import messages
+from frontend.client import EngineError
+
+INVALID_REQUEST = "invalid_request_error"
+SERVER_ERROR = "server_error"
+RATE_LIMIT = "rate_limit_error"
+
+_ENGINE_STATUS = {
+    messages.ERROR_INVALID: 400,
+    messages.ERROR_CONTEXT_LENGTH: 400,
+    messages.ERROR_OVERLOADED: 429,
+    messages.ERROR_DEADLINE: 504,
+    messages.ERROR_ENGINE_DEAD: 503,
+    messages.ERROR_SHUTTING_DOWN: 503,
+}
+
+
+class ApiError(ValueError):
+    """Answered with `status` and OpenAI's error object; `param` names the field that is wrong."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "error": {"message": self.message, "type": _type_of(self.status), "param": self.param, "code": self.code}
+        }
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    return ApiError(400, message, param=param, code=code)
+
+
+def unavailable(message: str, code: str) -> ApiError:
+    """The server cannot take the request now; another one, or this one later, may."""
+    return ApiError(503, message, code=code, headers={"Retry-After": "1"})
+
+
+def from_engine(error: EngineError) -> ApiError:
+    """How an engine's refusal looks to an HTTP client."""
+    status = _ENGINE_STATUS.get(error.code, 503)
+    headers = {}
+    if status in (429, 503):
+        headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+    return ApiError(status, error.message, code=error.code, headers=headers)
+
+
+def _type_of(status: int) -> str:
+    if status == 429:
+        return RATE_LIMIT
+    return INVALID_REQUEST if status < 500 else SERVER_ERROR

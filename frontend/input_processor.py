@@ -1,0 +1,226 @@
+"""Typed requests to what the engine takes: token ids and sampling parameters, all limits checked.
+
+Knows neither HTTP nor the engine's socket. Whatever it refuses is a 400 that names the field.
+"""
+
+import secrets
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from engine_core.ipc.messages import ERROR_CONTEXT_LENGTH
+from engine_core.ipc.sampling_params import SamplingParams
+from frontend.chat_template import ChatTemplate, check_kwargs
+from frontend.conversation import template_messages, template_tools
+from frontend.errors import ApiError, bad_request
+from frontend.output_processor import OutputOptions
+from frontend.protocol.chat import ChatCompletionRequest, ChatMessage
+from frontend.protocol.common import MAX_CHOICES, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS, GenerationRequest
+from frontend.protocol.completions import CompletionRequest
+from frontend.protocol.decode import from_validation
+from frontend.tokenizer import TextTokenizer
+
+MAX_PROMPTS = 2048
+MAX_TOTAL_CHOICES = 2048
+
+_SAMPLING_FIELDS = (
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "seed",
+    "stop_token_ids",
+    "ignore_eos",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the model and its engine allow."""
+
+    max_model_len: int
+    max_logprobs: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    token_ids: "array[int]"
+    text: str | None
+    """As the client sent it, where it sent text."""
+
+
+class InputProcessor:
+    """One model's way from a request to the engine's terms."""
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        chat_template: ChatTemplate,
+        limits: Limits,
+        default_sampling: Mapping[str, float | int],
+    ) -> None:
+        self.limits = limits
+        self._tokenizer = tokenizer
+        self._chat_template = chat_template
+        self._default_sampling = default_sampling
+
+    async def chat_prompt(self, request: ChatCompletionRequest) -> Prompt:
+        text = self.render_chat(
+            request.messages,
+            tools=template_tools(request.tools, request.tool_choice),
+            add_generation_prompt=request.add_generation_prompt,
+            continue_final_message=bool(request.continue_final_message),
+            kwargs=request.chat_template_kwargs,
+        )
+        # The template writes the special tokens itself.
+        return await self._encode(text, bool(request.add_special_tokens), "messages")
+
+    def render_chat(
+        self,
+        messages: list[ChatMessage],
+        *,
+        tools: list[dict[str, Any]] | None,
+        add_generation_prompt: bool | None,
+        continue_final_message: bool,
+        kwargs: dict[str, Any] | None,
+    ) -> str:
+        """A conversation as the text that the model reads."""
+        if add_generation_prompt and continue_final_message:
+            raise bad_request(
+                "continue_final_message must not be combined with add_generation_prompt.", "continue_final_message"
+            )
+        plain = template_messages(messages)
+        if add_generation_prompt is None:
+            add_generation_prompt = not continue_final_message
+        return self._chat_template.render(
+            plain,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            kwargs=check_kwargs(kwargs),
+        )
+
+    async def completion_prompts(self, request: CompletionRequest) -> list[Prompt]:
+        """Every form of `prompt` as a list of prompts."""
+        add_special_tokens = request.add_special_tokens is not False
+        prompt = request.prompt
+        if isinstance(prompt, str):
+            return [await self._encode(prompt, add_special_tokens, "prompt")]
+        if not prompt:
+            raise bad_request("prompt must not be an empty list.", "prompt")
+        if all(isinstance(entry, int) for entry in prompt):
+            return [self._from_ids(prompt, "prompt")]  # type: ignore[arg-type]
+        if len(prompt) > MAX_PROMPTS:
+            raise bad_request(f"prompt must have at most {MAX_PROMPTS} prompts.", "prompt")
+        prompts = []
+        for index, entry in enumerate(prompt):
+            where = f"prompt[{index}]"
+            if isinstance(entry, str) and isinstance(prompt[0], str):
+                prompts.append(await self._encode(entry, add_special_tokens, where))
+            elif isinstance(entry, list) and isinstance(prompt[0], list):
+                prompts.append(self._from_ids(entry, where))
+            else:
+                raise bad_request("prompt must not mix texts and token ids.", where)
+        return prompts
+
+    def sampling(
+        self, request: GenerationRequest, prompt: Prompt, *, max_tokens: int | None, logprobs: int | None
+    ) -> dict[str, Any]:
+        """The sampling parameters of one prompt, checked, as the wire has them."""
+        values: dict[str, Any] = dict(self._default_sampling)
+        # Without a word of the client the model's default length holds, as far as the context goes.
+        default_max_tokens = values.pop("max_tokens", None)
+        for name in _SAMPLING_FIELDS:
+            value = getattr(request, name)
+            if value is not None:
+                values[name] = value
+        if values.get("top_k") == -1:
+            values["top_k"] = 0
+        room = self._check_length(len(prompt.token_ids), max_tokens)
+        values["max_tokens"] = max_tokens if max_tokens is not None else min(room, int(default_max_tokens or room))
+        if logprobs is not None:
+            if not 0 <= logprobs <= self.limits.max_logprobs:
+                name = "top_logprobs" if isinstance(request, ChatCompletionRequest) else "logprobs"
+                raise bad_request(f"{name} must be from 0 to {self.limits.max_logprobs}, not {logprobs}.", name)
+            values["logprobs"] = logprobs
+        values.setdefault("seed", secrets.randbits(63))
+        try:
+            msgspec.convert(values, SamplingParams)
+        except msgspec.ValidationError as error:
+            raise from_validation(error) from error
+        self._check_token_ids(values.get("stop_token_ids", ()), "stop_token_ids")
+        self._check_token_ids(values.get("logit_bias", ()), "logit_bias")
+        return values
+
+    def output_options(self, request: GenerationRequest) -> OutputOptions:
+        stop_strings = request.stop_strings
+        if len(stop_strings) > MAX_STOP_STRINGS:
+            raise bad_request(f"stop must be at most {MAX_STOP_STRINGS} strings.", "stop")
+        if any(not 1 <= len(stop_string) <= MAX_STOP_STRING_CHARS for stop_string in stop_strings):
+            raise bad_request(f"stop must be strings of 1 to {MAX_STOP_STRING_CHARS} characters.", "stop")
+        return OutputOptions(
+            stop_strings=stop_strings,
+            include_stop=bool(request.include_stop_str_in_output),
+            min_tokens=request.min_tokens or 0,
+            stop_token_ids=frozenset(request.stop_token_ids or ()),
+            skip_special_tokens=request.skip_special_tokens is not False,
+        )
+
+    def check_choices(self, request: GenerationRequest, num_prompts: int) -> None:
+        """Raises a 400 for an `n` out of range, `stream_options` without a stream, and formats not supported yet."""
+        if not 1 <= request.num_choices <= MAX_CHOICES:
+            raise bad_request(f"n must be from 1 to {MAX_CHOICES}, not {request.n}.", "n")
+        if request.num_choices * num_prompts > MAX_TOTAL_CHOICES:
+            raise bad_request(f"n times the number of prompts must be at most {MAX_TOTAL_CHOICES}.", "n")
+        if request.stream_options is not None and not request.stream:
+            raise bad_request("stream_options must come with stream: true.", "stream_options")
+        if request.response_format is not None and request.response_format.get("type") != "text":
+            raise bad_request("response_format must be of type 'text': others are not supported.", "response_format")
+        if request.priority is not None and not -(2**31) <= request.priority < 2**31:
+            raise bad_request("priority must be a signed 32-bit number.", "priority")
+        for name, limit in (("cache_salt", 256), ("request_id", 128)):
+            value = getattr(request, name)
+            if value is not None and not 1 <= len(value) <= limit:
+                raise bad_request(f"{name} must have 1 to {limit} characters.", name)
+
+    async def _encode(self, text: str, add_special_tokens: bool, param: str) -> Prompt:
+        token_ids = await self._tokenizer.encode_async(text, add_special_tokens)
+        if not token_ids:
+            raise bad_request(f"{param} must not be empty.", param)
+        return Prompt(array("i", token_ids), text)
+
+    def _from_ids(self, token_ids: Sequence[int], param: str) -> Prompt:
+        if not token_ids:
+            raise bad_request(f"{param} must not be empty.", param)
+        self._check_token_ids((min(token_ids), max(token_ids)), param)
+        return Prompt(array("i", token_ids), None)
+
+    def _check_token_ids(self, token_ids: Sequence[int] | Mapping[int, float], param: str) -> None:
+        for token_id in token_ids:
+            if not 0 <= token_id < self.limits.vocab_size:
+                raise bad_request(
+                    f"{param} must have token ids from 0 to {self.limits.vocab_size - 1}, not {token_id}.", param
+                )
+
+    def _check_length(self, num_prompt_tokens: int, max_tokens: int | None) -> int:
+        """How many tokens may follow the prompt. Raises a 400 with both lengths when it is fewer than wanted."""
+        limit = self.limits.max_model_len
+        room = limit - num_prompt_tokens
+        if room < (max_tokens or 1):
+            wanted = f" and max_tokens asks for {max_tokens} more" if max_tokens and room >= 1 else ""
+            raise ApiError(
+                400,
+                f"This model's context holds {limit} tokens, but the prompt has {num_prompt_tokens}{wanted}.",
+                param="max_tokens" if wanted else "prompt",
+                code=ERROR_CONTEXT_LENGTH,
+            )
+        return room

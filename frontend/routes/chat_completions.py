@@ -1,0 +1,61 @@
+"""POST /v1/chat/completions."""
+
+import time
+import uuid
+
+from sanic import Request
+from sanic.response import HTTPResponse
+
+from frontend.chat_answer import ChatAnswer
+from frontend.errors import bad_request
+from frontend.generation import Generation, Order
+from frontend.protocol.chat import ChatCompletionRequest
+from frontend.protocol.decode import decode_body, warning_header
+from frontend.responses import json_response
+from frontend.state import FrontendState
+from frontend.streaming import stream_answer
+
+
+async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
+    chat, unknown = decode_body(request.body, ChatCompletionRequest, strict=state.config.strict_requests)
+    headers = warning_header(unknown)
+    model = state.model_name(chat.model)
+    async with state.generating():
+        order = await _order(chat, state, request.headers.get("traceparent"))
+        answer = ChatAnswer(
+            order.response_id,
+            int(time.time()),
+            model,
+            state.tokenizer,
+            logprobs=bool(chat.logprobs),
+            prompt_token_ids=list(order.prompts[0].token_ids) if chat.return_token_ids else None,
+        )
+        generation = Generation(order, state.tokenizer, state.client)
+        try:
+            if chat.stream:
+                await stream_answer(request, generation, answer, chat.stream_options, state.keep_alive, headers)
+                return None
+            return json_response(answer.whole(await generation.collect(), generation), headers=headers)
+        finally:
+            generation.close()
+
+
+async def _order(chat: ChatCompletionRequest, state: FrontendState, trace_context: str | None) -> Order:
+    processor = state.input_processor
+    processor.check_choices(chat, num_prompts=1)
+    if chat.top_logprobs is not None and not chat.logprobs:
+        raise bad_request("top_logprobs must come with logprobs: true.", "top_logprobs")
+    max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
+    logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
+    options = processor.output_options(chat)
+    prompt = await processor.chat_prompt(chat)
+    return Order(
+        response_id=f"chatcmpl-{chat.request_id or uuid.uuid4().hex}",
+        prompts=[prompt],
+        samplings=[processor.sampling(chat, prompt, max_tokens=max_tokens, logprobs=logprobs)],
+        num_samples=chat.num_choices,
+        options=options,
+        priority=chat.priority or 0,
+        cache_salt=chat.cache_salt,
+        trace_context=trace_context if trace_context is None or len(trace_context) <= 512 else None,
+    )

@@ -1,0 +1,101 @@
+"""POST /v1/completions."""
+
+import time
+import uuid
+
+from sanic import Request
+from sanic.response import HTTPResponse
+
+from frontend.completion_answer import CompletionAnswer
+from frontend.errors import bad_request
+from frontend.generation import Generation, Order
+from frontend.input_processor import InputProcessor, Prompt
+from frontend.output_processor import OutputPiece
+from frontend.protocol.common import usage
+from frontend.protocol.completions import CompletionRequest
+from frontend.protocol.decode import decode_body, warning_header
+from frontend.responses import json_response
+from frontend.state import FrontendState
+from frontend.streaming import stream_answer
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default for this endpoint, and only this one."""
+
+
+async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
+    completion, unknown = decode_body(request.body, CompletionRequest, strict=state.config.strict_requests)
+    headers = warning_header(unknown)
+    model = state.model_name(completion.model)
+    async with state.generating():
+        processor = state.input_processor
+        _check(completion)
+        prompts = await processor.completion_prompts(completion)
+        processor.check_choices(completion, len(prompts))
+        response_id = f"cmpl-{completion.request_id or uuid.uuid4().hex}"
+        answer = CompletionAnswer(
+            response_id,
+            int(time.time()),
+            model,
+            state.tokenizer,
+            prompts,
+            completion.num_choices,
+            echo=bool(completion.echo),
+            logprobs=completion.logprobs is not None,
+            return_token_ids=bool(completion.return_token_ids),
+        )
+        if completion.max_tokens == 0:
+            return _echo_only(completion, prompts, answer, headers)
+        order = _order(completion, prompts, response_id, processor, request.headers.get("traceparent"))
+        generation = Generation(order, state.tokenizer, state.client)
+        try:
+            if completion.stream:
+                await stream_answer(request, generation, answer, completion.stream_options, state.keep_alive, headers)
+                return None
+            pieces = await generation.collect()
+            return json_response(answer.whole(pieces, generation.usage()), headers=headers)
+        finally:
+            generation.close()
+
+
+def _check(completion: CompletionRequest) -> None:
+    """Raises a 400 for what is wrong here or not supported yet."""
+    if completion.suffix:
+        raise bad_request("suffix is not supported: these models do not fill in.", "suffix")
+    if completion.best_of is not None and completion.best_of != completion.num_choices:
+        raise bad_request("best_of must equal n: choosing among more is not supported.", "best_of")
+    if completion.echo and completion.logprobs is not None:
+        raise bad_request("logprobs with echo: log-probabilities of the prompt are not supported yet.", "echo")
+    if completion.max_tokens == 0 and (not completion.echo or completion.stream):
+        raise bad_request("max_tokens must be at least 1; 0 is for echo without a stream.", "max_tokens")
+
+
+def _echo_only(
+    completion: CompletionRequest, prompts: list[Prompt], answer: CompletionAnswer, headers: dict[str, str]
+) -> HTTPResponse:
+    """`echo` with `max_tokens: 0` gives the prompt back; there is nothing to generate."""
+    pieces = [OutputPiece(finish_reason="length") for _ in range(len(prompts) * completion.num_choices)]
+    figures = usage(sum(len(prompt.token_ids) for prompt in prompts), 0)
+    return json_response(answer.whole(pieces, figures), headers=headers)
+
+
+def _order(
+    completion: CompletionRequest,
+    prompts: list[Prompt],
+    response_id: str,
+    processor: InputProcessor,
+    trace_context: str | None,
+) -> Order:
+    max_tokens = DEFAULT_MAX_TOKENS if completion.max_tokens is None else completion.max_tokens
+    return Order(
+        response_id=response_id,
+        prompts=prompts,
+        samplings=[
+            processor.sampling(completion, prompt, max_tokens=max_tokens, logprobs=completion.logprobs)
+            for prompt in prompts
+        ],
+        num_samples=completion.num_choices,
+        options=processor.output_options(completion),
+        priority=completion.priority or 0,
+        cache_salt=completion.cache_salt,
+        trace_context=trace_context if trace_context is None or len(trace_context) <= 512 else None,
+    )

@@ -1,0 +1,112 @@
+"""The life of one frontend process: connect, listen, report, drain, end.
+
+The supervisor owns the listening socket and the signals; it speaks to this process over the control link, whose end of
+file means that the supervisor is gone and nothing may stay behind.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from typing import Any
+
+from sanic import Sanic
+from sanic.server.async_server import AsyncioServer
+
+from engine_core.config.engine_config import ServeConfig
+from engine_core.ipc.control import ControlLink, Drain, LinkClosed, Ready
+from engine_core.ipc.heartbeat import Heartbeats
+from frontend.app import build_app
+from frontend.client import EngineClient
+from frontend.http_protocol import DeadlineHttpProtocol
+from frontend.state import FrontendState
+
+BACKLOG = 4096
+BEAT_SECONDS = 0.5
+CONNECT_SECONDS = 86_400.0
+"""A core may load for as long as it likes: should it fail, the supervisor ends us."""
+CLOSE_SECONDS = 5.0
+"""For connections to take the last bytes of their answers."""
+
+logger = logging.getLogger(__name__)
+
+
+class FrontendServer:
+    """One Sanic server on an inherited socket."""
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        listener: socket.socket,
+        link: ControlLink,
+        heartbeats: Heartbeats,
+        heartbeat_index: int,
+    ) -> None:
+        self._listener = listener
+        self._link = link
+        self._heartbeats = heartbeats
+        self._heartbeat_index = heartbeat_index
+        self._drain: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._state = FrontendState(config.frontend, EngineClient(config.core_endpoint()))
+
+    async def run(self) -> None:
+        """Returns when the server has been drained."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._link.fileno(), self._read_link)
+        await self._state.client.connect(CONNECT_SECONDS)
+        tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._state.keep_alive.run())]
+        server = await self._listen()
+        self._link.send(Ready(details={"pid": os.getpid()}))
+        timeout = await self._drain
+        await self._finish(server, timeout)
+        for task in tasks:
+            task.cancel()
+        await self._state.client.close()
+
+    async def _listen(self) -> AsyncioServer:
+        app: Sanic = build_app(self._state)
+        server = await app.create_server(
+            sock=self._listener,
+            protocol=DeadlineHttpProtocol,
+            backlog=BACKLOG,
+            access_log=False,
+            asyncio_server_kwargs={"start_serving": False},
+        )
+        assert server is not None
+        await server.startup()
+        await server.before_start()
+        await server.start_serving()
+        await server.after_start()
+        return server
+
+    def _read_link(self) -> None:
+        try:
+            message = self._link.receive()
+        except LinkClosed:
+            # The supervisor is gone: there is nobody to report to and nothing of ours to save.
+            os._exit(1)
+        if isinstance(message, Drain) and not self._drain.done():
+            self._state.draining = True
+            self._drain.set_result(message.timeout)
+
+    async def _beat(self) -> None:
+        state = self._state
+        while True:
+            self._heartbeats.beat(self._heartbeat_index, state.progress, state.client.num_open_requests)
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _finish(self, server: AsyncioServer, timeout: float) -> None:
+        """Lets running requests end. Those that are late are ended with an error, which takes their streams no time."""
+        state = self._state
+        try:
+            await asyncio.wait_for(state.wait_idle(), timeout)
+        except TimeoutError:
+            logger.warning("%d requests were not finished within %g seconds.", state.num_open, timeout)
+            state.client.fail_open_requests("The server was stopped before the request was finished.")
+        server.close()
+        connections: set[Any] = server.connections
+        deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
+        while connections and asyncio.get_running_loop().time() < deadline:
+            for connection in list(connections):
+                connection.close_if_idle()
+            await asyncio.sleep(0.02)

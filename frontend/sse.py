@@ -1,0 +1,91 @@
+"""Server-sent events over one Sanic response: one write per event, pings in times of silence, stalled readers cut."""
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+from sanic import Request
+from sanic.response import HTTPResponse
+
+PING_SECONDS = 15.0
+STALLED_READER_SECONDS = 120.0
+"""A reader that takes nothing for so long is gone, whatever its connection says."""
+
+_DATA = b"data: "
+_END = b"\n\n"
+_encode = msgspec.json.Encoder().encode
+
+
+class KeepAlive:
+    """Looks after all open event streams of a process with one timer."""
+
+    def __init__(self) -> None:
+        self._streams: set[EventStream] = set()
+
+    def add(self, stream: "EventStream") -> None:
+        self._streams.add(stream)
+
+    def discard(self, stream: "EventStream") -> None:
+        self._streams.discard(stream)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(PING_SECONDS / 5)
+            now = time.monotonic()
+            for stream in list(self._streams):
+                await stream.look_after(now)
+
+
+class EventStream:
+    """An answer as a stream of events. `open` sends the headers."""
+
+    def __init__(self, request: Request, response: HTTPResponse, keep_alive: KeepAlive) -> None:
+        self._request = request
+        self._response = response
+        self._keep_alive = keep_alive
+        self._last_write = time.monotonic()
+
+    @classmethod
+    async def open(cls, request: Request, keep_alive: KeepAlive, headers: dict[str, str]) -> "EventStream":
+        response = await request.respond(
+            content_type="text/event-stream; charset=utf-8",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers},
+        )
+        assert response is not None
+        stream = cls(request, response, keep_alive)
+        keep_alive.add(stream)
+        return stream
+
+    async def send(self, event: msgspec.Struct | dict[str, Any]) -> None:
+        """Waits while the reader is slower than its connection's buffers."""
+        await self._write(b"".join((_DATA, _encode(event), _END)))
+
+    async def done(self) -> None:
+        """The last event of every stream."""
+        await self._write(b"data: [DONE]\n\n")
+        await self._response.eof()
+
+    def close(self) -> None:
+        self._keep_alive.discard(self)
+
+    async def look_after(self, now: float) -> None:
+        """Sends a comment into a silence, and cuts a reader that has not read for long. Never waits for the reader."""
+        transport: Any = self._request.transport
+        if transport is None or transport.is_closing():
+            return
+        silence = now - self._last_write
+        if transport.get_write_buffer_size() > 0:
+            if silence > STALLED_READER_SECONDS:
+                transport.abort()
+        elif silence >= PING_SECONDS:
+            await self.ping()
+
+    async def ping(self) -> None:
+        """A comment, which clients ignore and proxies take as a sign of life."""
+        await self._write(b": ping\n\n")
+
+    async def _write(self, data: bytes) -> None:
+        await self._response.send(data)
+        self._last_write = time.monotonic()

@@ -1,0 +1,105 @@
+"""What the handlers of one frontend process share. Nothing that a second process would need to know."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from engine_core.config.engine_config import FrontendConfig
+from engine_core.ipc.messages import ERROR_ENGINE_DEAD, ERROR_SHUTTING_DOWN
+from frontend.chat_template import load_chat_template
+from frontend.client import EngineClient
+from frontend.errors import ApiError, unavailable
+from frontend.input_processor import InputProcessor, Limits
+from frontend.sse import KeepAlive
+from frontend.tokenizer import TextTokenizer
+
+STALL_SECONDS = 60.0
+"""Without a token for so long while requests run, an engine is not ready for more."""
+
+
+class FrontendState:
+    """Made before the server starts; `input_processor` exists once the engine core has introduced itself."""
+
+    def __init__(self, config: FrontendConfig, client: EngineClient) -> None:
+        self.config = config
+        self.client = client
+        self.created = int(time.time())
+        self.draining = False
+        self.keep_alive = KeepAlive()
+        self.num_open = 0
+        """Handlers that generate right now."""
+        self.tokenizer = TextTokenizer.from_folder(config.model_path)
+        self._chat_template = load_chat_template(config.model_path, config.chat_template, self.tokenizer.special_tokens)
+        self._input_processor: InputProcessor | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._progress = (0, time.monotonic())
+
+    @property
+    def input_processor(self) -> InputProcessor:
+        if self._input_processor is None:
+            info = self.client.info
+            if info is None:
+                raise unavailable("The engine is not ready.", ERROR_ENGINE_DEAD)
+            limits = Limits(
+                max_model_len=min(self.config.max_model_len, info.max_model_len),
+                max_logprobs=self.config.max_logprobs,
+                vocab_size=info.vocab_size,
+            )
+            self._input_processor = InputProcessor(
+                self.tokenizer, self._chat_template, limits, self.config.default_sampling
+            )
+        return self._input_processor
+
+    def model_name(self, asked: str | None) -> str:
+        """The name to answer with. Raises a 404 for a model that is not served here."""
+        names = self.config.served_model_names
+        if asked is None:
+            return names[0]
+        if asked not in names:
+            served = ", ".join(repr(name) for name in names)
+            message = f"The model {asked[:256]!r} does not exist; served here: {served}."
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return asked
+
+    @asynccontextmanager
+    async def generating(self) -> AsyncIterator[None]:
+        """Counts a handler that generates. Raises a 503 when nothing new is taken."""
+        refusal = self.not_ready()
+        if refusal is not None:
+            raise refusal
+        self.num_open += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.num_open -= 1
+            if self.num_open == 0:
+                self._idle.set()
+
+    def not_ready(self) -> ApiError | None:
+        """Why new requests are refused, or None."""
+        if self.draining:
+            return unavailable("The server is shutting down and takes no new requests.", ERROR_SHUTTING_DOWN)
+        if not self.client.connected:
+            return unavailable("The engine is not running.", ERROR_ENGINE_DEAD)
+        return None
+
+    @property
+    def progress(self) -> int:
+        """Moves with every token and every request that was finished."""
+        return self.client.num_delivered_tokens + self.client.num_finished_requests
+
+    def seconds_without_progress(self) -> float:
+        """Since when running requests have got nothing; 0 when nothing runs."""
+        progress, since = self._progress
+        now = time.monotonic()
+        if progress != self.progress or self.client.num_open_requests == 0:
+            self._progress = (self.progress, now)
+            return 0.0
+        return now - since
+
+    async def wait_idle(self) -> None:
+        """Until no handler generates any more."""
+        await self._idle.wait()

@@ -1,0 +1,96 @@
+"""Answers as event streams: when headers go out, which pieces become chunks, and how failures look midway."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from sanic import Request
+
+from frontend.errors import ApiError
+from frontend.generation import Generation
+from frontend.output_processor import OutputPiece
+from frontend.protocol.common import StreamOptions, Usage
+from frontend.sse import PING_SECONDS, EventStream, KeepAlive
+
+logger = logging.getLogger(__name__)
+
+ChunkUsage = Usage | UnsetType | None
+
+
+class ChunkFormat(Protocol):
+    """How a protocol writes its chunks."""
+
+    def chunks(self, choice: int, piece: OutputPiece, usage: ChunkUsage) -> Iterable[msgspec.Struct]:
+        """The chunks for a piece that has text or an end."""
+
+    def usage_chunk(self, usage: Usage) -> msgspec.Struct:
+        """The one after the last choice has ended."""
+
+
+async def stream_answer(
+    request: Request,
+    generation: Generation,
+    form: ChunkFormat,
+    options: StreamOptions | None,
+    keep_alive: KeepAlive,
+    headers: dict[str, str],
+) -> None:
+    """Streams a generation to its end. What fails before the first token raises; later failures become an event."""
+    first = await _first_piece(generation)
+    stream = await EventStream.open(request, keep_alive, headers)
+    try:
+        try:
+            await _send_all(stream, first, generation, form, options)
+        except ApiError as error:
+            await stream.send(error.body())
+        except Exception as error:  # the status is sent: only an event can still tell the client
+            logger.exception("A stream failed midway.", exc_info=error)
+            await stream.send(ApiError(500, "The server failed while it answered.", code="internal_error").body())
+        await stream.done()
+    finally:
+        stream.close()
+
+
+async def _first_piece(generation: Generation) -> tuple[int, OutputPiece] | None:
+    """Waits a while for the first token, so that a request that cannot be served gets a status of its own."""
+    try:
+        async with asyncio.timeout(PING_SECONDS):
+            return await anext(generation)
+    except TimeoutError:
+        return None
+
+
+async def _send_all(
+    stream: EventStream,
+    first: tuple[int, OutputPiece] | None,
+    generation: Generation,
+    form: ChunkFormat,
+    options: StreamOptions | None,
+) -> None:
+    include_usage = bool(options and options.include_usage)
+    continuous = bool(include_usage and options and options.continuous_usage_stats)
+    held: dict[int, OutputPiece] = {}
+    if first is None:
+        await stream.ping()
+        first = await anext(generation, None)
+    item: Any = first
+    while item is not None:
+        choice, piece = item
+        earlier = held.pop(choice, None)
+        if earlier is not None:
+            earlier.add(piece)
+            piece = earlier
+        if piece.text or piece.finish_reason is not None:
+            usage = generation.usage() if continuous else None if include_usage else UNSET
+            for chunk in form.chunks(choice, piece, usage):
+                await stream.send(chunk)
+        else:
+            # A token without text of its own (part of a character, or of what may become a stop string) waits for
+            # the next: an event without text would look like a token to whoever counts them.
+            held[choice] = piece
+        item = await anext(generation, None)
+    if include_usage:
+        await stream.send(form.usage_chunk(generation.usage()))

@@ -1,0 +1,232 @@
+"""What the frontend's tests share: a tiny tokenizer, a configuration, and a real frontend process before a stub core."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from benchmarks.stub_core import Reply, StubCore
+from engine_core.config.engine_config import (
+    CacheConfig,
+    EngineConfig,
+    FrontendConfig,
+    SchedulerConfig,
+    ServeConfig,
+)
+from engine_core.config.model_config import ModelConfig
+from engine_core.ipc.control import ControlLink, Drain, LinkClosed, Ready
+from engine_core.ipc.heartbeat import Heartbeats
+from engine_core.ipc.messages import AddRequest
+
+MODEL = "tiny/model"
+END = "<|end|>"
+MAX_MODEL_LEN = 512
+VOCAB_SIZE = 1024
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog.",
+    "Grüße aus Köln: 你好，世界！ 🦊🐕 naïve café",
+    "Once upon a time there was a small engine that could.",
+]
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message.role == 'user' and message.content == 'refuse me' -%}{{ raise_exception('No.') }}{%- endif -%}
+<|{{ message.role }}|>{{ message.content }}
+{%- for call in message.tool_calls or [] %}[{{ call.function.name }} {{ call.function.arguments | tojson }}]{% endfor -%}
+{{ eos_token }}
+{%- endfor -%}
+{%- if tools %}{{ tools | tojson }}{% endif -%}
+{%- if mood %}({{ mood }}){% endif -%}
+{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}
+"""
+
+
+def train_tokenizer() -> Tokenizer:
+    """Byte-level BPE, so small that characters beyond ASCII span several tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[END, "<|user|>", "<|assistant|>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES[:1] + SENTENCES[2:], trainer)
+    tokenizer.add_special_tokens([AddedToken("<|system|>", special=True)])
+    return tokenizer
+
+
+def write_model_folder(folder: Path) -> Tokenizer:
+    tokenizer = train_tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": {"content": END}, "chat_template": CHAT_TEMPLATE})
+    )
+    return tokenizer
+
+
+def frontend_config(folder: Path, **changes: Any) -> FrontendConfig:
+    values: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "num_frontends": 1,
+        "served_model_names": (MODEL, "alias"),
+        "model_path": str(folder),
+        "chat_template": None,
+        "default_sampling": {},
+        "max_body_bytes": 2**20,
+        "strict_requests": False,
+        "drain_timeout": 5.0,
+        "max_model_len": MAX_MODEL_LEN,
+        "max_logprobs": 20,
+    }
+    return FrontendConfig(**{**values, **changes})
+
+
+def serve_config(run_dir: Path, frontend: FrontendConfig) -> ServeConfig:
+    model = ModelConfig(
+        architecture="LlamaForCausalLM",
+        path=frontend.model_path,
+        vocab_size=VOCAB_SIZE,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=MAX_MODEL_LEN,
+    )
+    engine = EngineConfig(
+        model=model,
+        cache=CacheConfig(block_size=16, num_blocks=8, bytes_per_block=1, dtype="float32"),
+        scheduler=SchedulerConfig(
+            max_num_seqs=8,
+            max_num_batched_tokens=64,
+            max_model_len=frontend.max_model_len,
+            max_num_waiting=8,
+            max_num_penalty_rows=8,
+        ),
+        device="cpu",
+        dtype="float32",
+        epoch=1,
+    )
+    return ServeConfig(engine=engine, frontend=frontend, run_dir=str(run_dir))
+
+
+class FrontendProcess:
+    """A frontend as the supervisor starts it."""
+
+    def __init__(self, run_dir: Path, config: ServeConfig) -> None:
+        config_file = run_dir / "config.json"
+        config_file.write_bytes(msgspec.json.encode(config))
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.heartbeats = Heartbeats.create(2)
+        self.link, theirs = ControlLink.pair()
+        fds = (self.listener.fileno(), theirs.fileno(), self.heartbeats.fd)
+        command = [sys.executable, "-P", "-m", "frontend", str(config_file), "--index", "0"]
+        command += ["--listen-fd", str(fds[0]), "--link-fd", str(fds[1])]
+        command += ["--heartbeat-fd", str(fds[2]), "--heartbeat-index", "1"]
+        self.process = subprocess.Popen(command, pass_fds=fds, start_new_session=True, cwd=Path(__file__).parents[2])
+        theirs.close()
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def wait_ready(self) -> None:
+        self.link._socket.settimeout(30)
+        message = self.link.receive()
+        assert isinstance(message, Ready), message
+
+    def drain(self, timeout: float) -> None:
+        self.link.send(Drain(timeout=timeout))
+
+    def wait_exit(self) -> int:
+        return self.process.wait(30)
+
+    def stop(self) -> None:
+        """Ends it the hard way, as the supervisor's death would."""
+        with contextlib.suppress(LinkClosed, OSError):
+            self.link.close()
+        self.process.wait(30)
+        self.listener.close()
+
+
+class Setup:
+    """A stub core, a frontend and an HTTP client."""
+
+    def __init__(self, core: StubCore, frontend: FrontendProcess, tokenizer: Tokenizer) -> None:
+        self.core = core
+        self.frontend = frontend
+        self.tokenizer = tokenizer
+        self.url = frontend.url
+        self.http = httpx.Client(base_url=frontend.url, timeout=30)
+
+    def say(self, text: str, **options: Any) -> None:
+        """Every request from now on is answered with this text."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        self.say_ids(ids, **options)
+
+    def say_ids(self, ids: list[int], **options: Any) -> None:
+        def script(add: AddRequest) -> Reply:
+            most = add.sampling.max_tokens
+            reply = ids if most is None else ids[:most]
+            if len(reply) < len(ids):
+                return Reply(token_ids=reply, reason="length")
+            return Reply(token_ids=reply, **{"reason": "stop", **options})
+
+        self.core.script = script
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        return self.http.post(path, json=body, **options)
+
+    def chat(self, content: str = "Hello", **fields: Any) -> httpx.Response:
+        return self.post(
+            "/v1/chat/completions", {"model": MODEL, "messages": [{"role": "user", "content": content}], **fields}
+        )
+
+    def complete(self, prompt: Any = "Hello", **fields: Any) -> httpx.Response:
+        return self.post("/v1/completions", {"model": MODEL, "prompt": prompt, **fields})
+
+
+@contextlib.contextmanager
+def running_setup(
+    folder: Path, *, change: Callable[[StubCore], None] | None = None, **frontend_changes: Any
+) -> Iterator[Setup]:
+    """Everything started, and ended again."""
+    tokenizer = write_model_folder(folder)
+    config = serve_config(folder, frontend_config(folder, **frontend_changes))
+    core = StubCore(
+        config.core_endpoint(),
+        lambda add: Reply(token_ids=[5]),
+        max_model_len=MAX_MODEL_LEN,
+        vocab_size=VOCAB_SIZE,
+        utilities={"metrics": lambda arguments: "# TYPE quire_steps counter\nquire_steps 3\n"},
+    )
+    core.start()
+    frontend = FrontendProcess(folder, config)
+    try:
+        frontend.wait_ready()
+        setup = Setup(core, frontend, tokenizer)
+        yield setup
+        setup.http.close()
+    finally:
+        frontend.stop()
+        core.stop()
+
+
+def events_of(response: httpx.Response) -> list[Any]:
+    """The data of an event stream; the last is the string [DONE]."""
+    events: list[Any] = []
+    for block in response.text.split("\n\n"):
+        if not block:
+            continue
+        assert block.startswith("data: "), block
+        data = block[len("data: ") :]
+        events.append(data if data == "[DONE]" else json.loads(data))
+    return events
