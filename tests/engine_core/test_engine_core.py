@@ -390,6 +390,8 @@ def test_draining_finishes_what_runs_and_refuses_what_comes(harness: Harness) ->
     client = harness.client()
     harness.executor.gate.clear()
     client.send(encode(add(1)))
+    client.send(encode(Utility(call_id=1, method="status")))
+    client.recv()  # the request has arrived
     harness.link.send(Drain(timeout=30.0))
     draining = 0
     while not draining:
