@@ -50,6 +50,7 @@ class EngineClient:
         self._to_grant = 0
         self._context = zmq.asyncio.Context()
         self._socket: zmq.asyncio.Socket | None = None
+        self._monitor: zmq.asyncio.Socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
         # Weak, so that an iterator that its reader dropped is noticed and its request aborted.
@@ -77,7 +78,7 @@ class EngineClient:
         socket.setsockopt(zmq.RCVHWM, 0)  # bounded by the credit
         monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         assert monitor is not None
-        self._socket = socket
+        self._socket, self._monitor = socket, monitor
         self._to_grant = 0
         self._loop = asyncio.get_running_loop()
         self._welcomed = self._loop.create_future()
@@ -322,3 +323,7 @@ class EngineClient:
             self._socket.disable_monitor()
             self._socket.close(linger=0)
             self._socket = None
+        if self._monitor is not None:
+            # Not left to the garbage collector: the context's end waits for every socket.
+            self._monitor.close(linger=0)
+            self._monitor = None
