@@ -1,5 +1,6 @@
-"""The entry of a worker process: `python -P -m gpu_workers RUN/config.json --replica R --rank r --plan-fd N --result-fd M
---lifeline-fd L`. The engine core starts it; the descriptors are inherited.
+"""The entry of a worker process. The engine core starts it and hands down the descriptors:
+
+    python -P -m gpu_workers RUN/config.json --replica R --rank r --plan-fd N --result-fd M --lifeline-fd L
 
 Exit codes: 0 the parent is gone, 1 a crash, 2 something that the user gave cannot be served.
 """
@@ -29,7 +30,7 @@ def main() -> int:
         context.destroy()
 
 
-def _run(config: ServeConfig, socket: zmq.Socket, arguments: argparse.Namespace) -> int:
+def _run(config: ServeConfig, socket: zmq.Socket[bytes], arguments: argparse.Namespace) -> int:
     from gpu_workers.threads import limit_threads
     from gpu_workers.worker import ParentGone, Worker, WorkerLinks
 
@@ -52,9 +53,7 @@ def _run(config: ServeConfig, socket: zmq.Socket, arguments: argparse.Namespace)
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="gpu_workers", description="A Quire worker process; started by the engine core."
-    )
+    parser = argparse.ArgumentParser(prog="gpu_workers", description="A worker process, started by the engine core.")
     parser.add_argument("config")
     for name in ("replica", "rank", "plan-fd", "result-fd", "lifeline-fd"):
         parser.add_argument(f"--{name}", type=int, required=True)

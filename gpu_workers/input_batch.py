@@ -4,8 +4,6 @@ A row's tensors live on the device and a plan carries only what changed. The rec
 well, because the host decides from them which of the sampler's operations a step needs at all.
 """
 
-from types import ModuleType
-
 import numpy as np
 import torch
 
@@ -20,6 +18,7 @@ from engine_core.ipc.step import (
     StepPlan,
     StepShape,
 )
+from gpu_workers.operations import Operations, StepInputs
 
 
 class PenaltyPool:
@@ -43,7 +42,7 @@ class PenaltyPool:
 class InputBatch:
     """The rows of one worker. Legend: S = max_num_seqs."""
 
-    def __init__(self, shape: StepShape, vocab_size: int, num_penalty_slots: int, operations: ModuleType) -> None:
+    def __init__(self, shape: StepShape, vocab_size: int, num_penalty_slots: int, operations: Operations) -> None:
         num_rows = shape.max_num_seqs
         self._shape = shape
         self._operations = operations
@@ -92,7 +91,7 @@ class InputBatch:
             history = _ids(bulk, int(record["history_offset"]), int(record["history_length"]))
             self.penalties.start(slot, history, int(record["num_prompt_tokens"]))
 
-    def prepare(self, plan: StepPlan, rows: torch.Tensor, num_query_tokens: torch.Tensor) -> "object":
+    def prepare(self, plan: StepPlan, rows: torch.Tensor, num_query_tokens: torch.Tensor) -> StepInputs:
         """The inputs of the plan's scheduled rows (a `StepInputs` of the device); advances their counters."""
         num_seqs = len(rows)
         return self._operations.prepare_inputs(

@@ -99,7 +99,8 @@ def fill_dummy_weights(model: nn.Module, seed: int, progress: ProgressCallback) 
 
 
 def _finish(model: nn.Module) -> None:
+    """Lets each layer that wants to rearrange its complete weights do so."""
     for module in model.modules():
-        method = getattr(module, "_method", None)
-        if method is not None:
-            method.finish(module)
+        finish = getattr(module, "finish_loading", None)
+        if finish is not None:
+            finish()

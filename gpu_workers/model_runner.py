@@ -6,7 +6,6 @@ Knows nothing of processes, rings or sockets: a plan's arrays in, a result's arr
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from gpu_workers.input_batch import InputBatch
 from gpu_workers.layers.build import BuildContext
 from gpu_workers.loader import ProgressCallback, fill_dummy_weights, load_weights
 from gpu_workers.models.registry import build_model
-from gpu_workers.operations import load_operations
+from gpu_workers.operations import load_operations, torch_dtype
 from gpu_workers.quantization import load_linear_method
 from gpu_workers.sampling.sampler import Sampler, SamplerOutput
 
@@ -43,7 +42,7 @@ class ModelRunner:
         self._operations = load_operations(config.device)
         self._shape = StepShape(**config.step_capacities())
         build = BuildContext(
-            dtype=getattr(torch, config.dtype),
+            dtype=torch_dtype(config.dtype),
             device=self._device,
             operations=self._operations,
             linear_method=load_linear_method(config.model.quantization),
@@ -51,11 +50,12 @@ class ModelRunner:
             tp_size=config.parallel.tensor_parallel_size,
         )
         self._model = build_model(config.model, config.scheduler.max_model_len, build)
-        self._workspace = self._operations.Workspace()
+        self._workspace = self._operations.make_workspace()
 
     @torch.inference_mode()
     def load(self, progress: ProgressCallback) -> None:
         """Fills the weights. Raises `ConfigError` when the checkpoint does not fit."""
+        self._weight_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
         if self._config.load_format == "dummy":
             fill_dummy_weights(self._model, self._config.seed, progress)
         else:
@@ -63,7 +63,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def start(self) -> None:
-        """Allocates cache and rows, then runs each kind of step once so that the first request finds everything warm."""
+        """Allocates cache and rows, then runs each kind of step once so that the first request finds all warm."""
         model, cache, scheduler = self._config.model, self._config.cache, self._config.scheduler
         num_kv_heads = max(1, model.num_key_value_heads // self._config.parallel.tensor_parallel_size)
         # Pages of zeros: memory that no request has used yet is not taken from the machine.
@@ -74,7 +74,7 @@ class ModelRunner:
             num_kv_heads,
             cache.block_size,
             model.head_dim,
-            dtype=getattr(torch, cache.dtype),
+            dtype=torch_dtype(cache.dtype),
             device=self._device,
         )
         self._new_batch(scheduler.max_num_penalty_rows)
@@ -86,7 +86,8 @@ class ModelRunner:
 
     @property
     def weight_bytes(self) -> int:
-        return sum(p.numel() * p.element_size() for p in self._model.parameters())
+        """What the weights took when they were loaded; packing may since have replaced them."""
+        return self._weight_bytes
 
     @property
     def kv_cache_bytes(self) -> int:
@@ -106,7 +107,7 @@ class ModelRunner:
         self._batch.apply(plan)
         rows = torch.from_numpy(plan.rows[:num_seqs].astype(np.int64))
         num_query_tokens = torch.from_numpy(plan.num_query_tokens[:num_seqs].astype(np.int64))
-        inputs: Any = self._batch.prepare(plan, rows, num_query_tokens)
+        inputs = self._batch.prepare(plan, rows, num_query_tokens)
         attention = self._operations.plan_attention(
             self._kv_cache, inputs.block_tables, inputs.slot_mapping, inputs.query_start_loc, inputs.seq_lens
         )
@@ -125,7 +126,8 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, step: PreparedStep) -> torch.Tensor:
         """Logits [num_sampled, vocab_size]."""
-        return self._model(step.context)
+        logits: torch.Tensor = self._model(step.context)
+        return logits
 
     @torch.inference_mode()
     def sample(self, step: PreparedStep, logits: torch.Tensor) -> SamplerOutput | None:

@@ -7,8 +7,8 @@ import psutil
 from engine_core.config.engine_config import EngineConfig
 
 SPIN_COUNT = "20000"
-"""Turns of OpenMP's waiting loop (some tens of microseconds) before a thread sleeps: long enough to bridge the gap between
-two operations, too short to be seen on an idle machine."""
+"""Turns of OpenMP's waiting loop before a thread sleeps: long enough to bridge the gap between two operations, too
+short to be seen on an idle machine."""
 
 
 def prepare_environment() -> None:

@@ -1,4 +1,4 @@
-"""One worker process: takes plans from the plan ring, runs them, puts results into the result ring, until its parent is gone.
+"""One worker process: takes plans from one ring, runs them, puts results into another, until its parent is gone.
 
 Knows the rings, the doorbell socket and the lifeline; what a step does is the model runner's business.
 """
@@ -34,7 +34,7 @@ class ParentGone(Exception):
 class WorkerLinks:
     """What connects a worker with its engine core."""
 
-    socket: zmq.Socket
+    socket: zmq.Socket[bytes]
     plan_ring: Ring
     result_ring: Ring
     lifeline_fd: int
@@ -42,7 +42,7 @@ class WorkerLinks:
 
     @classmethod
     def open(
-        cls, config: EngineConfig, socket: zmq.Socket, plan_fd: int, result_fd: int, lifeline_fd: int, rank: int
+        cls, config: EngineConfig, socket: zmq.Socket[bytes], plan_fd: int, result_fd: int, lifeline_fd: int, rank: int
     ) -> "WorkerLinks":
         """Maps the rings behind inherited descriptors."""
         shape = StepShape(**config.step_capacities())

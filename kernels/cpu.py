@@ -2,9 +2,9 @@
 
 from kernels.reference import (
     AttentionPlan,
-    Workspace,
     add_rms_norm,
     gather_rope,
+    make_workspace,
     paged_attention,
     plan_attention,
     rms_norm,
@@ -12,6 +12,7 @@ from kernels.reference import (
     silu_and_mul,
 )
 from kernels.reference_inputs import StepInputs, apply_block_deltas, prepare_inputs
+from kernels.reference_linear import linear, pack_weight
 from kernels.reference_random import row_keys
 from kernels.reference_sampling import (
     apply_penalties,
@@ -25,14 +26,16 @@ from kernels.reference_sampling import (
 __all__ = [
     "AttentionPlan",
     "StepInputs",
-    "Workspace",
     "add_rms_norm",
     "apply_block_deltas",
     "apply_penalties",
     "filter_thresholds",
     "gather_rope",
     "greedy",
+    "linear",
     "make_finite",
+    "make_workspace",
+    "pack_weight",
     "paged_attention",
     "plan_attention",
     "prepare_inputs",

@@ -1,7 +1,7 @@
 """Plain PyTorch versions of the operations of a model's layers: the oracle of the Triton kernels and the CPU path.
 
-They know nothing of requests, layers or configurations: tensors in, tensors out. Sampling is in `reference_sampling`, random
-numbers in `reference_random`, the rows' inputs in `reference_inputs`.
+They know nothing of requests, models or configurations: tensors in, tensors out. Their neighbours: `reference_linear`,
+`reference_inputs` (the rows), `reference_sampling` and `reference_random`.
 
 Legend: T = tokens of the step, H = KV heads, G = query heads per KV head, D = head_dim, B = block_size, L = layers.
 
@@ -41,7 +41,7 @@ def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def gather_rope(cos_sin: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows of `cos_sin` [max_positions, D] (D/2 cosines, then D/2 sines) that `positions` [T] name; once per step."""
+    """The rows of `cos_sin` [max_positions, D] (D/2 cosines, D/2 sines) that `positions` [T] name; once per step."""
     half = cos_sin.shape[-1] // 2
     rows = cos_sin.index_select(0, positions)[:, None]  # [T, 1, D]
     return rows[..., :half], rows[..., half:]
@@ -50,11 +50,11 @@ def gather_rope(cos_sin: torch.Tensor, positions: torch.Tensor) -> tuple[torch.T
 def rope(x: torch.Tensor, rope_rows: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """(x1·cos - x2·sin, x2·cos + x1·sin) for the halves x1, x2 of each head of x [T, heads, D] (GPT-NeoX's order)."""
     cos, sin = rope_rows
-    halves = x.unflatten(-1, (2, -1))  # [T, heads, 2, D/2]
+    halves = x.view(*x.shape[:-1], 2, -1)  # [T, heads, 2, D/2]
     out = halves * cos[:, :, None]
     out[:, :, 0].addcmul_(halves[:, :, 1], sin, value=-1)
     out[:, :, 1].addcmul_(halves[:, :, 0], sin)
-    return out.flatten(-2)
+    return out.view(x.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ def plan_attention(
     query_start_loc: torch.Tensor,
     seq_lens: torch.Tensor,
 ) -> AttentionPlan:
-    """Plans a step over rows with `block_tables` [num_seqs, max_blocks], `query_start_loc` [num_seqs + 1] and `seq_lens`
-    [num_seqs] (this step's tokens included); token t is written to slot `slot_mapping[t]` = block * B + offset."""
+    """Plans a step over rows with `block_tables` [num_seqs, max_blocks], `query_start_loc` [num_seqs + 1] and
+    `seq_lens` [num_seqs], this step's tokens included. Token t is written to slot_mapping[t] = block * B + offset."""
     num_layers, _, num_heads, block_size, head_dim = kv_cache.shape[1:]
     layers = torch.arange(num_layers)[:, None, None]  # [L, 1, 1]
     starts, lens = query_start_loc.tolist(), seq_lens.tolist()
@@ -208,6 +208,11 @@ class Workspace:
         if self._buffer.numel() < size or self._buffer.dtype != dtype:
             self._buffer = torch.empty(size, dtype=dtype)
         return self._buffer[:size].view(num_rows, row_size)
+
+
+def make_workspace() -> Workspace:
+    """Scratch memory for `paged_attention`, one per worker."""
+    return Workspace()
 
 
 def paged_attention(

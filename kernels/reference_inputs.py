@@ -38,8 +38,9 @@ def prepare_inputs(
 ) -> StepInputs:
     """Builds the inputs of scheduled `rows` [N] and advances their counters `num_computed_tokens` [S].
 
-    A row runs `num_query_tokens` [N] tokens; the last `num_given` of them stand in `token_ids`, one row after the other,
-    and the one that may be missing before them is the row's `last_token` [S]. `block_tables` is one group's [S, max_blocks].
+    A row runs `num_query_tokens` [N] tokens; the last `num_given` of them stand in `token_ids`, one row after the
+    other, and the one that may be missing before them is the row's `last_token` [S]. `block_tables` [S, max_blocks] is
+    one group's.
     """
     num_seqs = len(rows)
     query_start_loc = torch.zeros(num_seqs + 1, dtype=torch.long)

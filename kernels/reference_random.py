@@ -43,8 +43,8 @@ def philox4x32(counter: np.ndarray, key: np.ndarray, rounds: int = 10) -> np.nda
 def row_keys(
     seed_low: np.ndarray, seed_high: np.ndarray, sample_index: np.ndarray, positions: np.ndarray, purpose: int = SAMPLE
 ) -> torch.Tensor:
-    """Two words per row, int32 [N, 2] (bit patterns), from arrays [N]. A position is the number of tokens before the one
-    to be drawn."""
+    """Two words per row, int32 [N, 2] (bit patterns), from arrays [N]. A position is the number of tokens before the
+    one to be drawn."""
     counter = np.zeros((len(positions), 4), np.uint32)
     counter[:, 0] = positions
     counter[:, 1] = purpose
@@ -54,7 +54,7 @@ def row_keys(
 
 
 def hash_tokens(keys: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    """32 random bits as int32 for each of `token_ids` (int32, any shape) under `keys` [..., 2] that broadcast against them.
+    """32 random bits as int32 for each of `token_ids` (int32, any shape) under `keys` [..., 2] that broadcast.
 
     "triple32" of Chris Wellons' hash prospector, with the second key word added after its first round so that two rows
     never draw the same numbers in another order. int32 multiplication wraps as uint32 does; shifts are made logical.
@@ -74,8 +74,8 @@ def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
 def gumbel_noise(bits: torch.Tensor) -> torch.Tensor:
     """Gumbel-distributed float32 noise from int32 random bits: -log(-log1p(-u)) with u in steps of 2^-31.
 
-    The largest values, which decide who wins, come from the smallest u, where float32 is finest; -log(-log(u)) would draw
-    them from u near 1, where it is coarsest.
+    The largest values, which decide who wins, come from the smallest u, where float32 is finest; -log(-log(u)) would
+    draw them from u near 1, where it is coarsest.
     """
     u = _shift(bits, 1).to(torch.float32).add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
     return u.neg_().log1p_().neg_().log_().neg_()

@@ -22,8 +22,8 @@ def greedy(logits: torch.Tensor) -> torch.Tensor:
 
 
 def make_finite(logits: torch.Tensor) -> torch.Tensor:
-    """Logits of a row that overflowed become large but finite numbers, so that no NaN reaches a reply or a neighbour."""
-    # A sum is one cheap pass, and it is finite unless some logit is not (or an overflow, which costs a second pass only).
+    """Logits that overflowed become large but finite numbers, so that no NaN reaches a reply."""
+    # A sum is one cheap pass, and it is finite unless some logit is not (or it overflows, which costs a second pass).
     if not torch.isfinite(logits.sum()):
         logits.nan_to_num_(nan=-1e30, posinf=1e30, neginf=-1e30)
     return logits
@@ -96,8 +96,8 @@ def _running_mass(values: torch.Tensor, largest: torch.Tensor, threshold: torch.
 
 
 def sample_gumbel(logits: torch.Tensor, threshold: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Draws token ids [N] from softmax(logits) over the tokens that reach `threshold` [N, 1]: argmax(logit + noise), the
-    noise keyed by `keys` int32 [N, 2] and token id. Only tokens that can win are hashed."""
+    """Draws token ids [N] from softmax(logits) over the tokens that reach `threshold` [N, 1]: argmax(logit + noise),
+    the noise keyed by `keys` int32 [N, 2] and token id. Only tokens that can win are hashed."""
     num_rows, vocab_size = logits.shape
     largest = logits.amax(dim=-1, keepdim=True)
     kept = logits >= torch.maximum(threshold, largest - NOISE_RANGE)
@@ -113,9 +113,9 @@ def sample_gumbel(logits: torch.Tensor, threshold: torch.Tensor, keys: torch.Ten
 def token_logprobs(
     logits: torch.Tensor, token_ids: torch.Tensor, num_top: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probabilities of `token_ids` [N] and their ranks (1: none is more likely), and the `num_top` most likely token
-    ids and their log-probabilities [N, num_top]. All subtract one and the same normalizer, so equal logits get equal
-    values."""
+    """Log-probabilities of `token_ids` [N] and their ranks (1: none is more likely), and the `num_top` most likely
+    token ids and their log-probabilities [N, num_top]. All subtract one and the same normalizer, so equal logits get
+    equal values."""
     normalizer = torch.logsumexp(logits, dim=-1, keepdim=True)
     chosen = logits.gather(1, token_ids[:, None])
     ranks = (logits > chosen).sum(dim=-1) + 1

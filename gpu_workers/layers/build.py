@@ -1,11 +1,12 @@
 """What a layer must know of its surroundings to build itself; knows nothing of models."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 from torch import nn
 
+from gpu_workers.operations import Operations
 from gpu_workers.quantization import LinearMethod
 
 
@@ -15,7 +16,7 @@ class BuildContext:
 
     dtype: torch.dtype
     device: torch.device
-    operations: ModuleType
+    operations: Operations
     linear_method: LinearMethod
     tp_rank: int = 0
     tp_size: int = 1
@@ -31,7 +32,7 @@ class BuildContext:
         return size // self.tp_size
 
 
-def set_loader(parameter: nn.Parameter, loader: "object", shards: tuple[object, ...] = (None,)) -> None:
+def set_loader(parameter: nn.Parameter, loader: Callable[..., None], shards: tuple[object, ...] = (None,)) -> None:
     """Gives a parameter its `weight_loader(parameter, tensor, shard)` and the shards that make it complete."""
     parameter.weight_loader = loader  # type: ignore[attr-defined]
     parameter.shards = shards  # type: ignore[attr-defined]

@@ -24,11 +24,17 @@ class LMHead(nn.Module):
 
     def __init__(self, vocab_size: int, hidden_size: int, build: BuildContext, tied: Embedding | None) -> None:
         super().__init__()
+        self._operations = build.operations
         if tied is not None:
             self.weight = tied.weight
         else:
             self.weight = build.parameter(vocab_size, hidden_size)
             set_loader(self.weight, load_whole)
 
+    def finish_loading(self) -> None:
+        """Packs the matrix; a tied one stays readable for the embedding as well."""
+        self._packed = self._operations.pack_weight(self.weight.data)
+        del self.weight
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:  # [num_rows, hidden_size]
-        return F.linear(hidden, self.weight).float()  # [num_rows, vocab_size]
+        return self._operations.linear(hidden, self._packed, None).float()  # [num_rows, vocab_size]

@@ -1,5 +1,5 @@
-"""Linear layers that know how they are split over the ranks of a tensor-parallel group and where a checkpoint's separate
-matrices go in a fused one. They do not know how weights are stored: that is the quantization method's business.
+"""Linear layers that know how they are split over the ranks of a tensor-parallel group and where a checkpoint's
+separate matrices go in a fused one. How weights are stored is the quantization method's business.
 
 Column-parallel layers split their output features, row-parallel ones their input features.
 """
@@ -21,6 +21,11 @@ class Linear(nn.Module):
         self.bias = build.parameter(out_features) if bias else None
         if self.bias is not None:
             self._loadable.append(self.bias)
+
+    def finish_loading(self) -> None:
+        """Called once when all weights are there."""
+        self._loadable.clear()
+        self._method.finish(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [num_tokens, in_features]
         return self._method.apply(self, x, self.bias)  # [num_tokens, out_features]

@@ -1,6 +1,6 @@
-"""Llama (Touvron et al. 2023; Dubey et al. 2024): pre-norm decoder with RoPE, grouped-query attention and a gated MLP."""
+"""Llama (Touvron et al. 2023; Dubey et al. 2024): a pre-norm decoder with RoPE, grouped-query attention, gated MLP."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -25,7 +25,9 @@ class LlamaAttention(nn.Module):
         self.o_proj = RowParallelLinear(q_size, config.hidden_size, config.attention_bias, build)
 
     def forward(self, x: torch.Tensor, rope_rows: Any, context: ForwardContext) -> torch.Tensor:
-        return self.o_proj(self.attention(self.qkv_proj(x), rope_rows, context))
+        x = self.attention(self.qkv_proj(x), rope_rows, context)
+        x = self.o_proj(x)
+        return x
 
 
 class LlamaMLP(nn.Module):
@@ -37,7 +39,9 @@ class LlamaMLP(nn.Module):
         self.down_proj = RowParallelLinear(inner, config.hidden_size, config.mlp_bias, build)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(self._operations.silu_and_mul(self.gate_up_proj(x)))
+        x = self._operations.silu_and_mul(self.gate_up_proj(x))
+        x = self.down_proj(x)
+        return x
 
 
 class LlamaDecoderLayer(nn.Module):
@@ -71,17 +75,18 @@ class LlamaModel(nn.Module):
     def forward(self, context: ForwardContext) -> torch.Tensor:
         """Hidden states [num_sampled, hidden_size] of the tokens whose logits are wanted."""
         rope_rows = self.rotary(context.positions)
-        x, residual = self.embed_tokens(context.input_ids), None
+        x: torch.Tensor = self.embed_tokens(context.input_ids)
+        residual: torch.Tensor | None = None
         for layer in self.layers:
             x, residual = layer(x, residual, rope_rows, context)
-        x, residual = x[context.logits_indices], residual[context.logits_indices]
-        return self.norm.add(x, residual)[0]
+        assert residual is not None
+        return self.norm.add(x[context.logits_indices], residual[context.logits_indices])[0]
 
 
 class LlamaForCausalLM(nn.Module):
     """Parameters are named as in the checkpoints, but for the fused ones."""
 
-    FUSED = {
+    FUSED: ClassVar[dict[str, tuple[str, object]]] = {
         "q_proj": ("qkv_proj", "q"),
         "k_proj": ("qkv_proj", "k"),
         "v_proj": ("qkv_proj", "v"),
@@ -98,4 +103,5 @@ class LlamaForCausalLM(nn.Module):
 
     def forward(self, context: ForwardContext) -> torch.Tensor:
         """Logits [num_sampled, vocab_size]."""
-        return self.lm_head(self.model(context))
+        logits: torch.Tensor = self.lm_head(self.model(context))
+        return logits

@@ -17,4 +17,5 @@ def build_model(config: ModelConfig, max_positions: int, build: BuildContext) ->
     if target is None:
         raise ConfigError(f"The architecture {config.architecture} is not supported; supported: {', '.join(MODELS)}.")
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)(config, max_positions, build)
+    model: nn.Module = getattr(importlib.import_module(module), name)(config, max_positions, build)
+    return model

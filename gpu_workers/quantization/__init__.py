@@ -1,4 +1,4 @@
-"""Quantization methods of linear layers: a registry, loaded on demand, and the interface that each method implements."""
+"""Quantization methods of linear layers: a registry, loaded on demand, and the interface of each method."""
 
 import importlib
 from typing import Any, Protocol
@@ -31,4 +31,5 @@ def load_linear_method(name: str | None) -> LinearMethod:
     if target is None:
         raise ConfigError(f"The quantization method {name} is not supported; supported: {', '.join(METHODS)}.")
     module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)()
+    method: LinearMethod = getattr(importlib.import_module(module), attribute)()
+    return method

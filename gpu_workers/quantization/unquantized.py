@@ -3,19 +3,23 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 
 class UnquantizedLinear:
-    """One matrix [out_features, in_features] in the serving dtype."""
+    """One matrix [out_features, in_features] in the serving dtype, in the layout that the device multiplies best."""
 
     def create_weights(self, layer: nn.Module, in_features: int, out_features: int, build: Any) -> list[nn.Parameter]:
-        layer.weight = build.parameter(out_features, in_features)
-        return [layer.weight]
+        weight: nn.Parameter = build.parameter(out_features, in_features)
+        layer.weight = weight
+        layer.operations = build.operations
+        return [weight]
 
     def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return F.linear(x, layer.weight, bias)  # type: ignore[arg-type]
+        product: torch.Tensor = layer.operations.linear(x, layer.packed, bias)  # type: ignore[union-attr, operator]
+        return product
 
     def finish(self, layer: nn.Module) -> None:
-        """Nothing to repack."""
+        """Packs the weight and lets the loaded copy go."""
+        layer.packed = layer.operations.pack_weight(layer.weight.data)  # type: ignore[union-attr, operator]
+        del layer.weight

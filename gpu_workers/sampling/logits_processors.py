@@ -1,15 +1,14 @@
 """What changes logits before a token is chosen, one function each, in the order in which they run.
 
-Each gets the logits [N, vocab_size] to change in place, the records of the N sampled rows, the rows, their positions (tokens
-before the sampled one), the batch and the device's operations; and returns at once where no row asks for it.
+Each gets the logits [N, vocab_size] to change in place, the records of the N sampled rows, the rows, their positions
+(tokens before the sampled one), the batch and the device's operations; and returns at once where no row asks for it.
 """
-
-from types import ModuleType
 
 import numpy as np
 import torch
 
 from gpu_workers.input_batch import InputBatch
+from gpu_workers.operations import Operations
 
 
 def add_logit_bias(
@@ -18,7 +17,7 @@ def add_logit_bias(
     rows: torch.Tensor,
     positions: torch.Tensor,
     batch: InputBatch,
-    operations: ModuleType,
+    operations: Operations,
 ) -> None:
     """Adds each row's own numbers to the logits of the tokens it names."""
     for i in np.flatnonzero(records["bias_length"]):
@@ -34,7 +33,7 @@ def hold_back_stops(
     rows: torch.Tensor,
     positions: torch.Tensor,
     batch: InputBatch,
-    operations: ModuleType,
+    operations: Operations,
 ) -> None:
     """EOS and stop token ids cannot be sampled before `min_tokens` tokens were generated."""
     if not records["stop_length"].any():
@@ -51,7 +50,7 @@ def apply_penalties(
     rows: torch.Tensor,
     positions: torch.Tensor,
     batch: InputBatch,
-    operations: ModuleType,
+    operations: Operations,
 ) -> None:
     """Repetition, presence and frequency penalties from the counts of the rows' slots."""
     index = torch.from_numpy(np.flatnonzero(records["penalty_slot"] >= 0))

@@ -1,17 +1,17 @@
 """From logits to tokens: log-probabilities, logits processors, filters, the draw.
 
-The order is vLLM's default: log-probabilities are those of the raw logits (before bias, penalties and temperature); then
-logit bias and min_tokens, penalties, and for rows that are not greedy temperature, min-p, top-k, top-p and the draw.
+The order is vLLM's default: log-probabilities are those of the raw logits (before bias, penalties and temperature);
+then logit bias and min_tokens, penalties, and for rows that are not greedy temperature, min-p, top-k, top-p, the draw.
 Whether an operation runs at all is decided on the host from the rows' records.
 """
 
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
 
 from gpu_workers.input_batch import InputBatch
+from gpu_workers.operations import Operations
 from gpu_workers.sampling.logits_processors import PROCESSORS
 
 
@@ -33,13 +33,13 @@ class SamplerOutput:
 
 
 class Sampler:
-    def __init__(self, batch: InputBatch, operations: ModuleType) -> None:
+    def __init__(self, batch: InputBatch, operations: Operations) -> None:
         self._batch = batch
         self._operations = operations
 
     def sample(self, logits: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> SamplerOutput:
-        """One token for each of `rows` [N] from `logits` [N, vocab_size], which are changed. A position is the number of
-        tokens before the sampled one. The tokens become the rows' last ones."""
+        """One token for each of `rows` [N] from `logits` [N, vocab_size], which are changed. A position is the number
+        of tokens before the sampled one. The tokens become the rows' last ones."""
         records = self._batch.records[rows.numpy()]
         logits = self._operations.make_finite(logits)
         wants_logprobs = torch.from_numpy(np.flatnonzero(records["num_logprobs"] >= 0))
