@@ -1,0 +1,130 @@
+"""Greedy tokens against transformers' `generate` in fp32: 64 prompts served together, in small chunks, preempted."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from tests.e2e.engines import engine, generate, mixed_prompts
+
+TIE = 1e-4
+"""A first divergence where the reference's two best logits are closer than this counts as equal."""
+NUM_PROMPTS = 64
+DEMO_MODEL = Path(__file__).parents[2] / "demo_model"
+
+SMALL = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LLAMAS = {
+    "gqa": {"num_attention_heads": 4, "num_key_value_heads": 2},
+    "mha, tied": {"num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True},
+    "biases, linear rope": {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+    },
+    "head_dim, llama3 rope": {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+}
+
+
+def save_small_llama(folder: Path, fields: dict[str, object]) -> None:
+    """A random model, with biases that are not zero."""
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, **fields))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.3)
+    model.save_pretrained(folder)
+
+
+def reference(model: transformers.PreTrainedModel, prompt: list[int], max_tokens: int) -> tuple[list[int], list[float]]:
+    """transformers' greedy tokens and, at each, the gap between its two best logits."""
+    result = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    best = torch.cat(result.logits).topk(2).values
+    return result.sequences[0, len(prompt) :].tolist(), (best[:, 0] - best[:, 1]).tolist()
+
+
+def count_ties(ours: list[list[int]], theirs: list[tuple[list[int], list[float]]]) -> int:
+    """How many outputs diverge first at a tie; fails on any other divergence."""
+    ties = 0
+    for index, (output, (expected, gaps)) in enumerate(zip(ours, theirs, strict=True)):
+        if output == expected:
+            continue
+        first = next(i for i, (a, b) in enumerate(zip(output, expected, strict=False)) if a != b)
+        assert gaps[first] < TIE, f"prompt {index} diverges at token {first}, where the gap is {gaps[first]:.6f}"
+        ties += 1
+    return ties
+
+
+async def serve_all(folder: Path, run_dir: Path, prompts: list[list[int]], num_blocks: int, max_tokens: int) -> tuple:
+    """All outputs, and how many preemptions and cache hits there were on the way."""
+    arguments = {
+        "num_gpu_blocks_override": num_blocks,
+        "max_num_batched_tokens": 48,
+        "max_num_seqs": 16,
+        "max_model_len": 160,
+        "block_size": 8,
+        "dtype": "float32",
+    }
+    async with engine(folder, run_dir, **arguments) as client:
+        outputs = await asyncio.gather(
+            *(generate(client, prompt, temperature=0.0, max_tokens=max_tokens) for prompt in prompts)
+        )
+        metrics = await client.utility("metrics")
+        status = await client.utility("status")
+    assert status["free_blocks"] == status["total_blocks"] == num_blocks
+    figures = {line.split("{")[0]: float(line.split()[-1]) for line in metrics.splitlines() if line[0] != "#"}
+    return outputs, figures["vllm:num_preemptions_total"], figures["vllm:prefix_cache_hits_total"]
+
+
+def compare(folder: Path, run_dir: Path, max_tokens: int) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    prompts = mixed_prompts(NUM_PROMPTS, model.config.vocab_size, 100)
+    expected = [reference(model, prompt, max_tokens) for prompt in prompts]
+    outputs, preemptions, hits = asyncio.run(serve_all(folder, run_dir, prompts, 40, max_tokens))
+    ties = count_ties(outputs, expected)
+    print(f"{NUM_PROMPTS} prompts, {ties} ties, {preemptions:.0f} preemptions, {hits:.0f} cached tokens")
+    assert preemptions > 0
+    assert hits > 0
+
+
+@pytest.mark.parametrize("fields", LLAMAS.values(), ids=LLAMAS.keys())
+def test_small_random_llamas(fields: dict[str, object], tmp_path: Path) -> None:
+    save_small_llama(tmp_path / "model", fields)
+    compare(tmp_path / "model", tmp_path, max_tokens=16)
+
+
+def test_demo_model(tmp_path: Path) -> None:
+    compare(DEMO_MODEL, tmp_path, max_tokens=16)
