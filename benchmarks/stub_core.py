@@ -190,7 +190,9 @@ class StubCore:
             reply = self.script(message)
             if reply.error is not None:
                 code, text, retry_after = reply.error
-                client.errors.append(messages.RequestError(message.handle, code, text, retry_after))
+                client.errors.append(
+                    messages.RequestError(handle=message.handle, code=code, message=text, retry_after=retry_after)
+                )
             else:
                 client.running[message.handle] = _Running(identity, message, reply)
         elif isinstance(message, messages.AbortRequest):

@@ -26,13 +26,13 @@ class DeadlineHttpProtocol(HttpProtocol):
         self._request_began = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
-        if self._http is None or self._http.stage is Stage.IDLE:
+        if self.http is None or self.http.stage is Stage.IDLE:
             self._request_began = time.monotonic()
         super().data_received(data)
 
     def check_timeouts(self) -> None:
         """Calls itself every few seconds as long as the connection lives."""
-        if not self._task or self._http is None:
+        if not self._task or self.http is None:
             return
         stage = self._http.stage
         now = time.monotonic()

@@ -11,6 +11,8 @@ import socket
 from typing import Any
 
 from sanic import Sanic
+from sanic.application.state import ApplicationServerInfo
+from sanic.http.constants import HTTP
 from sanic.server.async_server import AsyncioServer
 
 from engine_core.config.engine_config import ServeConfig
@@ -73,6 +75,8 @@ class FrontendServer:
             asyncio_server_kwargs={"start_serving": False},
         )
         assert server is not None
+        # Sanic leaves a header for HTTP/3 in every answer unless it sees that there is only HTTP/1.
+        app.state.server_info.append(ApplicationServerInfo(settings={"version": HTTP.VERSION_1}))
         await server.startup()
         await server.before_start()
         await server.start_serving()

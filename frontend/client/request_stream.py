@@ -45,13 +45,13 @@ class RequestStream:
     """One request's deltas, as an asynchronous iterator. Leaving it before its end aborts the request."""
 
     __slots__ = (
-        "_leave",
+        "__weakref__",
         "_error",
         "_finished",
         "_inbox",
+        "_leave",
         "_logprobs",
         "_queued",
-        "__weakref__",
         "_token_ids",
         "closed",
         "handle",

@@ -1,11 +1,9 @@
-"""What the frontend's tests share: a tiny tokenizer, a configuration, and a real frontend process before a stub core."""
+"""What the frontend's tests share: a tiny tokenizer, and a real frontend process before a stub core."""
 
 import contextlib
 import json
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import select
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,13 @@ import httpx
 import msgspec
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from benchmarks.stub_config import frontend_config, serve_config
 from benchmarks.stub_core import Reply, StubCore
-from engine_core.config.engine_config import (
-    CacheConfig,
-    EngineConfig,
-    FrontendConfig,
-    SchedulerConfig,
-    ServeConfig,
-)
-from engine_core.config.model_config import ModelConfig
-from engine_core.ipc.control import ControlLink, Drain, LinkClosed, Ready
+from engine_core.config.engine_config import ServeConfig
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import AddRequest
+from frontend.launcher import start_frontend
+from frontend.supervisor.listeners import open_listeners, url_of
 
 MODEL = "tiny/model"
 END = "<|end|>"
@@ -39,7 +32,8 @@ CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if message.role == 'user' and message.content == 'refuse me' -%}{{ raise_exception('No.') }}{%- endif -%}
 <|{{ message.role }}|>{{ message.content }}
-{%- for call in message.tool_calls or [] %}[{{ call.function.name }} {{ call.function.arguments | tojson }}]{% endfor -%}
+{%- for call in message.tool_calls or [] %}[{{ call.function.name }}({{ call.function.arguments | tojson }})]
+{%- endfor -%}
 {{ eos_token }}
 {%- endfor -%}
 {%- if tools %}{{ tools | tojson }}{% endif -%}
@@ -73,88 +67,34 @@ def write_model_folder(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def frontend_config(folder: Path, **changes: Any) -> FrontendConfig:
-    values: dict[str, Any] = {
-        "host": "127.0.0.1",
-        "port": 0,
-        "num_frontends": 1,
-        "served_model_names": (MODEL, "alias"),
-        "model_path": str(folder),
-        "chat_template": None,
-        "default_sampling": {},
-        "max_body_bytes": 2**20,
-        "strict_requests": False,
-        "drain_timeout": 5.0,
-        "max_model_len": MAX_MODEL_LEN,
-        "max_logprobs": 20,
-    }
-    return FrontendConfig(**{**values, **changes})
-
-
-def serve_config(run_dir: Path, frontend: FrontendConfig) -> ServeConfig:
-    model = ModelConfig(
-        architecture="LlamaForCausalLM",
-        path=frontend.model_path,
-        vocab_size=VOCAB_SIZE,
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=MAX_MODEL_LEN,
-    )
-    engine = EngineConfig(
-        model=model,
-        cache=CacheConfig(block_size=16, num_blocks=8, bytes_per_block=1, dtype="float32"),
-        scheduler=SchedulerConfig(
-            max_num_seqs=8,
-            max_num_batched_tokens=64,
-            max_model_len=frontend.max_model_len,
-            max_num_waiting=8,
-            max_num_penalty_rows=8,
-        ),
-        device="cpu",
-        dtype="float32",
-        epoch=1,
-    )
-    return ServeConfig(engine=engine, frontend=frontend, run_dir=str(run_dir))
-
-
 class FrontendProcess:
     """A frontend as the supervisor starts it."""
 
     def __init__(self, run_dir: Path, config: ServeConfig) -> None:
         config_file = run_dir / "config.json"
         config_file.write_bytes(msgspec.json.encode(config))
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = open_listeners("127.0.0.1", 0, 1)[0]
         self.heartbeats = Heartbeats.create(2)
-        self.link, theirs = ControlLink.pair()
-        fds = (self.listener.fileno(), theirs.fileno(), self.heartbeats.fd)
-        command = [sys.executable, "-P", "-m", "frontend", str(config_file), "--index", "0"]
-        command += ["--listen-fd", str(fds[0]), "--link-fd", str(fds[1])]
-        command += ["--heartbeat-fd", str(fds[2]), "--heartbeat-index", "1"]
-        self.process = subprocess.Popen(command, pass_fds=fds, start_new_session=True, cwd=Path(__file__).parents[2])
-        theirs.close()
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.child = start_frontend(str(config_file), 0, self._listener.fileno(), self.heartbeats, index=1)
+        self.url = url_of("127.0.0.1", self._listener.getsockname()[1])
 
     def wait_ready(self) -> None:
-        self.link._socket.settimeout(30)
-        message = self.link.receive()
-        assert isinstance(message, Ready), message
+        while not self.child.is_ready:
+            readable, _, _ = select.select([self.child.link], [], [], 30)
+            assert readable, "The frontend was not ready in time."
+            self.child.receive()
+            assert self.child.is_link_open, self.child.failed
 
-    def drain(self, timeout: float) -> None:
-        self.link.send(Drain(timeout=timeout))
-
-    def wait_exit(self) -> int:
-        return self.process.wait(30)
+    def wait_exit(self) -> int | None:
+        assert self.child.wait(30), "The frontend did not exit in time."
+        return self.child.exit_code
 
     def stop(self) -> None:
-        """Ends it the hard way, as the supervisor's death would."""
-        with contextlib.suppress(LinkClosed, OSError):
-            self.link.close()
-        self.process.wait(30)
-        self.listener.close()
+        """Ends it as the supervisor's death would."""
+        if self.child.is_link_open:
+            self.child.link.close()
+        self.wait_exit()
+        self._listener.close()
 
 
 class Setup:
@@ -195,12 +135,11 @@ class Setup:
 
 
 @contextlib.contextmanager
-def running_setup(
-    folder: Path, *, change: Callable[[StubCore], None] | None = None, **frontend_changes: Any
-) -> Iterator[Setup]:
+def running_setup(folder: Path, **frontend_changes: Any) -> Iterator[Setup]:
     """Everything started, and ended again."""
     tokenizer = write_model_folder(folder)
-    config = serve_config(folder, frontend_config(folder, **frontend_changes))
+    names = {"served_model_names": (MODEL, "alias"), "max_model_len": MAX_MODEL_LEN}
+    config = serve_config(folder, frontend_config(folder, **{**names, **frontend_changes}))
     core = StubCore(
         config.core_endpoint(),
         lambda add: Reply(token_ids=[5]),
