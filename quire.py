@@ -1,1 +1,28 @@
-"""Quire public face."""
+"""Quire's public face. Each name is loaded when it is first used: a client needs neither torch nor a model."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frontend.client import EngineClient as EngineClient
+    from frontend.client import EngineError as EngineError
+    from frontend.llm import LLM as LLM
+    from frontend.llm import SamplingParams as SamplingParams
+
+_HOMES = {
+    "EngineClient": "frontend.client",
+    "EngineError": "frontend.client",
+    "LLM": "frontend.llm",
+    "SamplingParams": "frontend.llm",
+}
+__all__ = ["LLM", "EngineClient", "EngineError", "SamplingParams"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'quire' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -100,9 +100,11 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
                 raise ConfigError(f"{file} is not a complete safetensors file: its header is cut off or damaged.")
-            raw = json.loads(stream.read(length))
+            text = stream.read(length)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}.") from None
+    try:
+        raw = json.loads(text)
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ConfigError(f"{file} is not a safetensors file: its header is not JSON.") from None
     if not isinstance(raw, dict):

@@ -96,7 +96,7 @@ SIZES = ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes", "ma
 """Whole numbers that may be written with a unit: 8k is 8000, 8K and 8KiB are 8192."""
 SWITCHES = ("enforce_eager", "strict_requests")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgKMGT]?)(i?B)?")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgKMGT]?)(i?B)?")
 
 
 def flag_of(name: str) -> str:

@@ -1,0 +1,288 @@
+"""`LLM`: a model in a Python program, prompts in and texts out, without a server.
+
+    with LLM("path/to/model") as llm:
+        for output in llm.generate(["Once upon a time", "def main():"], SamplingParams(max_tokens=32)):
+            print(output.outputs[0].text)
+
+The engine core and its workers run in processes of their own, as under `quire serve`; text is made here.
+"""
+
+import sys
+import uuid
+import weakref
+from array import array
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from engine_core.config.errors import ConfigError
+from engine_core.ipc.sampling_params import SamplingParams as EngineSamplingParams
+from frontend.chat_template import check_kwargs, load_chat_template
+from frontend.cli.flags import GROUPS, make_args
+from frontend.cli.resolve import resolve
+from frontend.client import EngineError, Finished
+from frontend.client.request_stream import Inbox, RequestStream
+from frontend.conversation import template_messages
+from frontend.local_engine import LocalEngine
+from frontend.output_processor import OutputOptions, OutputPiece, OutputProcessor, TokenLogprobs
+from frontend.protocol.chat import ChatMessage
+from frontend.supervisor.progress import ProgressDisplay
+from frontend.tokenizer import TextTokenizer
+
+PromptInput = str | Sequence[int] | Mapping[str, Any]
+"""A text, token ids, or {"prompt": text} or {"prompt_token_ids": ids}."""
+MAX_ANSWERS = 128
+_TEXT_FIELDS = ("n", "stop", "include_stop_str_in_output", "skip_special_tokens")
+
+
+class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How a prompt is answered: the engine's parameters and those that are about text."""
+
+    n: int = 1
+    """Answers per prompt."""
+    stop: str | Sequence[str] = ()
+    """Strings that end an answer; they are not part of it."""
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.n <= MAX_ANSWERS:
+            raise ValueError(f"n must be from 1 to {MAX_ANSWERS}, not {self.n}.")
+
+    def for_engine(self, sample_index: int) -> dict[str, Any]:
+        """The fields that travel to the engine."""
+        fields = msgspec.to_builtins(self)
+        fields = {name: value for name, value in fields.items() if name not in _TEXT_FIELDS}
+        return {**fields, "sample_index": sample_index} if sample_index else fields
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One answer."""
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] | None = None
+    finish_reason: str | None = None
+    """`stop` or `length`."""
+    stop_reason: str | int | None = None
+    """The stop string or stop token id that ended it."""
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """A prompt with its answers."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    metrics: Finished | None = None
+    """The engine's figures of the answer that ended last."""
+
+
+class LLM:
+    """Settings have the names of `quire serve`'s flags, with underscores. Close it, or use it as a context manager."""
+
+    def __init__(self, model: str, *, show_progress: bool = False, **engine_args: Any) -> None:
+        """Raises `ConfigError` for what cannot be served, `StartError` when the engine does not come up."""
+        for name in GROUPS["Server"].split():
+            if name in engine_args:
+                raise ConfigError(f"LLM serves nobody else, so it has no setting {name!r}.")
+        resolved = resolve(make_args({"model": model, **engine_args}))
+        self._config = resolved.engine
+        self._default_sampling = resolved.frontend.default_sampling
+        folder = resolved.frontend.model_path
+        self.tokenizer = TextTokenizer.from_folder(folder)
+        template = resolved.frontend.chat_template
+        self._chat_template = load_chat_template(folder, template, self.tokenizer.special_tokens)
+        progress = ProgressDisplay(show_progress)
+        self._engine = LocalEngine(resolved, progress.update)
+        # Also when it is never closed: at the latest when the interpreter exits.
+        self._finalizer = weakref.finalize(self, self._engine.close)
+
+    def generate(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Answers all prompts together, in the order given. Raises `ValueError` before anything runs, `EngineError`."""
+        many = _as_list(prompts)
+        return self._answer([self._prompt(prompt) for prompt in many], sampling_params, use_tqdm)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answers one conversation or several, in the messages of the OpenAI API."""
+        several = bool(messages) and not isinstance(messages[0], Mapping)
+        conversations: Any = messages if several else [messages]
+        kwargs = check_kwargs(chat_template_kwargs)
+        prompts: list[tuple[str | None, list[int]]] = []
+        for conversation in conversations:
+            text = self._chat_template.render(
+                template_messages(msgspec.convert(conversation, list[ChatMessage])),
+                tools=None,
+                add_generation_prompt=True,
+                continue_final_message=False,
+                kwargs=kwargs,
+            )
+            # The template writes the special tokens itself.
+            prompts.append((text, self.tokenizer.encode(text, add_special_tokens=False)))
+        return self._answer(prompts, sampling_params, use_tqdm)
+
+    def close(self) -> None:
+        """Ends the engine. May be called twice."""
+        self._finalizer()
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prompt(self, prompt: PromptInput) -> tuple[str | None, list[int]]:
+        if isinstance(prompt, Mapping):
+            prompt = prompt["prompt_token_ids"] if "prompt_token_ids" in prompt else prompt["prompt"]
+        if isinstance(prompt, str):
+            return prompt, self.tokenizer.encode(prompt, add_special_tokens=True)
+        assert not isinstance(prompt, Mapping)
+        return None, list(prompt)
+
+    def _answer(
+        self,
+        prompts: list[tuple[str | None, list[int]]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        use_tqdm: bool,
+    ) -> list[RequestOutput]:
+        params = self._params_for(sampling_params, len(prompts))
+        jobs: list[_Job] = []
+        outputs = []
+        for (text, token_ids), each in zip(prompts, params, strict=True):
+            self._check(token_ids, each)
+            output = RequestOutput(uuid.uuid4().hex, text, token_ids, [])
+            output.outputs = [CompletionOutput(index) for index in range(each.n)]
+            jobs.extend(_Job(output, index, each, self.tokenizer) for index in range(each.n))
+            outputs.append(output)
+        if not self._finalizer.alive:
+            raise ValueError("This LLM was closed.")
+        try:
+            # The engine refuses more than may wait; what is beyond waits here.
+            self._engine.run(_run_jobs(self._engine, jobs, max(1, self._config.scheduler.max_num_waiting), use_tqdm))
+        except EngineError as error:
+            raise self._engine.explain(error) from error
+        return outputs
+
+    def _params_for(
+        self, sampling_params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
+    ) -> Sequence[SamplingParams]:
+        if sampling_params is None:
+            sampling_params = msgspec.convert(self._default_sampling, SamplingParams)
+        if isinstance(sampling_params, EngineSamplingParams):
+            return [sampling_params] * num_prompts
+        if len(sampling_params) != num_prompts:
+            raise ValueError(f"There are {num_prompts} prompts and {len(sampling_params)} sampling_params.")
+        return sampling_params
+
+    def _check(self, token_ids: list[int], params: SamplingParams) -> None:
+        """What the engine would refuse is refused before any prompt runs."""
+        limit, vocab_size = self._config.scheduler.max_model_len, self._config.model.vocab_size
+        if not token_ids:
+            raise ValueError("A prompt must have at least one token.")
+        if len(token_ids) + (params.max_tokens or 1) > limit:
+            wanted = f" and max_tokens is {params.max_tokens}" if params.max_tokens else ""
+            raise ValueError(f"A prompt has {len(token_ids)} tokens{wanted}; the context holds {limit}.")
+        for token_id in (min(token_ids), max(token_ids)):
+            if not 0 <= token_id < vocab_size:
+                raise ValueError(f"A prompt has the token id {token_id}; they go from 0 to {vocab_size - 1}.")
+
+
+class _Job:
+    """One answer under way."""
+
+    def __init__(self, output: RequestOutput, index: int, params: SamplingParams, tokenizer: TextTokenizer) -> None:
+        self.output = output
+        self.index = index
+        self.params = params
+        stop = [params.stop] if isinstance(params.stop, str) else params.stop
+        options = OutputOptions(
+            stop_strings=list(stop),
+            include_stop=params.include_stop_str_in_output,
+            min_tokens=params.min_tokens,
+            stop_token_ids=frozenset(params.stop_token_ids),
+            skip_special_tokens=params.skip_special_tokens,
+        )
+        self.processor = OutputProcessor(tokenizer, output.prompt_token_ids, options)
+        self.piece = OutputPiece()
+
+    def start(self, engine: LocalEngine, inbox: Inbox) -> RequestStream:
+        stream = engine.client.generate(
+            array("i", self.output.prompt_token_ids),
+            self.params.for_engine(self.index),
+            request_id=f"{self.output.request_id}-{self.index}",
+        )
+        stream.move_to(inbox)
+        return stream
+
+    def finish(self, metrics: Finished | None) -> None:
+        """The answer is complete."""
+        done, piece = self.output.outputs[self.index], self.piece
+        done.text, done.token_ids = piece.text, piece.token_ids
+        done.finish_reason, done.stop_reason = piece.finish_reason, piece.stop_reason
+        done.logprobs = piece.logprobs if self.params.logprobs is not None else None
+        self.output.metrics = metrics or self.output.metrics
+
+
+async def _run_jobs(engine: LocalEngine, jobs: list[_Job], window: int, use_tqdm: bool) -> None:
+    """At most `window` at a time; one reader for all of them, so that a step of many rows wakes it once."""
+    inbox = Inbox()
+    waiting = deque(jobs)
+    running: dict[int, tuple[_Job, RequestStream]] = {}
+    with _progress_bar(len(jobs), use_tqdm) as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < window:
+                    job = waiting.popleft()
+                    stream = job.start(engine, inbox)
+                    running[stream.handle] = job, stream
+                await inbox.wait()
+                while inbox.ready:
+                    stream = inbox.ready.popleft()
+                    if stream.closed:
+                        continue
+                    delta = stream.take()
+                    job = running[stream.handle][0]
+                    job.piece.add(job.processor.push(delta))
+                    if job.processor.finished:
+                        job.finish(delta.finished)
+                        stream.close()
+                        del running[stream.handle]
+                        bar.update()
+        finally:
+            for _, stream in running.values():
+                stream.close()
+
+
+def _progress_bar(total: int, use_tqdm: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc="Generating", unit=" answers", disable=not use_tqdm, file=sys.stderr)
+
+
+def _as_list(prompts: PromptInput | Sequence[PromptInput]) -> Sequence[PromptInput]:
+    """One prompt is a list of one; token ids are one prompt."""
+    if isinstance(prompts, str | Mapping) or (prompts and all(isinstance(entry, int) for entry in prompts)):
+        return [prompts]  # type: ignore[list-item]
+    return prompts  # type: ignore[return-value]

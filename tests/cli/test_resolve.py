@@ -1,0 +1,153 @@
+"""From settings and a model folder to the frozen configuration."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine_core.config import devices
+from engine_core.config.devices import DeviceMemory
+from engine_core.config.engine_config import ServeConfig
+from engine_core.config.errors import ConfigError
+from frontend.cli import resolve as resolve_module
+from frontend.cli.flags import make_args
+from frontend.cli.report import format_report
+from frontend.cli.resolve import Resolved, resolve
+from tests.config.models import make_model_folder
+
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of a known size, so that plans do not depend on the one that runs the tests."""
+    monkeypatch.setattr(resolve_module, "probe_device", lambda device: DeviceMemory("cpu", "CPU", 8 * GIB, 4 * GIB))
+
+
+def resolved(folder: Path, **values: object) -> Resolved:
+    return resolve(make_args({"model": str(folder), **values}))
+
+
+def test_what_follows_from_the_model(tmp_path: Path) -> None:
+    result = resolved(make_model_folder(tmp_path / "tiny"))
+    engine, frontend = result.engine, result.frontend
+    assert (engine.device, engine.dtype, engine.load_format) == ("cpu", "float32", "safetensors")
+    assert engine.scheduler.max_model_len == frontend.max_model_len == 128
+    assert engine.scheduler.max_num_batched_tokens == 2048
+    assert engine.cache.num_blocks == GIB // engine.cache.bytes_per_block
+    assert frontend.served_model_names == ("tiny",)
+    assert frontend.model_path == str(tmp_path / "tiny")
+    assert frontend.chat_template is None
+
+
+def test_it_survives_the_way_to_the_children(tmp_path: Path) -> None:
+    result = resolved(make_model_folder(tmp_path), served_model_name=["a", "b"], trace="t.json")
+    config = result.serve_config("/run/x", 1234)
+    assert msgspec.json.decode(msgspec.json.encode(config), type=ServeConfig) == config
+    assert config.frontend.port == 1234
+    assert config.core_endpoint() == "ipc:///run/x/core-0.sock"
+    assert config.engine.trace_file == str(Path.cwd() / "t.json")
+
+
+def test_a_gpu_takes_the_checkpoints_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve_module, "probe_device", lambda device: DeviceMemory("cuda", "G", 80 * GIB, 79 * GIB))
+    for stored, served in (("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", "bfloat16")):
+        engine = resolved(make_model_folder(tmp_path / stored, torch_dtype=stored)).engine
+        assert (engine.device, engine.dtype) == ("cuda", served)
+        assert engine.scheduler.max_num_batched_tokens == 8192
+    assert resolved(tmp_path / "float32", dtype="float32").engine.dtype == "float32"
+
+
+def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_gpu() -> DeviceMemory:
+        raise ConfigError("no driver")
+
+    monkeypatch.setattr(devices, "_cuda_memory", no_gpu)
+    assert devices.probe_device("auto").device == "cpu"
+    assert devices.probe_device("cpu").available > 0
+    with pytest.raises(ConfigError, match="no driver"):
+        devices.probe_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"max_model_len": 129}, "more than the 128 positions"),
+        ({"max_num_batched_tokens": 100}, "less than --max-num-seqs 256"),
+        ({"kv_cache_memory_bytes": 1000}, "--kv-cache-memory-bytes"),
+        ({"num_gpu_blocks_override": 10**12}, "does not fit into memory"),
+        ({"chat_template": "/nowhere.jinja"}, "--chat-template /nowhere.jinja cannot be read"),
+        ({"generation_config": "/nowhere"}, "--generation-config /nowhere"),
+    ],
+    ids=str,
+)
+def test_what_is_refused(tmp_path: Path, values: dict[str, object], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason) as error:
+        resolved(make_model_folder(tmp_path), **values)
+    assert "\n" not in str(error.value)
+
+
+def test_many_rows_raise_the_default_token_budget(tmp_path: Path) -> None:
+    scheduler = resolved(make_model_folder(tmp_path), max_num_seqs=4096).engine.scheduler
+    assert scheduler.max_num_batched_tokens == 4096
+    assert resolved(tmp_path, max_num_seqs=4).engine.scheduler.max_num_penalty_rows == 4
+
+
+def test_default_sampling(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "m")
+    generation = {
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "top_k": None,
+        "max_new_tokens": 7,
+        "do_sample": True,
+        "eos_token_id": 3,
+    }
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    result = resolved(folder)
+    assert result.frontend.default_sampling == {"temperature": 0.6, "top_p": 0.9, "max_tokens": 7}
+    assert result.engine.model.eos_token_ids == (3,)
+    assert resolved(folder, generation_config="vllm").frontend.default_sampling == {}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "generation_config.json").write_text('{"temperature": 0.1}')
+    assert resolved(folder, generation_config=str(other)).frontend.default_sampling == {"temperature": 0.1}
+    (other / "generation_config.json").write_text('{"temperature": "warm"}')
+    with pytest.raises(ConfigError, match="temperature"):
+        resolved(folder, generation_config=str(other))
+
+
+def test_the_chat_template_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "t.jinja"
+    file.write_text("{{ messages }}")
+    assert (
+        resolved(make_model_folder(tmp_path / "m"), chat_template=str(file)).frontend.chat_template == "{{ messages }}"
+    )
+    file.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        resolved(tmp_path / "m", chat_template=str(file))
+
+
+def test_dummy_weights_need_no_files(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path)
+    real = resolved(folder).plan.weight_bytes
+    (folder / "model.safetensors").unlink()
+    result = resolved(folder, load_format="dummy")
+    assert result.engine.load_format == "dummy"
+    assert result.plan.weight_bytes == real
+
+
+def test_the_report_names_what_matters(tmp_path: Path) -> None:
+    result = resolved(make_model_folder(tmp_path / "tiny"), served_model_name=["my-name"])
+    report = format_report(result)
+    for part in (
+        "my-name",
+        "LlamaForCausalLM",
+        "128 tokens",
+        "weights",
+        "KV cache",
+        f"{result.plan.num_kv_tokens:,} tokens",
+    ):
+        assert part in report
+    assert max(map(len, report.splitlines())) <= 110
