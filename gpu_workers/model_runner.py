@@ -21,6 +21,9 @@ from gpu_workers.operations import load_operations, torch_dtype
 from gpu_workers.quantization import load_linear_method
 from gpu_workers.sampling.sampler import Sampler, SamplerOutput
 
+_WARM_UP_TOKENS = 32
+"""Enough to start threads and libraries; a long prompt would only make a large model's start longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedStep:
@@ -148,10 +151,10 @@ class ModelRunner:
         result.header[ENDED_NS] = time.monotonic_ns()
 
     def _warm_up(self) -> None:
-        """A step of prompts and one of single tokens, as large as they come, on blocks that nobody owns yet."""
-        scheduler = self._config.scheduler
-        for num_seqs, query_len in ((1, scheduler.max_num_batched_tokens), (scheduler.max_num_seqs, 1)):
-            self._warm_up_step(num_seqs, min(query_len, scheduler.max_model_len, self._config.cache.num_blocks))
+        """A short prompt and a step of single tokens, on blocks that nobody owns yet."""
+        for num_seqs, query_len in ((1, _WARM_UP_TOKENS), (self._config.scheduler.max_num_seqs, 1)):
+            capacity = self._config.cache.num_blocks * self._shape.block_size
+            self._warm_up_step(num_seqs, min(query_len, self._config.scheduler.max_model_len, capacity))
 
     def _warm_up_step(self, num_seqs: int, query_len: int) -> None:
         block_size = self._shape.block_size

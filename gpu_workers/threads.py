@@ -6,7 +6,7 @@ import psutil
 
 from engine_core.config.engine_config import EngineConfig
 
-SPIN_COUNT = "20000"
+SPIN_COUNT = "1000"
 """Turns of OpenMP's waiting loop before a thread sleeps: long enough to bridge the gap between two operations, too
 short to be seen on an idle machine."""
 

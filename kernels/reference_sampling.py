@@ -14,6 +14,8 @@ NOISE_RANGE = MAX_NOISE - MIN_NOISE
 """A token whose logit lies further than this below the largest one cannot win a draw."""
 _NUM_TOP_P_CANDIDATES = 256
 """Top-p looks at this many largest values first; only rows whose mass lies deeper are sorted as a whole."""
+_DENSE_SHARE = 5
+"""Where more than one in this many tokens is left, it costs less to hash all of them than to pick them out."""
 
 
 def greedy(logits: torch.Tensor) -> torch.Tensor:
@@ -101,6 +103,9 @@ def sample_gumbel(logits: torch.Tensor, threshold: torch.Tensor, keys: torch.Ten
     num_rows, vocab_size = logits.shape
     largest = logits.amax(dim=-1, keepdim=True)
     kept = logits >= torch.maximum(threshold, largest - NOISE_RANGE)
+    if int(kept.sum()) * _DENSE_SHARE > kept.numel():
+        noise = gumbel_noise(hash_tokens(keys[:, None], torch.arange(vocab_size, dtype=torch.int32)))
+        return greedy(noise.add_(logits).masked_fill_(~kept, -torch.inf))
     row, token = kept.nonzero(as_tuple=True)  # by row, then token id
     noise = gumbel_noise(hash_tokens(keys[row], token.to(torch.int32)))
     scores = logits[row, token].add_(noise)

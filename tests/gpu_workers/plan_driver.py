@@ -1,0 +1,165 @@
+"""A stand-in for the engine core: makes plans by hand for a few requests and feeds back nothing but what a plan carries.
+
+Token budget, chunks and blocks are handled in the simplest way that still reaches every case of the contract.
+"""
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from engine_core.config.engine_config import EngineConfig
+from engine_core.ipc.step import ROW_INIT_DTYPE, StepPlan, StepResult, StepShape, plan_layout, result_layout
+from gpu_workers.model_runner import ModelRunner
+
+NEUTRAL = {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "num_logprobs": -1, "penalty_slot": -1}
+
+
+@dataclass
+class Request:
+    """One request and what it has produced. `sampling` has fields of the row record, `bias` and `stops`."""
+
+    prompt: list[int]
+    max_tokens: int
+    row: int
+    sampling: dict[str, Any] = field(default_factory=dict)
+    output: list[int] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    num_computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    started: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt) + len(self.output)
+
+
+class PlanBuilder:
+    """Fills a plan's arrays."""
+
+    def __init__(self, plan: StepPlan, step_id: int) -> None:
+        self.plan = plan
+        plan.header[:] = 0
+        plan.header[0] = step_id
+        self._bulk = self._num_inits = self._num_deltas = 0
+
+    def _append(self, values: Any) -> tuple[int, int]:
+        values = np.asarray(values, np.int32)
+        offset = self._bulk
+        self.plan.bulk[offset : offset + len(values)] = values
+        self._bulk += len(values)
+        return offset, len(values)
+
+    def start_row(self, request: Request) -> None:
+        record = np.zeros(1, ROW_INIT_DTYPE)
+        values = {**NEUTRAL, **request.sampling}
+        bias, stops = values.pop("bias", {}), values.pop("stops", [])
+        for name, value in values.items():
+            record[name] = value
+        record["row"], record["num_computed_tokens"] = request.row, request.num_computed
+        record["num_prompt_tokens"], record["num_output_tokens"] = len(request.prompt), len(request.output)
+        if values["penalty_slot"] >= 0:
+            record["history_offset"], record["history_length"] = self._append(request.prompt + request.output)
+        record["bias_offset"], record["bias_length"] = self._append(list(bias))
+        self._append(np.array(list(bias.values()), np.float32).view(np.int32))
+        record["stop_offset"], record["stop_length"] = self._append(stops)
+        self.plan.row_inits[self._num_inits] = record[0]
+        self._num_inits += 1
+
+    def add_block(self, row: int, index: int, block: int) -> None:
+        self.plan.block_deltas[self._num_deltas] = (0, row, index, block)
+        self._num_deltas += 1
+
+    def finish(self, scheduled: list[tuple[int, int, list[int], bool]]) -> None:
+        """`scheduled`: row, number of query tokens, given tokens, whether it samples."""
+        plan, given = self.plan, []
+        for i, (row, num_query, tokens, samples) in enumerate(scheduled):
+            plan.rows[i], plan.num_query_tokens[i] = row, num_query
+            plan.num_given[i], plan.samples[i] = len(tokens), samples
+            given += tokens
+        plan.token_ids[: len(given)] = given
+        counts = (len(scheduled), sum(n for _, n, _, _ in scheduled), len(given), self._num_inits)
+        plan.header[1:7] = (*counts, self._num_deltas, self._bulk)
+
+
+class Driver:
+    """Runs requests to their end on one runner; blocks are handed out in random order and return when a request ends."""
+
+    def __init__(self, config: EngineConfig, runner: ModelRunner | None = None) -> None:
+        self.config = config
+        if runner is None:
+            runner = ModelRunner(config)
+            runner.load(lambda done, total: None)
+            runner.start()
+        self.runner = runner
+        self.shape = StepShape(**config.step_capacities())
+        plans, results = plan_layout(self.shape), result_layout(self.shape)
+        self._plan = StepPlan.over(plans, bytearray(plans.num_bytes))
+        self.result = StepResult.over(results, bytearray(results.num_bytes))
+        self._random = random.Random(0)
+        self._free = list(range(config.cache.num_blocks))
+        self.num_steps = 0
+
+    def run(self, requests: list[Request]) -> None:
+        """Decoding rows first, then as much of the prompts as the budget holds."""
+        while live := [r for r in requests if len(r.output) < r.max_tokens]:
+            self.step(sorted(live, key=lambda r: len(r.prompt) - r.num_computed > 0))
+            for request in requests:
+                if len(request.output) == request.max_tokens:
+                    self.release(request)
+
+    def release(self, request: Request) -> None:
+        self._free += request.blocks
+        request.blocks = []
+
+    def step(self, live: list[Request]) -> None:
+        self.num_steps += 1
+        builder = PlanBuilder(self._plan, self.num_steps)
+        budget, scheduled, chosen = self.shape.max_num_batched_tokens, [], []
+        for request in live:
+            fed_back = request.num_computed == request.num_tokens - 1 and bool(request.output) and request.started
+            num_query = 1 if fed_back else min(budget, request.num_tokens - request.num_computed)
+            if num_query == 0:
+                continue
+            budget -= num_query
+            if not request.started:
+                builder.start_row(request)
+                request.started = True
+                for index, block in enumerate(request.blocks):  # a cached prefix
+                    builder.add_block(request.row, index, block)
+            end = request.num_computed + num_query
+            while len(request.blocks) * self.shape.block_size < end:
+                block = self._free.pop(self._random.randrange(len(self._free)))
+                builder.add_block(request.row, len(request.blocks), block)
+                request.blocks.append(block)
+            tokens = [] if fed_back else (request.prompt + request.output)[request.num_computed : end]
+            scheduled.append((request.row, num_query, tokens, end == request.num_tokens))
+            chosen.append(request)
+            request.num_computed = end
+        builder.finish(scheduled)
+        self.runner.execute(self._plan, self.result)
+        assert self.result.step_id == self.num_steps
+        assert self.result.num_seqs == len(chosen)
+        for i, request in enumerate(chosen):
+            assert self.result.num_sampled[i] == (request.num_computed == request.num_tokens)
+            if self.result.num_sampled[i]:
+                self._collect(request, i)
+
+    def _collect(self, request: Request, i: int) -> None:
+        request.output.append(int(self.result.sampled[i, 0]))
+        count = request.sampling.get("num_logprobs", -1)
+        if count >= 0:
+            request.logprobs.append(
+                {
+                    "logprob": float(self.result.logprobs[i, 0]),
+                    "rank": int(self.result.ranks[i, 0]),
+                    "tops": dict(
+                        zip(
+                            self.result.top_token_ids[i, 0, :count].tolist(),
+                            self.result.top_logprobs[i, 0, :count].tolist(),
+                            strict=True,
+                        )
+                    ),
+                }
+            )

@@ -1,0 +1,122 @@
+"""Checkpoints that fit, and each way in which one may not: one sentence that names the culprit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine_core.config.errors import ConfigError
+from gpu_workers.model_runner import ModelRunner
+from tests.gpu_workers.small_models import engine_config, save_model
+
+
+def load(path: Path, **changes: object) -> list[tuple[int, int]]:
+    """Loads and returns the progress reports."""
+    reports: list[tuple[int, int]] = []
+    ModelRunner(engine_config(path, **changes)).load(lambda done, total: reports.append((done, total)))
+    return reports
+
+
+def rewrite(path: Path, **changes: torch.Tensor | None) -> None:
+    """Replaces (or with None removes) tensors; dots in names are written as __."""
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    for name, tensor in changes.items():
+        tensors.pop(name.replace("__", "."), None)
+        if tensor is not None:
+            tensors[name.replace("__", ".")] = tensor
+    save_file(tensors, file)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    save_model(tmp_path)
+    return tmp_path
+
+
+def test_progress_counts_bytes_up_to_the_total(path: Path) -> None:
+    reports = load(path)
+    done = [d for d, _ in reports]
+    total = sum(t.numel() * t.element_size() for t in load_file(path / "model.safetensors").values())
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, total)
+    assert {t for _, t in reports} == {total}
+
+
+def test_shards_are_found_through_the_index(tmp_path: Path) -> None:
+    save_model(tmp_path, max_shard_size="60KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    load(tmp_path)
+
+
+def test_another_stored_dtype_is_converted(path: Path) -> None:
+    tensors = {name: t.to(torch.bfloat16) for name, t in load_file(path / "model.safetensors").items()}
+    save_file(tensors, path / "model.safetensors")
+    load(path)
+
+
+def test_what_is_computed_here_and_tied_copies_may_be_there(tmp_path: Path) -> None:
+    save_model(tmp_path, tie_word_embeddings=True)
+    embedding = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]
+    rewrite(
+        tmp_path,
+        lm_head__weight=embedding.clone(),
+        model__layers__0__self_attn__rotary_emb__inv_freq=torch.zeros(8),
+    )
+    load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("model__norm__weight", None, "no weights for model.norm.weight"),
+        ("model__layers__1__self_attn__k_proj__weight", None, r"qkv_proj.weight \(its part k\)"),
+        ("lm_head__weight", None, "no weights for lm_head.weight"),
+        ("model__layers__7__mlp__up_proj__weight", torch.zeros(80, 48), "layers.7.mlp.up_proj.weight has no place"),
+        ("model__layers__0__mlp__up_proj__bias", torch.zeros(80), "mlp.up_proj.bias has no place"),
+        ("model__norm__weight", torch.zeros(47), r"model.norm.weight has the shape \[47\] .* needs \[48\]"),
+        ("model__layers__0__self_attn__q_proj__weight", torch.zeros(95, 48), r"q_proj.weight has the shape \[95, 48\]"),
+        ("model__layers__0__mlp__down_proj__weight", torch.zeros(80, 48), r"down_proj.weight has the shape \[80, 48\]"),
+        ("model__embed_tokens__weight", torch.zeros(211), r"embed_tokens.weight has the shape \[211\]"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit(path: Path, name: str, tensor: torch.Tensor | None, message: str) -> None:
+    rewrite(path, **{name: tensor})
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 3000, -1])
+def test_a_file_that_was_cut_off(path: Path, keep: int) -> None:
+    file = path / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:keep])
+    with pytest.raises(ConfigError, match=r"model\.safetensors"):
+        load(path)
+
+
+def test_a_shard_that_is_missing(tmp_path: Path) -> None:
+    save_model(tmp_path, max_shard_size="60KB")
+    next(iter(sorted(tmp_path.glob("*-of-*.safetensors")))).unlink()
+    with pytest.raises(ConfigError, match="missing"):
+        load(tmp_path)
+
+
+def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
+    save_model(tmp_path, max_shard_size="60KB")
+    first, second = sorted(tmp_path.glob("*-of-*.safetensors"))[:2]
+    both = load_file(first)
+    name = next(iter(both))
+    save_file({**load_file(second), name: both[name]}, second)
+    with pytest.raises(ConfigError, match="is there a second time"):
+        load(tmp_path)
+
+
+def test_unknown_names_are_refused(path: Path) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    with pytest.raises(ConfigError, match=r"model\.layers\.2\..* has no place"):
+        load(path)
