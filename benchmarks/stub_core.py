@@ -34,7 +34,7 @@ class Reply:
     num_top: int = 0
     """With logprobs asked for, the alternatives are the ids from 0 on, the sampled token first."""
     endless: bool = False
-    """Start again at the first token instead of ending."""
+    """Start again at the first token, up to the request's `max_tokens`."""
 
 
 @dataclass
@@ -43,6 +43,12 @@ class _Running:
     add: messages.AddRequest
     reply: Reply
     position: int = 0
+    num_before: int = 0
+    """Tokens of earlier rounds of an endless reply."""
+
+    @property
+    def num_output_tokens(self) -> int:
+        return self.num_before + self.position
 
 
 @dataclass
@@ -120,6 +126,11 @@ class StubCore:
         """All messages of a type so far."""
         with self._changed:
             return [message for message in self._received if isinstance(message, kind)]
+
+    def forget(self) -> None:
+        """Drops the messages so far."""
+        with self._changed:
+            self._received.clear()
 
     def wait_for(self, condition: Callable[["StubCore"], Any], timeout: float = 20.0) -> Any:
         """Waits until the condition holds, looking again after every message and every step."""
@@ -239,12 +250,17 @@ class StubCore:
                 if request.add.sampling.logprobs is not None:
                     logprobs.append(_logprobs(handle, token_id, request.add.sampling.logprobs))
                 request.position += 1
-            if request.position == len(reply.token_ids):
-                if reply.endless:
-                    request.position = 0
-                else:
-                    client.finished.append(_finished(request, reply.reason, reply.stop_token_id))
-                    del client.running[handle]
+            is_last = request.position == len(reply.token_ids)
+            if is_last and reply.endless:
+                request.num_before += request.position
+                request.position = 0
+                is_last = False
+            if request.num_output_tokens == request.add.sampling.max_tokens and not is_last:
+                client.finished.append(_finished(request, messages.FINISH_LENGTH, None))
+                del client.running[handle]
+            elif is_last:
+                client.finished.append(_finished(request, reply.reason, reply.stop_token_id))
+                del client.running[handle]
         self.num_tokens_sent += len(token_ids)
         outputs = messages.RequestOutputs(
             epoch=EPOCH,
@@ -268,7 +284,7 @@ def _finished(request: _Running, reason: str, stop_token_id: int | None) -> mess
         stop_token_id=stop_token_id,
         num_prompt_tokens=len(request.add.prompt_token_ids) // 4,
         num_cached_tokens=0,
-        num_output_tokens=request.position + len(request.add.output_token_ids) // 4,
+        num_output_tokens=request.num_output_tokens + len(request.add.output_token_ids) // 4,
         num_preemptions=0,
         queue_time=0.001,
         prefill_time=0.002,

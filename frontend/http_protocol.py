@@ -51,3 +51,5 @@ class DeadlineHttpProtocol(HttpProtocol):
         assert self._task is not None
         self._http.exception = RequestTimeout(message)
         self._task.cancel()
+        # After its answer Sanic reads on to the end of the body, which may never come.
+        self._callback_check_timeouts = self.loop.call_later(CHECK_SECONDS, self.abort)

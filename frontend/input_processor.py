@@ -133,12 +133,18 @@ class InputProcessor:
         return prompts
 
     def sampling(
-        self, request: GenerationRequest, prompt: Prompt, *, max_tokens: int | None, logprobs: int | None
+        self,
+        request: GenerationRequest,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None,
+        logprobs: int | None,
+        default_max_tokens: int | None = None,
     ) -> dict[str, Any]:
         """The sampling parameters of one prompt, checked, as the wire has them."""
         values: dict[str, Any] = dict(self._default_sampling)
-        # Without a word of the client the model's default length holds, as far as the context goes.
-        default_max_tokens = values.pop("max_tokens", None)
+        # Without a word of the client the endpoint's or the model's default holds, as far as the context goes.
+        models_max_tokens = values.pop("max_tokens", None)
         for name in _SAMPLING_FIELDS:
             value = getattr(request, name)
             if value is not None:
@@ -146,7 +152,9 @@ class InputProcessor:
         if values.get("top_k") == -1:
             values["top_k"] = 0
         room = self._check_length(len(prompt.token_ids), max_tokens)
-        values["max_tokens"] = max_tokens if max_tokens is not None else min(room, int(default_max_tokens or room))
+        values["max_tokens"] = (
+            max_tokens if max_tokens is not None else min(room, int(default_max_tokens or models_max_tokens or room))
+        )
         if logprobs is not None:
             if not 0 <= logprobs <= self.limits.max_logprobs:
                 name = "top_logprobs" if isinstance(request, ChatCompletionRequest) else "logprobs"

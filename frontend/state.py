@@ -15,7 +15,7 @@ from frontend.sse import KeepAlive
 from frontend.tokenizer import TextTokenizer
 
 STALL_SECONDS = 60.0
-"""Without a token for so long while requests run, an engine is not ready for more."""
+"""Without a step for so long while it has work, an engine is not ready for more."""
 
 
 class FrontendState:
@@ -34,7 +34,8 @@ class FrontendState:
         self._input_processor: InputProcessor | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self._progress = (0, time.monotonic())
+        self._core_progress = -1
+        self._core_progress_since = 0.0
 
     @property
     def input_processor(self) -> InputProcessor:
@@ -91,14 +92,12 @@ class FrontendState:
         """Moves with every token and every request that was finished."""
         return self.client.num_delivered_tokens + self.client.num_finished_requests
 
-    def seconds_without_progress(self) -> float:
-        """Since when running requests have got nothing; 0 when nothing runs."""
-        progress, since = self._progress
+    def note_progress(self, progress: int, pending: int) -> float:
+        """For how many seconds the core has had work and made no step, as far as it was looked at."""
         now = time.monotonic()
-        if progress != self.progress or self.client.num_open_requests == 0:
-            self._progress = (self.progress, now)
-            return 0.0
-        return now - since
+        if progress != self._core_progress or pending == 0:
+            self._core_progress, self._core_progress_since = progress, now
+        return now - self._core_progress_since
 
     async def wait_idle(self) -> None:
         """Until no handler generates any more."""

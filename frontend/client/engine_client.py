@@ -137,6 +137,10 @@ class EngineClient:
             adapter=adapter,
             trace_context=trace_context,
         )
+        if len(frame) > wire.MAX_FRAME_BYTES:
+            # The core's socket would hang up on us, and with us on everybody who shares this client.
+            stream.closed = True
+            raise EngineError(INVALID_REQUEST, f"A request must have at most {wire.MAX_FRAME_BYTES} bytes.")
         self._streams[stream.handle] = stream
         self._send(frame)
         return stream

@@ -1,6 +1,7 @@
 """The one exception of the client, with the codes that an engine core or the client itself gives it."""
 
 ENGINE_DEAD = "engine_dead"
+INVALID_REQUEST = "invalid_request"
 UNREACHABLE = "engine_unreachable"
 VERSION_MISMATCH = "version_mismatch"
 UTILITY_FAILED = "utility_failed"

@@ -85,12 +85,17 @@ def _order(
     processor: InputProcessor,
     trace_context: str | None,
 ) -> Order:
-    max_tokens = DEFAULT_MAX_TOKENS if completion.max_tokens is None else completion.max_tokens
     return Order(
         response_id=response_id,
         prompts=prompts,
         samplings=[
-            processor.sampling(completion, prompt, max_tokens=max_tokens, logprobs=completion.logprobs)
+            processor.sampling(
+                completion,
+                prompt,
+                max_tokens=completion.max_tokens,
+                logprobs=completion.logprobs,
+                default_max_tokens=DEFAULT_MAX_TOKENS,
+            )
             for prompt in prompts
         ],
         num_samples=completion.num_choices,

@@ -5,9 +5,14 @@ import importlib.metadata
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from engine_core.ipc.messages import PROTOCOL_VERSION
+from engine_core.ipc.messages import ERROR_ENGINE_DEAD, PROTOCOL_VERSION
+from frontend.client import EngineError
+from frontend.errors import unavailable
 from frontend.responses import json_response
 from frontend.state import STALL_SECONDS, FrontendState
+
+ANSWER_SECONDS = 5.0
+"""How long the core may take to say how it is: it answers between two steps."""
 
 
 async def health(request: Request, state: FrontendState) -> HTTPResponse:
@@ -15,18 +20,18 @@ async def health(request: Request, state: FrontendState) -> HTTPResponse:
 
 
 async def ready(request: Request, state: FrontendState) -> HTTPResponse:
+    """Requests are taken, and those that run get on: the core's step counter moves while it has work."""
     refusal = state.not_ready()
     if refusal is not None:
         raise refusal
-    silence = state.seconds_without_progress()
-    status = 200 if silence < STALL_SECONDS else 503
-    answer = {
-        "status": "ready" if status == 200 else "stalled",
-        "progress": state.progress,
-        "open_requests": state.client.num_open_requests,
-        "seconds_without_progress": round(silence, 1),
-    }
-    return json_response(answer, status)
+    try:
+        status = await state.client.utility("status", timeout=ANSWER_SECONDS)
+    except EngineError as error:
+        raise unavailable(f"The engine gives no sign of life: {error.message}", ERROR_ENGINE_DEAD) from error
+    silence = state.note_progress(status["progress"], status["pending"])
+    if silence >= STALL_SECONDS:
+        raise unavailable(f"The engine has work and has made no step for {silence:.0f} seconds.", "engine_stalled")
+    return json_response({"status": "ready", **status})
 
 
 async def version(request: Request, state: FrontendState) -> HTTPResponse:

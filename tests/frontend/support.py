@@ -107,6 +107,10 @@ class Setup:
         self.url = frontend.url
         self.http = httpx.Client(base_url=frontend.url, timeout=30)
 
+    def forget(self) -> None:
+        """Drops what the core has received so far."""
+        self.core.forget()
+
     def say(self, text: str, **options: Any) -> None:
         """Every request from now on is answered with this text."""
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -115,7 +119,7 @@ class Setup:
     def say_ids(self, ids: list[int], **options: Any) -> None:
         def script(add: AddRequest) -> Reply:
             most = add.sampling.max_tokens
-            reply = ids if most is None else ids[:most]
+            reply = ids if most is None or options.get("endless") else ids[:most]
             if len(reply) < len(ids):
                 return Reply(token_ids=reply, reason="length")
             return Reply(token_ids=reply, **{"reason": "stop", **options})
@@ -145,7 +149,10 @@ def running_setup(folder: Path, **frontend_changes: Any) -> Iterator[Setup]:
         lambda add: Reply(token_ids=[5]),
         max_model_len=MAX_MODEL_LEN,
         vocab_size=VOCAB_SIZE,
-        utilities={"metrics": lambda arguments: "# TYPE quire_steps counter\nquire_steps 3\n"},
+        utilities={
+            "metrics": lambda arguments: "# TYPE quire_steps counter\nquire_steps 3\n",
+            "status": lambda arguments: {"progress": 3, "pending": 0},
+        },
     )
     core.start()
     frontend = FrontendProcess(folder, config)

@@ -241,12 +241,11 @@ def test_a_client_connects_to_the_successor_of_a_dead_core(tmp_path):
         first = await asyncio.to_thread(lambda: StubCore(endpoint, script).start())
         client = EngineClient(endpoint)
         await client.connect()
+        await asyncio.to_thread(first.pause)
         stream = client.generate([1], {})
         await asyncio.to_thread(first.stop)
         with pytest.raises(EngineError):
-            while True:
-                await anext(client.generate([1], {}))
-        stream.close()
+            await anext(stream)
         second = await asyncio.to_thread(lambda: StubCore(endpoint, script).start())
         await client.connect()
         tokens = [token async for delta in client.generate([1], {}) for token in delta.token_ids]
@@ -255,6 +254,16 @@ def test_a_client_connects_to_the_successor_of_a_dead_core(tmp_path):
         await asyncio.to_thread(second.stop)
 
     asyncio.run(run())
+
+
+def test_a_frame_that_the_core_would_hang_up_on_is_not_sent(tmp_path):
+    async def work(client: EngineClient) -> None:
+        with pytest.raises(EngineError, match="at most 33554432 bytes"):
+            client.generate(bytes(wire.MAX_FRAME_BYTES), {})
+        assert [delta async for delta in client.generate([1], {})]
+
+    with stub(tmp_path, lambda add: Reply(token_ids=[1])) as core:
+        drive(core, work)
 
 
 def test_nobody_answers(tmp_path):

@@ -1,7 +1,9 @@
 """Detokenization and stop strings: however a text is cut, the same text comes out."""
 
+import itertools
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
 
@@ -12,6 +14,8 @@ from frontend.output_processor import OutputOptions, OutputProcessor
 from frontend.stop_strings import StopStrings
 from frontend.tokenizer import TextTokenizer
 from tests.frontend.support import END, train_tokenizer
+
+untimed = settings(deadline=None)  # an example's time says nothing where processes share a core
 
 
 def byte_level() -> TextTokenizer:
@@ -39,6 +43,7 @@ texts = st.text(st.characters(exclude_categories=["Cs", "Co", "Cn"], exclude_cha
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+@untimed
 @given(text=texts)
 def test_pieces_join_to_the_text_and_split_no_character(name, text):
     tokenizer = TOKENIZERS[name]
@@ -51,6 +56,7 @@ def test_pieces_join_to_the_text_and_split_no_character(name, text):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+@untimed
 @given(text=texts, cut=st.integers(1, 6))
 def test_an_output_that_ends_within_a_character_loses_only_that(name, text, cut):
     tokenizer = TOKENIZERS[name]
@@ -61,6 +67,7 @@ def test_an_output_that_ends_within_a_character_loses_only_that(name, text, cut)
     assert (text + "🦊").lstrip(" ").startswith(out.lstrip(" "))
 
 
+@untimed
 @given(ids=st.lists(st.integers(0, 400), max_size=200), prompt=st.lists(st.integers(0, 325), max_size=8))
 def test_any_tokens_at_all_end_in_text(ids, prompt):
     """Models with random weights, prompts of random ids: nothing raises, and nothing is held for long."""
@@ -82,7 +89,7 @@ def test_token_bytes_join_to_the_text():
 
 def cut_randomly(text: str, cuts: list[int]) -> list[str]:
     places = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
-    return [text[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [text[start:end] for start, end in itertools.pairwise(places)]
 
 
 def naive_stop(text: str, stop_strings: list[str], include: bool) -> tuple[str, str | None]:
@@ -95,6 +102,7 @@ def naive_stop(text: str, stop_strings: list[str], include: bool) -> tuple[str, 
     return text, None
 
 
+@untimed
 @given(
     text=st.text("abc", max_size=30),
     stop_strings=st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=3),
@@ -117,6 +125,7 @@ def test_stop_strings_do_not_depend_on_the_cuts(text, stop_strings, cuts, includ
     assert (out, found) == (wanted, wanted_stop)
 
 
+@untimed
 @given(text=st.text("ab", max_size=20), cuts=st.lists(st.integers(0, 20), max_size=6), include=st.booleans())
 def test_no_stop_before_it_is_allowed(text, cuts, include):
     stops = StopStrings(["ab", "ba"], include)
@@ -128,6 +137,7 @@ def finished(reason: str = "length", stop_token_id: int | None = None) -> Finish
     return Finished(reason, stop_token_id, 1, 3, 1, 0, 0.0, 0.0, 0.0)
 
 
+@untimed
 @given(
     text=st.text("abü🦊 ", max_size=20),
     stop=st.text("abü", min_size=1, max_size=3),

@@ -1,0 +1,145 @@
+"""Disconnects, stalled readers, draining, and the end of a frontend process."""
+
+import contextlib
+import json
+import select
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+
+from engine_core.ipc.messages import AbortRequest, AddRequest
+from tests.frontend.support import Setup, events_of, running_setup
+
+CHAT = "/v1/chat/completions"
+USER = [{"role": "user", "content": "Hi"}]
+
+
+def raw_request(setup: Setup, body: dict) -> socket.socket:
+    """A connection that has sent a chat request and has read nothing."""
+    data = json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", int(setup.url.rpartition(":")[2])), timeout=20)
+    connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+    return connection
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("padding", [0, 100_000, 900_000])
+def test_a_disconnect_aborts_at_once(setup, stream, padding):
+    setup.say("again and again", endless=True)
+    setup.core.pause()
+    setup.core.allow_steps(3)
+    connection = raw_request(setup, {"messages": USER, "stream": stream, "n": 2, "user": "x" * padding})
+    setup.core.wait_for(lambda core: len(core.received(AddRequest)) == 2)
+    connection.close()
+    handles = {add.handle for add in setup.core.received(AddRequest)}
+    setup.core.wait_for(
+        lambda core: {handle for abort in core.received(AbortRequest) for handle in abort.handles} == handles
+    )
+    assert setup.core.num_running == 0
+
+
+def test_a_stop_string_aborts_in_the_engine(setup):
+    setup.say("again and again", endless=True)
+    assert setup.chat(stop="and").json()["choices"][0]["message"]["content"] == "again "
+    setup.core.wait_for(lambda core: core.received(AbortRequest) and core.num_running == 0)
+
+
+def test_a_stalled_reader_slows_nobody(setup):
+    setup.say("word " * 400, endless=True)
+    stalled = raw_request(setup, {"messages": USER, "stream": True, "max_tokens": 400, "n": 8})
+    setup.core.wait_for(lambda core: core.received(AddRequest))
+    events = events_of(setup.chat(stream=True, max_tokens=300))
+    assert events[-1] == "[DONE]"
+    # The late reader still gets all of its own.
+    data = b""
+    while b"[DONE]" not in data:
+        data += stalled.recv(65536)
+    stalled.close()
+    assert data.count(b'"finish_reason":"length"') == 8
+
+
+def test_heartbeat_and_progress(setup):
+    setup.say("one two three")
+    setup.chat()
+    deadline = time.monotonic() + 10
+    while setup.frontend.heartbeats.read(1)[1] == 0:
+        assert time.monotonic() < deadline
+        select.select([], [], [], 0.05)
+    age, _, pending = setup.frontend.heartbeats.read(1)
+    assert age < 5
+    assert pending == 0
+
+
+def test_draining_finishes_what_runs_and_refuses_the_rest(tmp_path):
+    with running_setup(tmp_path) as own:
+        own.say("one two three")
+        own.core.pause()
+        answers: list[httpx.Response] = []
+        running = threading.Thread(target=lambda: answers.append(own.chat(stream=True)))
+        running.start()
+        own.core.wait_for(lambda core: core.num_running == 1)
+        with httpx.Client(base_url=own.url, timeout=20) as other:
+            assert other.get("/ready").status_code == 200
+            own.frontend.child.drain(20)
+            while (refusal := other.get("/ready")).status_code == 200:
+                pass
+            assert refusal.json()["error"]["code"] == "shutting_down"
+            refusal = other.post(CHAT, json={"messages": USER})
+            assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "shutting_down")
+            assert refusal.headers["retry-after"]
+            assert other.get("/health").status_code == 200
+        own.core.resume()
+        running.join(20)
+        assert events_of(answers[0])[-1] == "[DONE]"
+        assert own.frontend.wait_exit() == 0
+
+
+def test_draining_ends_in_time_with_an_error_for_who_is_late(tmp_path):
+    with running_setup(tmp_path) as own:
+        own.say("one two three", endless=True)
+        own.core.pause()
+        own.core.allow_steps(3)
+        with own.http.stream("POST", CHAT, json={"messages": USER, "stream": True}) as response:
+            lines = response.iter_lines()
+            assert next(lines).startswith("data: {")
+            own.frontend.child.drain(0.2)
+            rest = [line for line in lines if line]
+        assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
+        assert rest[-1] == "data: [DONE]"
+        assert own.frontend.wait_exit() == 0
+
+
+def test_an_idle_frontend_drains_at_once(tmp_path):
+    with running_setup(tmp_path) as own:
+        assert own.http.get("/health").status_code == 200  # leaves a connection open
+        own.frontend.child.drain(30)
+        began = time.monotonic()
+        assert own.frontend.wait_exit() == 0
+        assert time.monotonic() - began < 10
+
+
+def test_the_supervisors_death_ends_it_at_once(tmp_path):
+    with running_setup(tmp_path) as own:
+        own.say("one", endless=True)
+        connection = raw_request(own, {"messages": USER, "stream": True})
+        own.core.wait_for(lambda core: core.num_running == 1)
+        own.frontend.child.link.close()
+        assert own.frontend.wait_exit() is not None
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(65536):
+                pass
+        connection.close()
+
+
+def test_a_folder_without_a_tokenizer_is_one_sentence_and_code_2(tmp_path):
+    from benchmarks.stub_config import frontend_config, serve_config
+    from tests.frontend.support import FrontendProcess
+
+    frontend = FrontendProcess(tmp_path, serve_config(tmp_path, frontend_config(tmp_path / "nothing")))
+    assert frontend.wait_exit() == 2
+    assert frontend.child.failed is not None
+    assert "tokenizer.json" in frontend.child.failed.message
+    frontend.stop()

@@ -1,0 +1,57 @@
+"""Event streams in times of silence, with the connection played by the test."""
+
+import asyncio
+import time
+from typing import Any
+
+from frontend.sse import PING_SECONDS, STALLED_READER_SECONDS, EventStream, KeepAlive
+
+
+class Connection:
+    """Both Sanic's response and its transport, as far as an event stream knows them."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.unsent_bytes = 0
+        self.aborted = False
+        self.transport = self
+
+    async def send(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    async def eof(self) -> None:
+        self.sent.append(b"")
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent_bytes
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def after(seconds: float, unsent_bytes: int = 0) -> Connection:
+    """A stream that sent one event, looked after so many seconds later."""
+    connection: Any = Connection()
+
+    async def run() -> None:
+        stream = EventStream(connection, connection, KeepAlive())
+        await stream.send({"a": 1})
+        connection.unsent_bytes = unsent_bytes
+        await stream.look_after(time.monotonic() + seconds)
+
+    asyncio.run(run())
+    return connection
+
+
+def test_a_silence_is_filled_with_a_comment():
+    assert after(PING_SECONDS - 1).sent == [b'data: {"a":1}\n\n']
+    assert after(PING_SECONDS + 1).sent[1:] == [b": ping\n\n"]
+
+
+def test_a_reader_that_takes_nothing_is_cut_in_the_end():
+    assert after(PING_SECONDS + 1, unsent_bytes=9).sent[1:] == []
+    assert not after(STALLED_READER_SECONDS - 1, unsent_bytes=9).aborted
+    assert after(STALLED_READER_SECONDS + 1, unsent_bytes=9).aborted
