@@ -22,6 +22,7 @@ from frontend.client.deltas import EngineInfo
 from frontend.client.errors import (
     CLOSED,
     ENGINE_DEAD,
+    INVALID_REQUEST,
     SHUTTING_DOWN,
     UNREACHABLE,
     UTILITY_FAILED,

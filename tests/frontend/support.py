@@ -176,3 +176,8 @@ def events_of(response: httpx.Response) -> list[Any]:
         data = block[len("data: ") :]
         events.append(data if data == "[DONE]" else json.loads(data))
     return events
+
+
+def deltas_of(events: list[Any], index: int = 0) -> list[Any]:
+    """The choices of that index in the chunks of a stream."""
+    return [choice for event in events[:-1] for choice in event.get("choices", []) if choice["index"] == index]
