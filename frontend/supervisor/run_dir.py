@@ -8,7 +8,6 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
 import msgspec
@@ -17,20 +16,22 @@ from engine_core.config.engine_config import ServeConfig
 from engine_core.config.errors import ConfigError
 
 PREFIX = "quire-"
+_UNLOCKED = "new-quire-"
 MAX_SOCKET_PATH = 100
 """A unix socket's path has 108 bytes on Linux."""
 _LONGEST_SOCKET_NAME = len("/worker-000-000.sock")
-_YOUNG_SECONDS = 30.0
-"""A directory so young may not have been locked by its maker yet."""
 
 
 class RunDir:
     """Made on construction, mode 0700; `remove` it in the end."""
 
     def __init__(self) -> None:
-        self.path = _make_dir()
-        self._lock_fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        unlocked = _make_dir()
+        self._lock_fd = os.open(unlocked, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+        # Only now it gets the name under which others look for stale ones.
+        self.path = unlocked.replace(_UNLOCKED, PREFIX)
+        os.rename(unlocked, self.path)
 
     @property
     def config_file(self) -> str:
@@ -53,7 +54,7 @@ def _make_dir() -> str:
     for folder in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
         if not os.path.isdir(folder):
             continue
-        path = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=folder)
+        path = tempfile.mkdtemp(prefix=f"{_UNLOCKED}{os.getpid()}-", dir=folder)
         if len(os.fsencode(path)) + _LONGEST_SOCKET_NAME < MAX_SOCKET_PATH:
             return path
         os.rmdir(path)
@@ -68,8 +69,7 @@ def remove_stale_run_dirs() -> None:
         except OSError:  # gone meanwhile, or somebody else's
             continue
         try:
-            status = os.fstat(fd)
-            if status.st_uid == os.getuid() and time.time() - status.st_mtime > _YOUNG_SECONDS:
+            if os.fstat(fd).st_uid == os.getuid():
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)
         except BlockingIOError:  # in use

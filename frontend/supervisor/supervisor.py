@@ -82,12 +82,12 @@ class Supervisor:
         """None once everybody is ready."""
         self._start_children()
         while not all(child.is_ready for child in self._children):
-            for event in self._watcher.wait():
-                if isinstance(event, Reported) and isinstance(event.message, Progress):
-                    self._progress.update(event.message)
-                elif verdict := _verdict_on(event, drain_timeout=None):
-                    self._progress.close()
-                    return verdict
+            event = self._watcher.wait()
+            if isinstance(event, Reported) and isinstance(event.message, Progress):
+                self._progress.update(event.message)
+            elif verdict := _verdict_on(event, drain_timeout=None):
+                self._progress.close()
+                return verdict
         self._progress.close()
         self._announce()
         return None
@@ -121,9 +121,8 @@ class Supervisor:
     def _serve(self) -> Verdict:
         """Until somebody asks us to stop or a child dies."""
         while True:
-            for event in self._watcher.wait():
-                if verdict := _verdict_on(event, self._resolved.frontend.drain_timeout):
-                    return verdict
+            if verdict := _verdict_on(self._watcher.wait(), self._resolved.frontend.drain_timeout):
+                return verdict
 
     # Stopping
 
@@ -142,17 +141,17 @@ class Supervisor:
     def _wait_for_end(self, group: list[Child], deadline: float) -> bool:
         """Waits until all of `group` have ended and kills who is late. False: we were asked again, and hurry."""
         while any(child.is_alive for child in group):
-            for event in self._watcher.wait(deadline):
-                if isinstance(event, Signalled):
-                    self._exit_code = 128 + event.number
-                    return False
-                if isinstance(event, TimedOut):
-                    for child in filter(lambda child: child.is_alive, group):
-                        self._complain(f"The {child.name} did not stop in time.")
-                        child.kill()
-                    deadline = time.monotonic() + GRACE_SECONDS
-                elif isinstance(event, Ended) and event.child.exit_code != 0 and self._exit_code == 0:
-                    self._complain(event.child.describe_end())
+            event = self._watcher.wait(deadline)
+            if isinstance(event, Signalled):
+                self._exit_code = 128 + event.number
+                return False
+            if isinstance(event, TimedOut):
+                for child in filter(lambda child: child.is_alive, group):
+                    self._complain(f"The {child.name} did not stop in time.")
+                    child.kill()
+                deadline = time.monotonic() + GRACE_SECONDS
+            elif isinstance(event, Ended) and event.child.exit_code != 0 and self._exit_code == 0:
+                self._complain(event.child.describe_end())
         return True
 
     def _complain(self, message: str) -> None:

@@ -5,6 +5,7 @@ import selectors
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import msgspec
@@ -46,6 +47,7 @@ class Watcher:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._events: deque[Event] = deque()
         self._wakeup, self._wakeup_writer = socket.socketpair()
         for end in (self._wakeup, self._wakeup_writer):
             end.setblocking(False)
@@ -58,22 +60,25 @@ class Watcher:
         self._selector.register(child.link, selectors.EVENT_READ, child)
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)
 
-    def wait(self, deadline: float | None = None) -> list[Event]:
-        """Blocks until something happened, or until `deadline` (of the monotonic clock)."""
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        events: list[Event] = []
-        ready = self._selector.select(timeout)
-        # Last words before deaths: a child that failed sent its sentence and then ended.
-        for key, _ in sorted(ready, key=lambda item: isinstance(item[0].fileobj, int)):
-            if key.fileobj is self._wakeup:
-                events.extend(Signalled(number) for number in self._wakeup.recv(64) if number in SIGNALS)
-            elif key.fileobj == key.data.pidfd:
-                events.extend(self._end(key.data))
-            elif key.data.is_link_open:
-                events.extend(self._messages(key.data))
-        if not ready:
-            events.append(TimedOut())
-        return events
+    def wait(self, deadline: float | None = None) -> Event:
+        """The next thing that happened; blocks until there is one, or until `deadline` (of the monotonic clock)."""
+        while not self._events:
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = self._selector.select(timeout)
+            # Last words before deaths: a child that failed sent its sentence and then ended.
+            for key, _ in sorted(ready, key=lambda item: isinstance(item[0].fileobj, int)):
+                self._events.extend(self._events_of(key))
+            if not ready:
+                return TimedOut()
+        return self._events.popleft()
+
+    def _events_of(self, key: selectors.SelectorKey) -> Iterator[Event]:
+        if key.fileobj is self._wakeup:
+            yield from (Signalled(number) for number in self._wakeup.recv(64) if number in SIGNALS)
+        elif key.fileobj == key.data.pidfd:
+            yield from self._end(key.data)
+        elif key.data.is_link_open:
+            yield from self._messages(key.data)
 
     def _messages(self, child: Child) -> Iterator[Event]:
         link_fd = child.link.fileno()
