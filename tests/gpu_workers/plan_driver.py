@@ -1,4 +1,4 @@
-"""A stand-in for the engine core: makes plans by hand for a few requests and feeds back nothing but what a plan carries.
+"""A stand-in for the engine core: makes plans by hand for a few requests and feeds back only what a plan carries.
 
 Token budget, chunks and blocks are handled in the simplest way that still reaches every case of the contract.
 """
@@ -84,7 +84,7 @@ class PlanBuilder:
 
 
 class Driver:
-    """Runs requests to their end on one runner; blocks are handed out in random order and return when a request ends."""
+    """Runs requests to their end on one runner; blocks are handed out in random order, and return at the end."""
 
     def __init__(self, config: EngineConfig, runner: ModelRunner | None = None) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""Starts a real worker process as an engine core would: rings and lifeline by descriptor, doorbells on a PAIR socket."""
+"""Starts a real worker process as an engine core would: rings and lifeline by descriptor, doorbells on a socket."""
 
 import os
 import subprocess

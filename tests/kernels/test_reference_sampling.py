@@ -55,7 +55,7 @@ def test_filters_keep_the_naive_support(data: st.DataObject) -> None:
 def test_top_p_beyond_the_first_candidates() -> None:
     """A flat distribution's nucleus is wider than the values that top-p looks at first; a steep one's is not."""
     torch.manual_seed(0)
-    vocab_size = 4 * reference_sampling._NUM_TOP_P_CANDIDATES
+    vocab_size = 6 * reference_sampling._NUM_TOP_P_CANDIDATES
     logits = torch.stack((torch.randn(vocab_size) * 0.1, torch.randn(vocab_size) * 6))
     threshold = filter_thresholds(logits, torch.zeros(2, dtype=torch.int32), torch.full((2,), 0.9), torch.zeros(2))
     for row in range(2):
