@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -57,6 +58,8 @@ def read_settings(namespace: argparse.Namespace) -> ServeArgs:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. A `ConfigError` is one line on stderr and exit code 2, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another one
     try:
         namespace = build_parser().parse_args(argv)
         return COMMANDS[namespace.command][0](read_settings(namespace))
