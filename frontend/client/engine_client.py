@@ -284,10 +284,15 @@ class EngineClient:
         """Waits for the end of the connection, which on ipc is the end of the core."""
         while True:
             event = parse_monitor_message(await monitor.recv_multipart())
-            if event["event"] == zmq.EVENT_DISCONNECTED and self.info is not None:
-                self._take_the_rest()
-                self._end_all(EngineError(ENGINE_DEAD, "The engine core ended while the request ran."))
-                return
+            if event["event"] != zmq.EVENT_DISCONNECTED:
+                continue
+            if self.info is None:
+                # It went before it answered: ZeroMQ connects again by itself, but the greeting is lost.
+                self._send(wire.hello(self._credit))
+                continue
+            self._take_the_rest()
+            self._end_all(EngineError(ENGINE_DEAD, "The engine core ended while the request ran."))
+            return
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         """A core that sends what we cannot read is as good as dead; its readers must not wait forever."""

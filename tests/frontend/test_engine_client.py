@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import zmq
 
 from benchmarks.stub_core import EPOCH, Reply, StubCore
 from engine_core.ipc import messages
@@ -264,6 +265,24 @@ def test_a_frame_that_the_core_would_hang_up_on_is_not_sent(tmp_path):
 
     with stub(tmp_path, lambda add: Reply(token_ids=[1])) as core:
         drive(core, work)
+
+
+def test_a_core_that_goes_before_it_answers_is_greeted_again(tmp_path):
+    async def run() -> None:
+        endpoint = f"ipc://{tmp_path}/core.sock"
+        context: zmq.Context = zmq.Context()
+        first = context.socket(zmq.ROUTER)
+        first.bind(endpoint)
+        client = EngineClient(endpoint)
+        connecting = asyncio.create_task(client.connect(20))
+        await asyncio.to_thread(first.recv_multipart)
+        first.close(linger=0)
+        context.term()
+        with stub(tmp_path, lambda add: Reply()):
+            assert (await connecting).epoch == EPOCH
+            await client.close()
+
+    asyncio.run(run())
 
 
 def test_nobody_answers(tmp_path):
