@@ -106,11 +106,12 @@ class Clients:
                 continue  # it vanished; its requests are being aborted
             mine = numbers == number
             client.add_tokens(handles[mine], outputs.token_ids[mine])
-        for position in np.flatnonzero(table.wants_logprobs[outputs.rows]):
+        num_logprobs = table.num_logprobs[outputs.rows]
+        for position in np.flatnonzero(num_logprobs >= 0):
             client = self._by_number.get(int(numbers[position]))
             if client is not None:
-                request_logprobs = _logprobs_of(result, int(outputs.indices[position]), int(handles[position]))
-                client.add_logprobs(request_logprobs)
+                index, handle = int(outputs.indices[position]), int(handles[position])
+                client.add_logprobs(_logprobs_of(result, index, handle, int(num_logprobs[position])))
 
     def send(self, socket: zmq.Socket, step: int) -> list[Client]:
         """Sends one frame to each client that has outputs and credit. Returns clients found to be gone."""
@@ -135,9 +136,8 @@ def send_to(socket: zmq.Socket, identity: bytes, frame: bytes) -> bool:
     return True
 
 
-def _logprobs_of(result: StepResult, index: int, handle: int) -> RequestLogprobs:
+def _logprobs_of(result: StepResult, index: int, handle: int, num_top: int) -> RequestLogprobs:
     """Log-probabilities of the one token that row `index` of the step sampled."""
-    num_top = int(np.count_nonzero(result.top_token_ids[index, 0] >= 0))
     return RequestLogprobs(
         handle=handle,
         num_tokens=1,

@@ -34,7 +34,8 @@ class RowTable:
         """Of the last token collected; before the first one, the request's arrival."""
         self.checks_eos = np.zeros(num_rows, np.bool_)
         self.has_stop_ids = np.zeros(num_rows, np.bool_)
-        self.wants_logprobs = np.zeros(num_rows, np.bool_)
+        self.num_logprobs = np.zeros(num_rows, np.int32)
+        """Alternatives that the client wants beside each token; -1: no log-probabilities at all."""
         self.handle = np.zeros(num_rows, np.uint32)
         self.client_number = np.zeros(num_rows, np.int32)
         # One row per request and as wide as the context, but untouched pages of zeros cost nothing.
@@ -63,7 +64,7 @@ class RowTable:
         self.last_token_time[row] = request.last_token_time or request.arrival_time
         self.checks_eos[row] = not request.sampling.ignore_eos
         self.has_stop_ids[row] = bool(request.stop_token_ids)
-        self.wants_logprobs[row] = request.sampling.logprobs is not None
+        self.num_logprobs[row] = -1 if request.sampling.logprobs is None else request.sampling.logprobs
         self.handle[row] = request.handle
         self.client_number[row] = request.client_number
         return row

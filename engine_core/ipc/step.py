@@ -155,7 +155,7 @@ class StepResult:
     """The arrays of one result at full capacity. Times in monotonic ns.
 
     Rows without a sample have `num_sampled` 0. Log-probabilities count only for rows whose `num_logprobs` is 0 or more;
-    the columns of `top_token_ids` beyond that number are -1.
+    the columns of the tops beyond that number mean nothing.
     """
 
     header: np.ndarray
