@@ -1,8 +1,9 @@
 """Streamed tokens per second of one frontend process: HTTP, SSE, JSON, detokenization and the engine client together.
 
 The core is a stub that gives every stream one token per step. The frontend runs on one CPU core, the stub and the
-readers share another. At an offered rate that it can follow, a frontend sends one event per token; what counts beside
-the delivered rate is how much CPU time a token costs, because that bounds the rate.
+readers share another. At an offered rate that it can follow, a frontend sends one event per token; when something else
+takes its core, the tokens of several steps leave in one event. Beside the delivered rate stands what an event costs in
+CPU time, because that bounds the rate of single tokens.
 
     python -m benchmarks.bench_frontend --model demo_model
 """
@@ -126,8 +127,8 @@ def measure(model_folder: Path, load: Load, cores: list[int]) -> None:
     print(
         f"{load.num_streams:4d} streams, offered {load.num_streams * load.steps_per_second:6.0f} tokens/s: "
         f"{tokens / seconds:6.0f} tokens/s delivered, {num_events / tokens:.2f} events a token, "
-        f"frontend CPU {100 * cpu / seconds:3.0f} %, {1e6 * cpu / tokens:4.0f} us a token = "
-        f"{tokens / cpu:6.0f} tokens/s on a full core"
+        f"frontend CPU {100 * cpu / seconds:3.0f} %, {1e6 * cpu / num_events:4.0f} us an event = "
+        f"{num_events / cpu:6.0f} events/s on a full core"
     )
 
 
