@@ -1,4 +1,4 @@
-"""An engine core with its workers, started by hand, and a client of it: what the tests of outputs need, without HTTP."""
+"""An engine core with its workers and a client of it, without HTTP: what the tests of outputs need."""
 
 import asyncio
 import contextlib
