@@ -28,6 +28,16 @@ def decode_client_message(frame: bytes | memoryview) -> ClientMessage:
         raise ProtocolError(str(error)) from error
 
 
+def handle_of_malformed_add(frame: bytes | memoryview) -> int | None:
+    """The handle in a frame that meant to be an `AddRequest`, so that its sender can be told; None: not to be found."""
+    try:
+        plain = msgspec.msgpack.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    handle = plain.get("handle") if isinstance(plain, dict) and plain.get("type") == "add" else None
+    return handle if isinstance(handle, int) and 0 <= handle < 2**32 else None
+
+
 def decode_core_message(frame: bytes | memoryview) -> CoreMessage:
     """What an engine core sent. Raises `ProtocolError` with the reason."""
     try:

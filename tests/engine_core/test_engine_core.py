@@ -372,6 +372,16 @@ def test_malformed_frames_disturb_nobody(harness: Harness) -> None:
     assert list(reader.finished) == [7]
 
 
+def test_a_malformed_request_is_answered_by_its_handle(harness: Harness) -> None:
+    client = harness.client()
+    frame = {"type": "add", "request_id": "a", "handle": 9, "prompt_token_ids": b"1234", "sampling": {"top_p": 7.0}}
+    client.send(msgspec.msgpack.encode(frame))
+    reader = Reader(client)
+    reader.read_finals(1)
+    assert reader.errors[9].code == "invalid_request"
+    assert "top_p" in reader.errors[9].message
+
+
 def test_utilities_answer_or_say_what_there_is(harness: Harness) -> None:
     client = harness.client()
     client.send(encode(Utility(call_id=5, method="metrics")))
