@@ -4,14 +4,15 @@ It loads neither torch nor Sanic nor ZeroMQ, handles no request, and sleeps unti
 of its three phases (starting, serving, stopping) is one loop over the watcher's events.
 """
 
+import os
 import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 import msgspec
-import psutil
 
 from engine_core.ipc.control import Progress
 from engine_core.ipc.heartbeat import Heartbeats
@@ -111,10 +112,9 @@ class Supervisor:
 
     def _announce(self) -> None:
         frontend = self._resolved.frontend
-        seconds = time.time() - psutil.Process().create_time()
         url = url_of(frontend.host, self._port)
         name = frontend.served_model_names[0]
-        print(f"Quire is ready: {url}/v1 (model {name}, {seconds:.1f} s)", flush=True)
+        print(f"Quire is ready: {url}/v1 (model {name}, {_process_age():.1f} s)", flush=True)
 
     # Serving
 
@@ -194,3 +194,9 @@ def _verdict_on(event: Event, drain_timeout: float | None) -> Verdict | None:
         failed = event.child.failed
         return Verdict(failed.exit_code if failed else 1, ERROR_DELIVERY_SECONDS, event.child.describe_end())
     return None
+
+
+def _process_age() -> float:
+    """Seconds since this process was started, the interpreter's own start included."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")

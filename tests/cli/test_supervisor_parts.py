@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ from frontend.supervisor.run_dir import RunDir, remove_stale_run_dirs
 
 
 @pytest.fixture
-def temp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="q", dir="/tmp"))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+def temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short path: pytest's own are too long for sockets."""
+    with tempfile.TemporaryDirectory(prefix="q", dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 def test_a_run_dir_is_private_short_and_removed(temp: Path) -> None:

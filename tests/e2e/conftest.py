@@ -17,6 +17,7 @@ def server() -> Iterator[Server]:
         server.close()
     assert server.process.returncode == 0, server.errors()
     server.assert_nothing_left()
+    server.remove()
 
 
 @pytest.fixture
@@ -37,3 +38,4 @@ def start() -> Iterator[Callable[..., Server]]:
     yield start
     for server in servers:
         server.close()
+        server.remove()

@@ -3,6 +3,7 @@
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,10 @@ class Server:
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._stderr.close()
+
+    def remove(self) -> None:
+        """Removes what belongs to the test and not to the server."""
+        shutil.rmtree(self.temp, ignore_errors=True)
 
 
 def wait_for_end(pids: list[int], timeout: float = 30.0) -> None:

@@ -137,8 +137,9 @@ def processes_of(temp: Path) -> list[int]:
 
 
 @pytest.fixture
-def temp() -> Path:
-    return Path(tempfile.mkdtemp(prefix="q", dir="/tmp"))
+def temp() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="q", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.mark.parametrize("end", ["", "llm.close(); llm.close()", "raise SystemExit(0)", "del llm"])
