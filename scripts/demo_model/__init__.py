@@ -1,0 +1,1 @@
+"""How the demo model is made: text, tokenizer, chats, the network, its training and its judging."""
