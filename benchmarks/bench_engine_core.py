@@ -155,7 +155,6 @@ def engine_config(num_seqs: int, max_model_len: int) -> EngineConfig:
         ),
         device="cpu",
         dtype="float32",
-        epoch=1,
     )
 
 

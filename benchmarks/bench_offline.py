@@ -1,7 +1,7 @@
 """Throughput without HTTP: Quire's `LLM`, and a peer beside it in the same run on the same prompts.
 
-`--peer transformers` measures transformers' `generate` twice: one request after the other, and all of them as one padded
-batch (which runs until its longest answer ends, as such a batch does). Prints JSON, then a table.
+`--peer transformers` measures transformers' `generate` twice: one request after the other, and all of them as one
+padded batch (which runs until its longest answer ends, as such a batch does). Prints JSON, then a table.
 """
 
 import argparse
@@ -113,7 +113,8 @@ def main() -> None:
             for run in sides.values():
                 run()  # warm-up
             for side, seconds in measure(sides, arguments.repeats).items():
-                results.append({"work": name, "side": side, "seconds": seconds, "output_tokens": work.num_output_tokens})
+                tokens = work.num_output_tokens
+                results.append({"work": name, "side": side, "seconds": seconds, "output_tokens": tokens})
     print(json.dumps(results))
     print_table(results)
 

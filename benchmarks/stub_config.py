@@ -58,6 +58,5 @@ def serve_config(run_dir: Path, frontend: FrontendConfig) -> ServeConfig:
         ),
         device="cpu",
         dtype="float32",
-        epoch=1,
     )
     return ServeConfig(engine=engine, frontend=frontend, run_dir=str(run_dir))

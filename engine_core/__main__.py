@@ -13,10 +13,13 @@ from engine_core.executors.base import ExecutorFailed
 from engine_core.executors.local import LocalExecutor
 from engine_core.ipc.control import ControlLink, Failed, LinkClosed, Progress, Ready
 from engine_core.ipc.heartbeat import Heartbeats
-from engine_core.ipc.messages import MAX_CLIENT_FRAME_BYTES
+from engine_core.ipc.messages import ERROR_ENGINE_DEAD, ERROR_SHUTTING_DOWN, MAX_CLIENT_FRAME_BYTES
 from engine_core.ipc.sockets import bind_router
 
 logger = logging.getLogger("engine_core")
+
+LINGER_MS = 2000
+"""How long the last replies may take to leave when the core ends."""
 
 
 def main() -> int:
@@ -54,7 +57,7 @@ def serve(
     router = bind_router(context, endpoint, MAX_CLIENT_FRAME_BYTES)
     try:
         if not executor.start(
-            lambda stage, done, total: link.send(Progress(stage=stage, done=done, total=total, unit="B")),
+            lambda stage, done, total, unit: link.send(Progress(stage=stage, done=done, total=total, unit=unit)),
             interrupts=[link.fileno()],
         ):
             return 1
@@ -71,16 +74,16 @@ def serve(
         arguments.replica,
         config.frontend.served_model_names[0],
     )
-    link.send(Ready(details={"replica": arguments.replica, "epoch": config.engine.epoch}))
+    link.send(Ready(details={"replica": arguments.replica, "measured_bytes": executor.measured_bytes}))
     try:
         core.run()
+        core.fail_all(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
     except ExecutorFailed as failure:
-        core.fail_all(str(failure))
-        # The clients' errors must leave the socket before the context is destroyed.
-        router.close(linger=2000)
+        core.fail_all(ERROR_ENGINE_DEAD, str(failure))
         link.send(Failed(message=str(failure), exit_code=1))
         return 1
     finally:
+        router.close(linger=LINGER_MS)
         if config.engine.trace_file is not None:
             core.timeline.write(Path(config.engine.trace_file))
             logger.info("The step timeline stands in %s.", config.engine.trace_file)

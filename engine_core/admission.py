@@ -1,5 +1,6 @@
 """Turns an `AddRequest` into a `Request`, or says in one sentence why this engine cannot run it."""
 
+import math
 import time
 
 import numpy as np
@@ -33,6 +34,7 @@ class Admission:
         self._max_model_len = config.scheduler.max_model_len
         self._capacity = config.cache.num_blocks * config.cache.block_size
         self._max_num_waiting = config.scheduler.max_num_waiting
+        self._max_num_penalty_rows = config.scheduler.max_num_penalty_rows
         self._num_admitted = 0
 
     def admit(self, message: AddRequest, client: bytes, client_number: int, num_waiting: int, now: float) -> Request:
@@ -82,7 +84,11 @@ class Admission:
                 f"The prompt's {len(prompt)} tokens and the {wanted - len(prompt)} asked for do not fit into the KV "
                 f"cache, which holds {self._capacity} tokens.",
             )
+        if message.sampling.uses_penalties and self._max_num_penalty_rows == 0:
+            raise Refused(ERROR_INVALID, "This engine was started without room for penalties.")
         if message.adapter is not None:
             raise Refused(ERROR_INVALID, f"There is no adapter {message.adapter!r}.")
+        if message.deadline is not None and not math.isfinite(message.deadline):
+            raise Refused(ERROR_INVALID, "The deadline must be a finite number of seconds.")
         if message.deadline is not None and message.deadline <= time.time():
             raise Refused(ERROR_DEADLINE, "The request's deadline had passed before it arrived.")

@@ -14,7 +14,7 @@ from engine_core.ipc.messages import FinishedRequest, RequestError, RequestLogpr
 from engine_core.ipc.step import StepResult
 from engine_core.request import Request
 from engine_core.row_table import RowTable
-from engine_core.scheduler import StepOutputs
+from engine_core.step_records import StepOutputs
 
 
 class Client:
@@ -31,6 +31,11 @@ class Client:
         self._logprobs: list[RequestLogprobs] = []
         self._finished: list[FinishedRequest] = []
         self._errors: list[RequestError] = []
+
+    @property
+    def num_final_replies(self) -> int:
+        """Final replies that wait for credit."""
+        return len(self._finished) + len(self._errors)
 
     @property
     def has_outputs(self) -> bool:
@@ -115,9 +120,20 @@ class Clients:
 
     def send(self, socket: zmq.Socket, step: int) -> list[Client]:
         """Sends one frame to each client that has outputs and credit. Returns clients found to be gone."""
+        ready = [client for client in self._by_identity.values() if client.has_outputs]
+        return self._send_frames(socket, step, ready)
+
+    def probe_idle(self, socket: zmq.Socket, step: int) -> list[Client]:
+        """Sends an empty frame to each client without requests, for that is how ROUTER tells who left without a bye.
+
+        Returns the clients found to be gone.
+        """
+        return self._send_frames(socket, step, [c for c in self._by_identity.values() if not c.requests])
+
+    def _send_frames(self, socket: zmq.Socket, step: int, clients: list[Client]) -> list[Client]:
         gone = []
-        for client in self._by_identity.values():
-            if client.has_outputs and client.credit > 0:
+        for client in clients:
+            if client.credit > 0:
                 client.credit -= 1
                 frame = client.take_frame(self._epoch, self._replica, step)
                 if not send_to(socket, client.identity, frame):

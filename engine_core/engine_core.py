@@ -19,13 +19,13 @@ from engine_core.ipc.control import ControlLink, Drain, LinkClosed
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import (
     ERROR_DEADLINE,
-    ERROR_ENGINE_DEAD,
     ERROR_INVALID,
     ERROR_SHUTTING_DOWN,
     FINISH_LENGTH,
     PROTOCOL_VERSION,
     AbortRequest,
     AddRequest,
+    Bye,
     Credit,
     FinishedRequest,
     Hello,
@@ -37,7 +37,8 @@ from engine_core.ipc.step import ENDED_NS, STARTED_NS, StepResult
 from engine_core.kv_cache_manager import KVCacheManager
 from engine_core.metrics import Metrics
 from engine_core.request import Request, RequestStatus
-from engine_core.scheduler import Finished, ScheduledStep, Scheduler
+from engine_core.scheduler import Scheduler
+from engine_core.step_records import Finished, ScheduledStep
 from engine_core.timeline import Timeline
 from engine_core.utilities import answer
 
@@ -45,6 +46,12 @@ logger = logging.getLogger(__name__)
 
 _IDLE_POLL_MS = 1000
 """The longest sleep; deadlines are looked at after it."""
+_MAX_FRAMES_A_TURN = 256
+"""More frames wait for the next turn, so that no flood of them keeps a step from being planned."""
+_MANY_CLIENTS = 32
+"""From so many clients on, each new one is the occasion to look for those that left without a word."""
+_MAX_UNREAD_REPLIES = 16384
+"""Final replies that may wait for a client without credit before it is dropped."""
 _MAX_CHECKED_BLOCKS = 65536
 """Larger pools are not checked when idle: the check would delay the next request by more than some 30 ms."""
 
@@ -77,9 +84,10 @@ class EngineCore:
         self.timeline = Timeline()
         self.num_collected = 0
         self._admission = Admission(config)
-        self._clients = Clients(config.epoch, replica)
+        self.epoch = time.time_ns()
+        self._clients = Clients(self.epoch, replica)
         self._request_ids: dict[str, Request] = {}
-        self._deadlines: list[tuple[float, str, Request]] = []
+        self._deadlines: list[tuple[float, int, Request]] = []  # by time, then arrival
         self._inflight: deque[ScheduledStep] = deque()
         self._may_schedule = False
         """Whether anything happened since the scheduler last had nothing to run."""
@@ -100,23 +108,26 @@ class EngineCore:
                 self._update(result)
             self._send()
 
-    def fail_all(self, message: str) -> None:
-        """Ends every open request with one error: the engine cannot go on."""
+    def fail_all(self, code: str, message: str) -> None:
+        """Ends every open request with one error: the engine does not go on."""
         for request in list(self._request_ids.values()):
-            self._end_with_error(request, ERROR_ENGINE_DEAD, message)
+            self._end_with_error(request, code, message)
         self._clients.send(self._router, self.num_collected)
 
     # Receive
 
     def _receive(self) -> None:
         """Takes in all that has arrived; sleeps when there is nothing else to do."""
-        events = dict(self._poller.poll(self._timeout_ms()))
+        timeout_ms = self._timeout_ms()
+        events = dict(self._poller.poll(timeout_ms))
+        if not events and timeout_ms > 0 and not self._inflight:
+            self._check_when_idle()
         pending = self.scheduler.num_running + len(self.scheduler.waiting)
         self._heartbeats.beat(self._heartbeat_index, self.num_collected, pending)
         self._executor.check()
         if self._link.fileno() in events:
             self._receive_control()
-        while self._router in events:
+        for _ in range(_MAX_FRAMES_A_TURN if self._router in events else 0):
             try:
                 identity, *frames = self._router.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -129,11 +140,13 @@ class EngineCore:
             return 0
         if self._executor.next_result() is not None:
             return 0
-        if not self._inflight and self._unchecked:
-            self._unchecked = False
-            if self.scheduler.kv.pool.num_blocks <= _MAX_CHECKED_BLOCKS:
-                self.scheduler.kv.pool.check_integrity()
         return _IDLE_POLL_MS
+
+    def _check_when_idle(self) -> None:
+        """Once after each busy time, when nothing has come for a whole poll."""
+        if self._unchecked and self.scheduler.kv.pool.num_blocks <= _MAX_CHECKED_BLOCKS:
+            self.scheduler.kv.pool.check_integrity()
+        self._unchecked = False
 
     def _receive_control(self) -> None:
         while (message := self._link.receive()) is not None:
@@ -160,6 +173,8 @@ class EngineCore:
                 self._end(self.scheduler.abort(request))
         elif isinstance(message, Credit):
             client.credit += message.amount
+        elif isinstance(message, Bye):
+            self._forget(client)
         elif isinstance(message, Utility):
             send_to(self._router, identity, encode(answer(self, message)))
 
@@ -177,6 +192,9 @@ class EngineCore:
         client = self._clients.get(identity)
         if client is not None:
             self._forget(client)
+        if len(self._clients) >= _MANY_CLIENTS:
+            for gone in self._clients.probe_idle(self._router, self.num_collected):
+                self._forget(gone)
         if hello.version == PROTOCOL_VERSION:
             self._clients.add(identity, hello.credit)
         else:
@@ -184,7 +202,7 @@ class EngineCore:
         cache = self._config.cache
         welcome = Welcome(
             version=PROTOCOL_VERSION,
-            epoch=self._config.epoch,
+            epoch=self.epoch,
             replica=self._replica,
             max_model_len=self._config.scheduler.max_model_len,
             vocab_size=self._config.model.vocab_size,
@@ -193,6 +211,10 @@ class EngineCore:
         send_to(self._router, identity, encode(welcome))
 
     def _on_add(self, client: Client, message: AddRequest) -> None:
+        if client.num_final_replies > _MAX_UNREAD_REPLIES:
+            logger.warning("A client reads none of its replies; it is dropped.")
+            self._forget(client)
+            return
         known = self._request_ids.get(message.request_id)
         if known is not None and known.client == client.identity and known.handle == message.handle:
             return  # sent twice
@@ -212,16 +234,20 @@ class EngineCore:
             return
         client.requests[request.handle] = request
         self._request_ids[request.request_id] = request
-        if request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, request.request_id, request))
         if len(request.tokens) >= request.limit:  # a resume that had all its tokens already
+            request.transition(RequestStatus.FINISHED)
             self._reply(Finished(request, FINISH_LENGTH, None, request.num_prior_tokens), now)
             return
+        if request.deadline is not None:
+            heapq.heappush(self._deadlines, (request.deadline, request.order[1], request))
         self.scheduler.add(request)
         self._may_schedule = self._unchecked = True
 
     def _expire(self) -> None:
-        """Ends requests whose deadline has passed."""
+        """Ends requests whose deadline has passed; forgets those that ended before theirs."""
+        if len(self._deadlines) > 2 * len(self._request_ids) + 64:
+            self._deadlines = [entry for entry in self._deadlines if entry[2].status is not RequestStatus.FINISHED]
+            heapq.heapify(self._deadlines)
         while self._deadlines and self._deadlines[0][0] <= time.time():
             request = heapq.heappop(self._deadlines)[2]
             if request.status is not RequestStatus.FINISHED:

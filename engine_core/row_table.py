@@ -6,7 +6,7 @@ with the number of running requests. `requests[row]` keeps its request until the
 
 import numpy as np
 
-from engine_core.request import Request
+from engine_core.request import Request, RequestStatus
 
 
 class RowTable:
@@ -74,6 +74,11 @@ class RowTable:
         request = self.requests[row]
         assert request is not None, row
         return request
+
+    def is_running(self, row: int) -> bool:
+        """Whether the row's request has not been preempted or ended."""
+        request = self.requests[row]
+        return request is not None and request.status is RequestStatus.RUNNING
 
     def drop_results(self, row: int) -> None:
         """What is still in flight for the row's request is of no interest any more (it finished or was aborted)."""

@@ -8,7 +8,6 @@ rows, generations and blocks, which `_retire` and `update` keep.
 
 import bisect
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,42 +18,8 @@ from engine_core.kv_cache_manager import KVCacheManager
 from engine_core.plan_writer import PlanWriter
 from engine_core.request import Request, RequestStatus
 from engine_core.row_table import RowTable
+from engine_core.step_records import Finished, ScheduledStep, StepOutputs
 from engine_core.waiting_queue import WaitingQueue
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledStep:
-    """What the engine core remembers of a dispatched step until its result comes. Arrays are [num_seqs]."""
-
-    step_id: int
-    rows: np.ndarray
-    generation: np.ndarray
-    samples: np.ndarray
-    num_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A request that ended, and why."""
-
-    request: Request
-    reason: str
-    stop_token_id: int | None
-    num_output_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutputs:
-    """The tokens of one collected step that count. Arrays are [num_outputs]."""
-
-    indices: np.ndarray
-    """Where in the step's (and the result's) order each output stands."""
-    rows: np.ndarray
-    token_ids: np.ndarray
-    intervals: np.ndarray
-    """Seconds since the row's token before; for a first token, since the request's arrival."""
-    is_first: np.ndarray
-    finished: list[Finished]
 
 
 class Scheduler:
@@ -79,6 +44,8 @@ class Scheduler:
         self._retiring: deque[Request] = deque()
         self._num_retiring_blocks = 0
         self._free_penalty_slots = list(range(config.max_num_penalty_rows - 1, -1, -1))
+        self._refused: tuple[Request, int] | None = None
+        """The request that last found too few blocks, and how many were available then."""
         self._next_step_id = 1
         self._last_collected = 0
 
@@ -175,9 +142,9 @@ class Scheduler:
             return rows, counts
         runs = np.ones(len(rows), np.bool_)
         grown: list[tuple[Request, list[int]]] = []
-        requests = [table.request(row) for row in rows]  # a preempted one may be gone from the table at once
-        for index in growing:
-            request = requests[index]
+        num_preemptions = self.num_preemptions
+        requests = [table.request(rows[index]) for index in growing]  # a preempted one may leave the table at once
+        for index, request in zip(growing, requests, strict=True):
             if request.status is RequestStatus.RUNNING and self._make_room(request, int(missing[index])):
                 grown.append((request, self.kv.append(request, int(missing[index]))))
             else:
@@ -187,7 +154,8 @@ class Scheduler:
                 first = len(request.block_ids) - len(blocks)
                 writer.add_blocks(request.row, first, blocks)
                 table.num_blocks[request.row] = len(request.block_ids)
-        runs &= np.array([request.status is RequestStatus.RUNNING for request in requests], np.bool_)
+        if self.num_preemptions != num_preemptions:
+            runs &= np.array([table.is_running(row) for row in rows], np.bool_)
         return rows[runs], counts[runs]
 
     def _make_room(self, request: Request, count: int) -> bool:
@@ -224,6 +192,9 @@ class Scheduler:
             request = self.waiting.peek()
             if request is None or request.row >= 0:  # a preempted one whose last tokens are still in flight
                 break
+            # The queue's head waits for blocks; its prefix is not looked up again in every step until then.
+            if self._running and self._refused == (request, self.kv.pool.num_available):
+                break
             count = self._start(request, writer, budget, now)
             if count == 0:
                 break
@@ -249,6 +220,7 @@ class Scheduler:
         # Room for all known tokens and one more block, so that what was preempted does not come back to fail again.
         comfortable = min(kv.num_blocks_for(known) + 1, kv.num_blocks_for(request.limit))
         if kv.num_available_beside(hits) < (comfortable if self._running else total_blocks) - len(hits):
+            self._refused = (request, kv.pool.num_available)
             return 0
         if not writer.has_room_for(request, total_blocks, self._eos):
             return 0

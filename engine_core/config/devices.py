@@ -9,6 +9,9 @@ import psutil
 
 from engine_core.config.errors import ConfigError
 
+SUPPORTED_DEVICES = ("cpu",)
+"""Devices with kernels: those in the registry of `gpu_workers/operations.py`, which cannot be imported here."""
+
 _CGROUP = Path("/sys/fs/cgroup")
 _LIMITS = (
     (_CGROUP / "memory.max", _CGROUP / "memory.current"),
@@ -26,18 +29,27 @@ class DeviceMemory(msgspec.Struct, frozen=True):
 
 
 def probe_device(device: str) -> DeviceMemory:
-    """The memory of `device`: "cpu", "cuda", or "auto", which takes a GPU where there is one.
+    """The memory of `device`: "cpu", "cuda", or "auto", which takes a GPU where there is one that has kernels here.
 
-    Raises `ConfigError` when a GPU is asked for and none can be reached.
+    Raises `ConfigError` when a GPU is asked for and none can be used.
     """
     if device == "cpu":
         return _cpu_memory()
+    if device == "cuda":
+        return _cuda_memory()
     try:
         return _cuda_memory()
     except ConfigError:
-        if device == "cuda":
-            raise
-        return _cpu_memory()
+        memory = _cpu_memory()
+        return msgspec.structs.replace(memory, name=memory.name + _unused_gpu())
+
+
+def _unused_gpu() -> str:
+    """What a device's name ends with where a GPU was found and left alone."""
+    try:
+        return f" ({_query_gpu().name} is not used: no kernels for GPUs yet)"
+    except ConfigError:
+        return ""
 
 
 def _cpu_memory() -> DeviceMemory:
@@ -55,6 +67,13 @@ def _cpu_memory() -> DeviceMemory:
 
 
 def _cuda_memory() -> DeviceMemory:
+    """The GPU's memory; refused before anything else where this version could not use it."""
+    if "cuda" not in SUPPORTED_DEVICES:
+        raise ConfigError("--device cuda cannot be served: this version has no kernels for GPUs yet; use --device cpu.")
+    return _query_gpu()
+
+
+def _query_gpu() -> DeviceMemory:
     """The first GPU that is visible to us, as the driver reports it."""
     try:
         import pynvml

@@ -70,8 +70,6 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
     num_threads: int = 0
     """Torch's threads in a CPU worker; 0: chosen from the number of cores."""
     trace_file: str | None = None
-    epoch: int
-    """Changes with every start of a core, so that clients notice a replacement."""
 
     def step_capacities(self) -> dict[str, int]:
         """The arguments of `engine_core.ipc.step.StepShape`, which fixes the layout of plans and results."""

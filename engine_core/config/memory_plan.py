@@ -24,6 +24,8 @@ PENALTY_BYTES_PER_TOKEN = 5
 """Per penalty row and vocabulary entry: whether the prompt has it, and an int32 count of the output's."""
 ROW_BYTES = 12 * 1024 + 128
 """Per row beside its block table: up to 1024 logit biases (an int64 and a float32 each) and its numbers."""
+_PACKED_DTYPES = ("float32", "bfloat16")
+"""As in `kernels/reference_linear.py`, which cannot be imported here."""
 _ACTIVATION_COPIES = 4
 """Copies of the residual stream that are alive at once: it, its normed form, an operation's input and output."""
 _LOGIT_COPIES = 4
@@ -46,7 +48,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int
     activation_bytes: int
     row_bytes: int
-    """Block tables, biases and numbers of all rows."""
+    """Block tables, biases and numbers of all rows; on a CPU also the engine core's copy of their tokens."""
     penalty_bytes: int
     runtime_bytes: int
     kv_bytes_per_token: int
@@ -107,9 +109,9 @@ def make_memory_plan(
     blocks_per_row = blocks_for(scheduler.max_model_len, request.block_size)
     plan = MemoryPlan(
         device=device,
-        weight_bytes=weight_bytes(model, tensors, dtype_bytes),
+        weight_bytes=weight_bytes(model, tensors, dtype_bytes) + packed_bytes(model, dtype, device.device),
         activation_bytes=activation_bytes(model, scheduler, dtype_bytes, device.device),
-        row_bytes=scheduler.max_num_seqs * (blocks_per_row * 4 + ROW_BYTES),
+        row_bytes=scheduler.max_num_seqs * (blocks_per_row * 4 + ROW_BYTES + _history_bytes(scheduler, device.device)),
         penalty_bytes=scheduler.max_num_penalty_rows * model.vocab_size * PENALTY_BYTES_PER_TOKEN,
         runtime_bytes=RUNTIME_BYTES[device.device],
         kv_bytes_per_token=kv_bytes_per_token(model, dtype_bytes),
@@ -138,6 +140,20 @@ def weight_bytes(model: ModelConfig, tensors: dict[str, TensorInfo] | None, dtyp
         return num_parameters(model) * dtype_bytes
     tied = {"lm_head.weight"} if model.tie_word_embeddings else set()
     return sum(tensor.bytes_at(dtype_bytes) for name, tensor in tensors.items() if name not in tied)
+
+
+def packed_bytes(model: ModelConfig, dtype: str, device: str) -> int:
+    """On a CPU linear layers keep their weights in the library's own layout only. A tied matrix, which the embedding
+    reads as well, is the one that is there twice; in a dtype that is not packed it is not."""
+    if device != "cpu" or not model.tie_word_embeddings or dtype not in _PACKED_DTYPES:
+        return 0
+    return model.vocab_size * model.hidden_size * DTYPE_BYTES[dtype]
+
+
+def _history_bytes(scheduler: SchedulerConfig, device: str) -> int:
+    """A row's tokens in the engine core, which lie in the machine's memory: untouched at first, but a page that was once
+    used stays."""
+    return scheduler.max_model_len * 4 if device == "cpu" else 0
 
 
 def num_parameters(model: ModelConfig) -> int:

@@ -7,8 +7,8 @@ import zmq
 
 from engine_core.ipc.step import StepPlan, StepResult
 
-ProgressCallback = Callable[[str, int, int], None]
-"""Called with a stage's name, bytes done and bytes in all."""
+ProgressCallback = Callable[[str, int, int, str], None]
+"""Called with a stage's name, how much is done and how much there is in all, and the unit."""
 
 
 class ExecutorFailed(Exception):

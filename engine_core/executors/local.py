@@ -1,5 +1,6 @@
 """Workers as child processes of the engine core on the same host, fed through shared memory."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -67,6 +68,8 @@ class LocalExecutor(Executor):
         self._next_plan = 1
         self._next_result = 1
         self._workers: list[_Worker] = []
+        self.measured_bytes = 0
+        """Weights and KV cache of all workers, as they report them when ready."""
 
     def start(self, on_progress: ProgressCallback, interrupts: Sequence[int]) -> bool:
         for rank in range(self._config.engine.parallel.world_size):
@@ -108,7 +111,9 @@ class LocalExecutor(Executor):
         bell = encode_worker_message(Doorbell(sequence=self._next_plan))
         self._next_plan += 1
         for worker in self._workers:
-            worker.socket.send(bell, zmq.NOBLOCK)
+            # A worker that never sleeps leaves its bells unread; where the queue is full of them one more says nothing.
+            with contextlib.suppress(zmq.Again):
+                worker.socket.send(bell, zmq.NOBLOCK)
 
     def next_result(self) -> StepResult | None:
         if not self._result_ring.is_published(self._next_result):
@@ -125,7 +130,7 @@ class LocalExecutor(Executor):
             poller.register(worker.pidfd, zmq.POLLIN)
 
     def check(self) -> None:
-        self._receive(lambda stage, done, total: None)
+        self._receive(lambda stage, done, total, unit: None)
 
     def _receive(self, on_progress: ProgressCallback) -> None:
         """Takes in all messages of all workers; a dead worker's last words come before the news of its death."""
@@ -133,10 +138,11 @@ class LocalExecutor(Executor):
             gone = worker.process.poll()
             while worker.socket.poll(0):
                 match decode_worker_message(worker.socket.recv()):
-                    case WorkerProgress(rank=0, stage=stage, done=done, total=total):
-                        on_progress(stage, done, total)
-                    case WorkerReady():
+                    case WorkerProgress(rank=0, stage=stage, done=done, total=total, unit=unit):
+                        on_progress(stage, done, total, unit)
+                    case WorkerReady(weight_bytes=weight_bytes, kv_cache_bytes=kv_cache_bytes):
                         worker.is_ready = True
+                        self.measured_bytes += weight_bytes + kv_cache_bytes
                     case WorkerFailed(message=message, exit_code=exit_code):
                         raise ExecutorFailed(message, exit_code)
             if gone is not None:

@@ -72,6 +72,10 @@ class AbortRequest(_Message, frozen=True, kw_only=True, tag="abort"):
     handles: Annotated[list[Handle], Meta(max_length=65536)]
 
 
+class Bye(_Message, frozen=True, kw_only=True, tag="bye"):
+    """The client leaves: its open requests are aborted and nothing more is sent to it."""
+
+
 class Credit(_Message, frozen=True, kw_only=True, tag="credit"):
     """Grants `amount` more `RequestOutputs` frames."""
 
@@ -162,5 +166,5 @@ class UtilityReply(_Message, frozen=True, kw_only=True, tag="utility_reply", omi
     error: str | None = None
 
 
-ClientMessage = Hello | AddRequest | AbortRequest | Credit | Utility
+ClientMessage = Hello | AddRequest | AbortRequest | Credit | Utility | Bye
 CoreMessage = Welcome | RequestOutputs | UtilityReply

@@ -17,12 +17,13 @@ class Doorbell(_WorkerMessage, frozen=True, kw_only=True, tag="bell"):
 
 
 class WorkerProgress(_WorkerMessage, frozen=True, kw_only=True, tag="progress"):
-    """How far loading has come, in bytes."""
+    """How far a stage of the start has come; `unit` is "B" for bytes or a plural noun."""
 
     rank: int
     stage: str
     done: int
     total: int
+    unit: str = "B"
 
 
 class WorkerReady(_WorkerMessage, frozen=True, kw_only=True, tag="ready"):

@@ -4,7 +4,6 @@ Done once, by `quire serve` or `LLM`; the child processes read the result and de
 here, and everything that can be refused is refused here.
 """
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,6 @@ def resolve(args: ServeArgs) -> Resolved:
         enforce_eager=args.enforce_eager,
         num_threads=args.num_threads,
         trace_file=None if args.trace is None else str(Path(args.trace).expanduser().absolute()),
-        epoch=time.time_ns() // 1000,
     )
     return Resolved(engine, _resolve_frontend(args, folder, scheduler), plan)
 

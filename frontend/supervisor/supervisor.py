@@ -130,7 +130,9 @@ class Supervisor:
         """Frontends finish what runs, then the cores go: nobody's answer is cut off by our order of stopping."""
         self._exit_code = verdict.exit_code
         if all(child.is_ready for child in self._children):  # else nobody was served yet
-            for group, timeout in ((self._frontends, verdict.drain_timeout), (self._cores, 0.0)):
+            drained_by = time.monotonic() + verdict.drain_timeout
+            for group in (self._frontends, self._cores):  # the cores have other clients than our frontends
+                timeout = max(0.0, drained_by - time.monotonic())
                 for child in group:
                     child.drain(timeout)
                 if not self._wait_for_end(group, time.monotonic() + timeout + GRACE_SECONDS):

@@ -19,6 +19,7 @@ from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import (
     AbortRequest,
     AddRequest,
+    Bye,
     Credit,
     FinishedRequest,
     Hello,
@@ -107,7 +108,7 @@ class Harness:
             self.core.run()
         except ExecutorFailed as failure:
             self.failure = failure
-            self.core.fail_all(str(failure))
+            self.core.fail_all("engine_dead", str(failure))
 
     def client(self, credit: int = 100) -> zmq.Socket:
         socket = self.stranger()
@@ -285,6 +286,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(harness: Harness) -> No
         (add(1, sampling=SamplingParams(logit_bias={32000: 1.0})), "invalid_request"),
         (add(1, adapter="nobody"), "invalid_request"),
         (add(1, deadline=1.0), "deadline_exceeded"),
+        (add(1, deadline=float("nan")), "invalid_request"),
     ],
 )
 def test_what_cannot_run_is_refused_with_its_reason(harness: Harness, message: AddRequest, code: str) -> None:
@@ -341,6 +343,43 @@ def test_a_vanished_client_frees_its_requests(harness: Harness) -> None:
         assert isinstance(reply, UtilityReply)
         pending = reply.result["pending"]
     assert "request_success" in harness.core.metrics.text()
+
+
+def test_a_client_that_says_bye_frees_its_requests(harness: Harness) -> None:
+    client, other = harness.client(), harness.client()
+    harness.executor.gate.clear()
+    client.send(encode(add(1, sampling=SamplingParams(max_tokens=60))))
+    client.send(encode(Utility(call_id=1, method="status")))
+    client.recv()
+    client.send(encode(Bye()))
+    client.send(encode(add(2)))  # it would have to say hello again
+    pending = 1
+    while pending:
+        other.send(encode(Utility(call_id=1, method="status")))
+        reply = decode_core_message(other.recv())
+        assert isinstance(reply, UtilityReply)
+        pending = reply.result["pending"]
+
+
+def test_clients_that_vanished_while_idle_are_forgotten(harness: Harness) -> None:
+    most = 0
+    for _ in range(100):
+        harness.client().close(linger=0)
+        most = max(most, len(harness.core._clients))
+    assert 32 <= most <= 40  # a closed socket takes a moment to be noticed
+
+
+def test_a_resume_that_has_all_its_tokens_ends_at_once(harness: Harness) -> None:
+    client = harness.client()
+    output = np.arange(5, dtype=np.int32).tobytes()
+    client.send(encode(add(1, output_token_ids=output, deadline=time.time() + 0.01)))
+    reader = Reader(client)
+    reader.read_finals(1)
+    assert reader.finished[1].reason == "length"
+    client.send(encode(add(1, output_token_ids=output[:8])))
+    reader = Reader(client)
+    reader.read_finals(1)
+    assert (reader.finished[1].num_output_tokens, len(reader.tokens[1])) == (5, 3)
 
 
 def test_a_dead_worker_ends_every_request_with_one_error(harness: Harness) -> None:

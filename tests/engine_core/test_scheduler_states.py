@@ -11,7 +11,8 @@ from engine_core.config.engine_config import SchedulerConfig
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.kv_cache_manager import KVCacheManager
 from engine_core.request import Request, RequestStatus
-from engine_core.scheduler import ScheduledStep, Scheduler
+from engine_core.scheduler import Scheduler
+from engine_core.step_records import ScheduledStep
 from tests.engine_core.fake_worker import FakeWorker, step_shape
 
 EOS = 1

@@ -1,0 +1,42 @@
+"""What the scheduler hands to the engine core: a step that was planned, and what came of one that was collected."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine_core.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledStep:
+    """What the engine core remembers of a dispatched step until its result comes. Arrays are [num_seqs]."""
+
+    step_id: int
+    rows: np.ndarray
+    generation: np.ndarray
+    samples: np.ndarray
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A request that ended, and why."""
+
+    request: Request
+    reason: str
+    stop_token_id: int | None
+    num_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutputs:
+    """The tokens of one collected step that count. Arrays are [num_outputs]."""
+
+    indices: np.ndarray
+    """Where in the step's (and the result's) order each output stands."""
+    rows: np.ndarray
+    token_ids: np.ndarray
+    intervals: np.ndarray
+    """Seconds since the row's token before; for a first token, since the request's arrival."""
+    is_first: np.ndarray
+    finished: list[Finished]
