@@ -55,13 +55,14 @@ def test_figures_by_hand(tmp_path: Path, dtype: str, size: int) -> None:
     assert plan.num_kv_tokens == plan.num_blocks * 16
     assert plan.max_concurrency == plan.num_blocks / 7  # 100 tokens need 7 blocks of 16
     assert plan.penalty_bytes == 2 * 96 * PENALTY_BYTES_PER_TOKEN
-    assert plan.row_bytes == 8 * (7 * 4 + ROW_BYTES)
+    assert plan.row_bytes == 8 * (7 * 4 + ROW_BYTES + 100 * 4)  # on a CPU with the 100 tokens of a row
     # 64 tokens x (4 hidden states of 32, and 3 x 64 of the MLP, more than the attention's 3 x 32 + 2 x 16); on a CPU
     # the keys and values of 100 tokens and a mask of 64 x 100 float32; then float32 logits of 8 rows, four times.
     forward = 64 * (4 * 32 + 3 * 64) * size
     assert plan.activation_bytes == forward + 100 * 2 * 16 * size + 64 * 100 * 4 + 8 * 96 * 4 * 4
     gpu = plan_for(tmp_path, DeviceMemory("cuda", "GPU", 80 * GIB, 80 * GIB), dtype)
     assert gpu.activation_bytes == forward + 8 * 96 * 4 * 4
+    assert gpu.row_bytes == 8 * (7 * 4 + ROW_BYTES)
 
 
 def test_made_up_weights_take_what_real_ones_take(tmp_path: Path) -> None:
@@ -70,10 +71,13 @@ def test_made_up_weights_take_what_real_ones_take(tmp_path: Path) -> None:
     assert plan_for(folder, with_files=False) == plan_for(folder)
 
 
-def test_tied_embeddings_are_counted_once(tmp_path: Path) -> None:
+def test_tied_embeddings_are_counted_once_but_where_one_copy_is_packed(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path)
     tied = make_model_folder(tmp_path / "tied", tie_word_embeddings=True)
-    assert plan_for(tied).weight_bytes == plan_for(folder).weight_bytes - 96 * 32 * 4
+    gpu = DeviceMemory("cuda", "GPU", 80 * GIB, 80 * GIB)
+    assert plan_for(tied, gpu).weight_bytes == (PARAMETERS - 96 * 32) * 4
+    assert plan_for(tied, dtype="float16").weight_bytes == (PARAMETERS - 96 * 32) * 2
+    assert plan_for(tied).weight_bytes == plan_for(folder).weight_bytes == PARAMETERS * 4
     assert plan_for(tied, with_files=False) == plan_for(tied)
 
 
