@@ -12,6 +12,7 @@ import torch.nn.functional as F
 _PACK_FOR_ROWS = 32
 """The number of rows that the packed layout is chosen for; measured the same for all from 8 up, and good for any."""
 _PACKED_DTYPES = (torch.float32, torch.bfloat16)
+_OPERATIONS = ("_reorder_linear_weight", "_linear_pointwise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,15 @@ class PackedWeight:
 
 def pack_weight(weight: torch.Tensor) -> PackedWeight:
     """Takes over a weight that is complete; the caller may then drop its own."""
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not available or weight.dtype not in _PACKED_DTYPES:
+    if weight.dtype not in _PACKED_DTYPES or not _can_pack():
         return PackedWeight(weight, opaque=False)
     return PackedWeight(torch.ops.mkldnn._reorder_linear_weight(weight, _PACK_FOR_ROWS), opaque=True)
+
+
+def _can_pack() -> bool:
+    """Whether this torch has the library and both operations, which are private to torch and may go."""
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATIONS)
 
 
 def linear(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> torch.Tensor:

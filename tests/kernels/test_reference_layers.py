@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import reference
+from kernels import reference, reference_linear
 from kernels.reference_linear import linear, pack_weight
 
 SHAPES = [(1, 3), (5, 17), (33, 64), (7, 129)]
@@ -73,3 +73,11 @@ def test_packed_linear(dtype: torch.dtype, rows: int, inputs: int, outputs: int,
     assert got.shape == wanted.shape
     tolerance = 1e-4 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
     torch.testing.assert_close(got.double(), wanted, rtol=tolerance, atol=tolerance * inputs**0.5)
+
+
+def test_a_torch_without_the_packing_operations_multiplies_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_linear, "_OPERATIONS", ("_reorder_linear_weight", "_gone"))
+    x, weight = torch.randn(5, 7), torch.randn(3, 7)
+    packed = pack_weight(weight)
+    assert not packed.opaque
+    torch.testing.assert_close(linear(x, packed, None), x @ weight.T)
