@@ -16,7 +16,7 @@ from engine_core.config.errors import ConfigError
 from gpu_workers.layers.build import ShapeMismatch
 
 ProgressCallback = Callable[[int, int], None]
-"""Called with bytes done and bytes in all."""
+"""Called with what is done and what there is in all: bytes of weights, steps of the warm-up."""
 
 _COMPUTED = ("rotary_emb.inv_freq",)
 """Endings of tensors that old checkpoints carry and that are computed here."""
@@ -24,6 +24,11 @@ _COMPUTED = ("rotary_emb.inv_freq",)
 
 def load_weights(model: nn.Module, path: Path, progress: ProgressCallback) -> None:
     """Loads the checkpoint in the folder `path`. Raises `ConfigError` with one sentence when it does not fit."""
+    _fill_from_files(model, path, progress)
+    _finish(model)
+
+
+def _fill_from_files(model: nn.Module, path: Path, progress: ProgressCallback) -> None:
     headers = {file: read_header(file) for file in weight_files(path)}  # all checked before the first byte is copied
     total = sum(tensor.num_bytes for header in headers.values() for tensor in header.values())
     parameters = dict(model.named_parameters())
@@ -47,7 +52,6 @@ def load_weights(model: nn.Module, path: Path, progress: ProgressCallback) -> No
         name, shard = next((name, shard) for (_, shard), name in missing.items())
         part = "" if shard is None else f" (its part {shard})"
         raise ConfigError(f"{path} is incomplete: it has no weights for {name}{part}.")
-    _finish(model)
 
 
 def _load_tensor(
@@ -83,9 +87,13 @@ def _target(name: str, fused: dict[str, tuple[str, object]]) -> tuple[str, objec
 @torch.no_grad()
 def fill_dummy_weights(model: nn.Module, seed: int, progress: ProgressCallback) -> None:
     """Random weights of a plausible size, the same for the same seed: speed can be measured without a checkpoint."""
+    _fill_with_noise(model, seed, progress)
+    _finish(model)
+
+
+def _fill_with_noise(model: nn.Module, seed: int, progress: ProgressCallback) -> None:
     generator = torch.Generator().manual_seed(seed & (2**63 - 1))
-    parameters = list(model.parameters())
-    total = sum(p.numel() * p.element_size() for p in parameters)
+    total = sum(p.numel() * p.element_size() for p in model.parameters())
     done = 0
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1 and name.endswith("weight"):
@@ -95,11 +103,11 @@ def fill_dummy_weights(model: nn.Module, seed: int, progress: ProgressCallback) 
             parameter.copy_(values)
         done += parameter.numel() * parameter.element_size()
         progress(done, total)
-    _finish(model)
 
 
 def _finish(model: nn.Module) -> None:
-    """Lets each layer that wants to rearrange its complete weights do so."""
+    """Lets each layer that wants to rearrange its complete weights do so. Whoever filled them has returned and holds
+    none any longer: a layer's loaded weight goes as soon as it is packed, and there is never a second copy of all."""
     for module in model.modules():
         finish = getattr(module, "finish_loading", None)
         if finish is not None:

@@ -65,23 +65,15 @@ class ModelRunner:
             load_weights(self._model, Path(self._config.model.path), progress)
 
     @torch.inference_mode()
-    def start(self) -> None:
-        """Allocates cache and rows, then runs each kind of step once so that the first request finds all warm."""
+    def start(self, progress: ProgressCallback) -> None:
+        """Allocates cache and rows, then runs each kind of step once so that the first request finds all warm; reports
+        those steps."""
         model, cache, scheduler = self._config.model, self._config.cache, self._config.scheduler
         num_kv_heads = max(1, model.num_key_value_heads // self._config.parallel.tensor_parallel_size)
-        # Pages of zeros: memory that no request has used yet is not taken from the machine.
-        self._kv_cache = torch.zeros(
-            cache.num_blocks,
-            model.num_hidden_layers,
-            2,
-            num_kv_heads,
-            cache.block_size,
-            model.head_dim,
-            dtype=torch_dtype(cache.dtype),
-            device=self._device,
-        )
+        shape = (cache.num_blocks, model.num_hidden_layers, 2, num_kv_heads, cache.block_size, model.head_dim)
+        self._kv_cache = self._operations.make_kv_cache(shape, torch_dtype(cache.dtype))
         self._new_batch(scheduler.max_num_penalty_rows)
-        self._warm_up()
+        self._warm_up(progress)
 
     def _new_batch(self, num_penalty_rows: int) -> None:
         self._batch = InputBatch(self._shape, self._config.model.vocab_size, num_penalty_rows, self._operations)
@@ -150,11 +142,14 @@ class ModelRunner:
         result.header[STARTED_NS] = started_ns
         result.header[ENDED_NS] = time.monotonic_ns()
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, progress: ProgressCallback) -> None:
         """A short prompt and a step of single tokens, on blocks that nobody owns yet."""
-        for num_seqs, query_len in ((1, _WARM_UP_TOKENS), (self._config.scheduler.max_num_seqs, 1)):
+        steps = ((1, _WARM_UP_TOKENS), (self._config.scheduler.max_num_seqs, 1))
+        progress(0, len(steps))
+        for done, (num_seqs, query_len) in enumerate(steps, start=1):
             capacity = self._config.cache.num_blocks * self._shape.block_size
             self._warm_up_step(num_seqs, min(query_len, self._config.scheduler.max_model_len, capacity))
+            progress(done, len(steps))
 
     def _warm_up_step(self, num_seqs: int, query_len: int) -> None:
         block_size = self._shape.block_size

@@ -75,9 +75,9 @@ class Worker:
     def run(self) -> None:
         """Loads, reports ready, serves. Raises `ParentGone`, or `ConfigError` while it starts."""
         self._runner = ModelRunner(self._config, tp_rank=self._links.rank)
-        self._runner.load(self._report_progress)
+        self._runner.load(self._report_weights)
         self._check_lifeline()
-        self._runner.start()
+        self._runner.start(self._report_warm_up)
         ready = WorkerReady(
             rank=self._links.rank,
             weight_bytes=self._runner.weight_bytes,
@@ -117,12 +117,17 @@ class Worker:
         while self._links.socket.poll(0):
             self._links.socket.recv()
 
-    def _report_progress(self, done: int, total: int) -> None:
+    def _report_weights(self, done: int, total: int) -> None:
         now = time.monotonic_ns()
         if done == total or now - self._reported_ns >= PROGRESS_INTERVAL_NS:
             self._reported_ns = now
             self._check_lifeline()
             self._links.send(WorkerProgress(rank=self._links.rank, stage="weights", done=done, total=total))
+
+    def _report_warm_up(self, done: int, total: int) -> None:
+        self._check_lifeline()
+        message = WorkerProgress(rank=self._links.rank, stage="warm-up", done=done, total=total, unit="steps")
+        self._links.send(message)
 
     def _check_lifeline(self) -> None:
         if self._links.lifeline_fd in dict(self._poller.poll(0)):

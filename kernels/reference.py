@@ -10,6 +10,8 @@ moves to host memory as one piece), and within a layer head-major: a head's B x 
 that one `index_select` gathers here and the tile that a GPU kernel loads.
 """
 
+import math
+import mmap
 from dataclasses import dataclass
 
 import torch
@@ -198,6 +200,13 @@ def rope_write_kv(
     cache_rows.index_copy_(0, plan.write_rows[layer, 0], qk[:, num_q_heads:].reshape(-1, head_dim))
     cache_rows.index_copy_(0, plan.write_rows[layer, 1], value.reshape(-1, head_dim))
     return qk[:, :num_q_heads]
+
+
+def make_kv_cache(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A cache of zeros in anonymous memory: a page is taken from the machine when a request first writes to it, whereas
+    `torch.zeros` writes to all of them."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=dtype).view(shape)
 
 
 class Workspace:

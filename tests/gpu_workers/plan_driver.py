@@ -91,7 +91,7 @@ class Driver:
         if runner is None:
             runner = ModelRunner(config)
             runner.load(lambda done, total: None)
-            runner.start()
+            runner.start(lambda done, total: None)
         self.runner = runner
         self.shape = StepShape(**config.step_capacities())
         plans, results = plan_layout(self.shape), result_layout(self.shape)

@@ -1,6 +1,7 @@
 """Checkpoints that fit, and each way in which one may not: one sentence that names the culprit."""
 
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from engine_core.config.errors import ConfigError
 from gpu_workers.model_runner import ModelRunner
+from kernels import reference_linear
 from tests.gpu_workers.small_models import engine_config, save_model
 
 
@@ -120,3 +122,19 @@ def test_unknown_names_are_refused(path: Path) -> None:
     (path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
     with pytest.raises(ConfigError, match=r"model\.layers\.2\..* has no place"):
         load(path)
+
+
+def test_a_loaded_weight_goes_when_it_is_packed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than one of the linear layers' weights is there beside its packed form."""
+    runner = ModelRunner(engine_config(path))
+    loaded = {p.data_ptr(): weakref.ref(p) for p in runner._model.parameters() if p.dim() == 2}
+    packed: list[int] = []
+
+    def pack(weight: torch.Tensor) -> object:
+        assert not [address for address in packed if loaded[address]() is not None]
+        packed.append(weight.data_ptr())
+        return reference_linear.pack_weight(weight)
+
+    monkeypatch.setattr("kernels.cpu.pack_weight", pack)
+    runner.load(lambda done, total: None)
+    assert len(packed) == 3 * 4 + 1

@@ -60,7 +60,10 @@ def send_decode(worker: WorkerProcess, sequence: int) -> None:
 
 def test_serves_two_steps_in_flight_until_the_lifeline_closes(worker: WorkerProcess, model_path: Path) -> None:
     reports = wait_until_ready(worker)
-    assert reports[-1].done == reports[-1].total > 0
+    for stage, unit in (("weights", "B"), ("warm-up", "steps")):
+        last = [report for report in reports if report.stage == stage][-1]
+        assert (last.done, last.unit) == (last.total, unit)
+        assert last.total > 0
     prompt, tokens = [5, 9, 2, 100, 7], []
     started = time.monotonic_ns()
     start_request(worker, prompt)
