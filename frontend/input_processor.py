@@ -18,13 +18,15 @@ from frontend.conversation import template_messages, template_tools
 from frontend.errors import ApiError, bad_request
 from frontend.output_processor import OutputOptions
 from frontend.protocol.chat import ChatCompletionRequest, ChatMessage
-from frontend.protocol.common import MAX_CHOICES, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS, GenerationRequest
+from frontend.protocol.common import MAX_CHOICES, GenerationRequest
 from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import from_validation
+from frontend.stop_strings import check_stop_strings
 from frontend.tokenizer import TextTokenizer
 
-MAX_PROMPTS = 2048
-MAX_TOTAL_CHOICES = 2048
+MAX_TOTAL_CHOICES = 512
+"""Of one request; each is a request to the engine. Half of what may wait there by default (`--max-num-waiting`): one
+client's batch leaves room for the others."""
 
 _SAMPLING_FIELDS = (
     "min_tokens",
@@ -119,18 +121,18 @@ class InputProcessor:
             raise bad_request("prompt must not be an empty list.", "prompt")
         if all(isinstance(entry, int) for entry in prompt):
             return [self._from_ids(prompt, "prompt")]  # type: ignore[arg-type]
-        if len(prompt) > MAX_PROMPTS:
-            raise bad_request(f"prompt must have at most {MAX_PROMPTS} prompts.", "prompt")
-        prompts = []
-        for index, entry in enumerate(prompt):
-            where = f"prompt[{index}]"
-            if isinstance(entry, str) and isinstance(prompt[0], str):
-                prompts.append(await self._encode(entry, add_special_tokens, where))
-            elif isinstance(entry, list) and isinstance(prompt[0], list):
-                prompts.append(self._from_ids(entry, where))
-            else:
-                raise bad_request("prompt must not mix texts and token ids.", where)
-        return prompts
+        texts = [entry for entry in prompt if isinstance(entry, str)]
+        lists = [entry for entry in prompt if isinstance(entry, list)]
+        if max(len(texts), len(lists)) < len(prompt):
+            index = next(index for index, entry in enumerate(prompt) if type(entry) is not type(prompt[0]))
+            raise bad_request("prompt must not mix texts and token ids.", f"prompt[{index}]")
+        if lists:
+            return [self._from_ids(entry, f"prompt[{index}]") for index, entry in enumerate(lists)]
+        all_token_ids = await self._tokenizer.encode_all_async(texts, add_special_tokens)
+        return [
+            _text_prompt(text, token_ids, f"prompt[{index}]")
+            for index, (text, token_ids) in enumerate(zip(texts, all_token_ids, strict=True))
+        ]
 
     def sampling(
         self,
@@ -171,10 +173,10 @@ class InputProcessor:
 
     def output_options(self, request: GenerationRequest) -> OutputOptions:
         stop_strings = request.stop_strings
-        if len(stop_strings) > MAX_STOP_STRINGS:
-            raise bad_request(f"stop must be at most {MAX_STOP_STRINGS} strings.", "stop")
-        if any(not 1 <= len(stop_string) <= MAX_STOP_STRING_CHARS for stop_string in stop_strings):
-            raise bad_request(f"stop must be strings of 1 to {MAX_STOP_STRING_CHARS} characters.", "stop")
+        try:
+            check_stop_strings(stop_strings)
+        except ValueError as error:
+            raise bad_request(str(error), "stop") from error
         return OutputOptions(
             stop_strings=stop_strings,
             include_stop=bool(request.include_stop_str_in_output),
@@ -188,7 +190,11 @@ class InputProcessor:
         if not 1 <= request.num_choices <= MAX_CHOICES:
             raise bad_request(f"n must be from 1 to {MAX_CHOICES}, not {request.n}.", "n")
         if request.num_choices * num_prompts > MAX_TOTAL_CHOICES:
-            raise bad_request(f"n times the number of prompts must be at most {MAX_TOTAL_CHOICES}.", "n")
+            raise bad_request(
+                f"n times the number of prompts must be at most {MAX_TOTAL_CHOICES}, "
+                f"not {request.num_choices * num_prompts}.",
+                "n" if request.num_choices > 1 else "prompt",
+            )
         if request.stream_options is not None and not request.stream:
             raise bad_request("stream_options must come with stream: true.", "stream_options")
         if request.response_format is not None and request.response_format.get("type") != "text":
@@ -201,10 +207,7 @@ class InputProcessor:
                 raise bad_request(f"{name} must have 1 to {limit} characters.", name)
 
     async def _encode(self, text: str, add_special_tokens: bool, param: str) -> Prompt:
-        token_ids = await self._tokenizer.encode_async(text, add_special_tokens)
-        if not token_ids:
-            raise bad_request(f"{param} must not be empty.", param)
-        return Prompt(array("i", token_ids), text)
+        return _text_prompt(text, await self._tokenizer.encode_async(text, add_special_tokens), param)
 
     def _from_ids(self, token_ids: Sequence[int], param: str) -> Prompt:
         if not token_ids:
@@ -232,3 +235,9 @@ class InputProcessor:
                 code=ERROR_CONTEXT_LENGTH,
             )
         return room
+
+
+def _text_prompt(text: str, token_ids: list[int], param: str) -> Prompt:
+    if not token_ids:
+        raise bad_request(f"{param} must not be empty.", param)
+    return Prompt(array("i", token_ids), text)

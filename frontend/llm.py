@@ -30,12 +30,13 @@ from frontend.conversation import template_messages
 from frontend.local_engine import LocalEngine
 from frontend.output_processor import OutputOptions, OutputPiece, OutputProcessor, TokenLogprobs
 from frontend.protocol.chat import ChatMessage
+from frontend.protocol.common import MAX_CHOICES
+from frontend.stop_strings import check_stop_strings
 from frontend.supervisor.progress import ProgressDisplay
 from frontend.tokenizer import TextTokenizer
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
 """A text, token ids, or {"prompt": text} or {"prompt_token_ids": ids}."""
-MAX_ANSWERS = 128
 _TEXT_FIELDS = ("n", "stop", "include_stop_str_in_output", "skip_special_tokens")
 
 
@@ -51,8 +52,13 @@ class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defau
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.n <= MAX_ANSWERS:
-            raise ValueError(f"n must be from 1 to {MAX_ANSWERS}, not {self.n}.")
+        if not 1 <= self.n <= MAX_CHOICES:
+            raise ValueError(f"n must be from 1 to {MAX_CHOICES}, not {self.n}.")
+        check_stop_strings(self.stop_strings)
+
+    @property
+    def stop_strings(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop)
 
     def for_engine(self, sample_index: int) -> dict[str, Any]:
         """The fields that travel to the engine."""
@@ -180,7 +186,7 @@ class LLM:
             raise ValueError("This LLM was closed.")
         try:
             # The engine refuses more than may wait; what is beyond waits here.
-            self._engine.run(_run_jobs(self._engine, jobs, max(1, self._config.scheduler.max_num_waiting), use_tqdm))
+            self._engine.run(_run_jobs(self._engine, jobs, self._config.scheduler.max_num_waiting, use_tqdm))
         except EngineError as error:
             raise self._engine.explain(error) from error
         return outputs
@@ -216,9 +222,8 @@ class _Job:
         self.output = output
         self.index = index
         self.params = params
-        stop = [params.stop] if isinstance(params.stop, str) else params.stop
         options = OutputOptions(
-            stop_strings=list(stop),
+            stop_strings=params.stop_strings,
             include_stop=params.include_stop_str_in_output,
             min_tokens=params.min_tokens,
             stop_token_ids=frozenset(params.stop_token_ids),

@@ -1,5 +1,18 @@
 """Finds stop strings in a text that arrives in pieces. The result does not depend on where the pieces were cut."""
 
+from collections.abc import Sequence
+
+MAX_STOP_STRINGS = 32
+MAX_STOP_STRING_CHARS = 1024
+
+
+def check_stop_strings(stop_strings: Sequence[str]) -> None:
+    """Raises a `ValueError` with one sentence for what nothing could stop at."""
+    if len(stop_strings) > MAX_STOP_STRINGS:
+        raise ValueError(f"stop must be at most {MAX_STOP_STRINGS} strings.")
+    if any(not 1 <= len(stop_string) <= MAX_STOP_STRING_CHARS for stop_string in stop_strings):
+        raise ValueError(f"stop must be strings of 1 to {MAX_STOP_STRING_CHARS} characters.")
+
 
 class StopStrings:
     """Lets text through, except the end that may yet become a stop string.

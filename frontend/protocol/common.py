@@ -1,13 +1,13 @@
 """What chat and text completions have in common: the request's sampling fields, usage, stream options."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 MAX_CHOICES = 128
-MAX_STOP_STRINGS = 32
-MAX_STOP_STRING_CHARS = 1024
+MAX_TRACE_CONTEXT_CHARS = 512
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -55,6 +55,12 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
         if self.stop is None:
             return []
         return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+def trace_context_of(headers: Mapping[str, str]) -> str | None:
+    """The request's W3C `traceparent`; none where it is longer than the engine takes, which no real one is."""
+    value = headers.get("traceparent")
+    return value if value is None or len(value) <= MAX_TRACE_CONTEXT_CHARS else None
 
 
 class PromptTokensDetails(msgspec.Struct, kw_only=True):

@@ -16,6 +16,13 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     best_of: int | None = None
     suffix: str | None = None
 
+    @property
+    def num_prompts(self) -> int:
+        """As far as the form of `prompt` tells; whether it is well made is checked later."""
+        if isinstance(self.prompt, str) or all(isinstance(entry, int) for entry in self.prompt):
+            return 1
+        return len(self.prompt)
+
 
 class CompletionLogprobs(msgspec.Struct, kw_only=True):
     tokens: list[str]

@@ -16,17 +16,19 @@ _MISSING = re.compile(r"^Object missing required field `([^`]+)`")
 _FIELD_FIRST = re.compile(r"^([a-z_]+) must ")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _objects: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_decoders: dict[type, msgspec.json.Decoder] = {}
+_decoders: dict[type, tuple[msgspec.json.Decoder, msgspec.json.Decoder]] = {}
 
 
 def decode_body(body: bytes, kind: type[T], *, strict: bool) -> tuple[T, list[str]]:
     """The request and the names of its fields that nobody knows, which `strict` refuses."""
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    exact, lenient = _decoders_of(kind)
     try:
-        request = decoder.decode(body)
-        names = _objects.decode(body).keys()
+        try:
+            return exact.decode(body), []
+        except msgspec.ValidationError:
+            # Rare: a field that is unknown or wrong. Only now it costs further passes to tell which.
+            request = lenient.decode(body)
+            names = _objects.decode(body).keys()
     except msgspec.ValidationError as error:
         raise from_validation(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -36,6 +38,15 @@ def decode_body(body: bytes, kind: type[T], *, strict: bool) -> tuple[T, list[st
         listed = ", ".join(repr(name) for name in unknown[:MAX_LISTED_FIELDS])
         raise bad_request(f"Unknown fields: {listed}.", param=unknown[0], code="unknown_field")
     return request, unknown
+
+
+def _decoders_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], msgspec.json.Decoder[T]]:
+    """One that refuses unknown fields, so that most bodies are parsed once, and one that skips them."""
+    decoders = _decoders.get(kind)
+    if decoders is None:
+        exact = msgspec.defstruct(kind.__name__, [], bases=(kind,), kw_only=True, forbid_unknown_fields=True)
+        decoders = _decoders[kind] = (msgspec.json.Decoder(exact), msgspec.json.Decoder(kind))
+    return decoders
 
 
 def from_validation(error: msgspec.ValidationError | ValueError, prefix: str = "") -> ApiError:

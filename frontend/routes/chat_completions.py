@@ -10,6 +10,7 @@ from frontend.chat_answer import ChatAnswer
 from frontend.errors import bad_request
 from frontend.generation import Generation, Order
 from frontend.protocol.chat import ChatCompletionRequest
+from frontend.protocol.common import trace_context_of
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.responses import json_response
 from frontend.state import FrontendState
@@ -21,7 +22,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     headers = warning_header(unknown)
     model = state.model_name(chat.model)
     async with state.generating():
-        order = await _order(chat, state, request.headers.get("traceparent"))
+        order = await _order(chat, state, trace_context_of(request.headers))
         answer = ChatAnswer(
             order.response_id,
             int(time.time()),
@@ -57,5 +58,5 @@ async def _order(chat: ChatCompletionRequest, state: FrontendState, trace_contex
         options=options,
         priority=chat.priority or 0,
         cache_salt=chat.cache_salt,
-        trace_context=trace_context if trace_context is None or len(trace_context) <= 512 else None,
+        trace_context=trace_context,
     )

@@ -11,7 +11,7 @@ from frontend.errors import bad_request
 from frontend.generation import Generation, Order
 from frontend.input_processor import InputProcessor, Prompt
 from frontend.output_processor import OutputPiece
-from frontend.protocol.common import usage
+from frontend.protocol.common import trace_context_of, usage
 from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.responses import json_response
@@ -29,8 +29,8 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     async with state.generating():
         processor = state.input_processor
         _check(completion)
+        processor.check_choices(completion, completion.num_prompts)
         prompts = await processor.completion_prompts(completion)
-        processor.check_choices(completion, len(prompts))
         response_id = f"cmpl-{completion.request_id or uuid.uuid4().hex}"
         answer = CompletionAnswer(
             response_id,
@@ -45,7 +45,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
         )
         if completion.max_tokens == 0:
             return _echo_only(completion, prompts, answer, headers)
-        order = _order(completion, prompts, response_id, processor, request.headers.get("traceparent"))
+        order = _order(completion, prompts, response_id, processor, trace_context_of(request.headers))
         generation = Generation(order, state.tokenizer, state.client)
         try:
             if completion.stream:
@@ -102,5 +102,5 @@ def _order(
         options=processor.output_options(completion),
         priority=completion.priority or 0,
         cache_salt=completion.cache_salt,
-        trace_context=trace_context if trace_context is None or len(trace_context) <= 512 else None,
+        trace_context=trace_context,
     )

@@ -34,14 +34,14 @@ async def tokenize(request: Request, state: FrontendState) -> HTTPResponse:
         token_ids = await state.tokenizer.encode_async(asked.prompt or "", asked.add_special_tokens is not False)
     answer = TokenizeResponse(count=len(token_ids), max_model_len=state.config.max_model_len, tokens=token_ids)
     if asked.return_token_strs:
-        answer.token_strs = [state.tokenizer.token_text(token_id) for token_id in token_ids]
+        answer.token_strs = await state.tokenizer.token_texts_async(token_ids)
     return json_response(answer, headers=warning_header(unknown))
 
 
 async def detokenize(request: Request, state: FrontendState) -> HTTPResponse:
     asked, unknown = decode_body(request.body, DetokenizeRequest, strict=state.config.strict_requests)
     state.model_name(asked.model)
-    if any(not 0 <= token_id < 2**31 for token_id in asked.tokens):
+    if asked.tokens and not 0 <= min(asked.tokens) <= max(asked.tokens) < 2**31:
         raise bad_request("tokens must have token ids from 0 on.", "tokens")
-    text = state.tokenizer.decode(asked.tokens, skip_special_tokens=False)
+    text = await state.tokenizer.decode_async(asked.tokens, skip_special_tokens=False)
     return json_response(DetokenizeResponse(prompt=text), headers=warning_header(unknown))
