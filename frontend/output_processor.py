@@ -48,16 +48,21 @@ class TokenLogprobs:
 class OutputPiece:
     """What a delta adds to a choice."""
 
-    text: str = ""
+    texts: list[str] = field(default_factory=list)
+    """The text in pieces, joined when it is asked for: a long answer is collected from thousands of them."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     """The stop string, or the stop token id of the request, that ended it."""
 
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
     def add(self, later: "OutputPiece") -> None:
         """Takes up the piece that follows."""
-        self.text += later.text
+        self.texts.extend(later.texts)
         self.token_ids.extend(later.token_ids)
         self.logprobs.extend(later.logprobs)
         self.finish_reason, self.stop_reason = later.finish_reason, later.stop_reason
@@ -84,7 +89,6 @@ class OutputProcessor:
             return piece
         finished = delta.finished
         last = len(delta.token_ids) - 1
-        texts = []
         for i, token_id in enumerate(delta.token_ids):
             ends_it = (
                 finished is not None
@@ -100,28 +104,26 @@ class OutputProcessor:
                 piece.logprobs.append(_logprobs_of(delta.logprobs, i, token_id, self._num_chars, is_hidden))
             self._num_chars += len(text)
             released, stop_string = self._find_stop(text)
-            texts.append(released)
+            piece.texts.append(released)
             if stop_string is not None:
-                piece.text = "".join(texts)
                 self._end(piece, messages.FINISH_STOP, stop_string)
                 return piece
         if finished is not None:
             self.num_cached_tokens = finished.num_cached_tokens
-            self._finish_naturally(piece, texts, finished.reason, finished.stop_token_id)
-        piece.text = "".join(texts)
+            self._finish_naturally(piece, finished.reason, finished.stop_token_id)
         return piece
 
     def _find_stop(self, text: str) -> tuple[str, str | None]:
         return self._stop.feed(text, may_stop=self.num_output_tokens >= self._options.min_tokens)
 
-    def _finish_naturally(self, piece: OutputPiece, texts: list[str], reason: str, stop_token_id: int | None) -> None:
+    def _finish_naturally(self, piece: OutputPiece, reason: str, stop_token_id: int | None) -> None:
         """The engine's verdict stands, unless the text that was held back completes a stop string."""
         rest, stop_string = self._find_stop(self._detokenizer.flush())
-        texts.append(rest)
+        piece.texts.append(rest)
         if stop_string is not None:
             self._end(piece, messages.FINISH_STOP, stop_string)
         else:
-            texts.append(self._stop.flush())
+            piece.texts.append(self._stop.flush())
             named = stop_token_id is not None and stop_token_id in self._options.stop_token_ids
             self._end(piece, reason, stop_token_id if named else None)
 
