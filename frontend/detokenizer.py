@@ -32,8 +32,8 @@ class Detokenizer:
         self._held.append(token_id)
         try:
             text: str | None = self._stream.step(self._tokenizer.tokenizer, token_id)
-        except Exception as error:  # the library raises the bare type
-            if "Invalid prefix" not in str(error):
+        except Exception as error:  # the library's own type for this is `Exception` itself; all others go on
+            if type(error) is not Exception or not str(error).startswith("Invalid prefix"):
                 raise
             return self._start_again()
         if text is not None:

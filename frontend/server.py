@@ -8,7 +8,8 @@ import asyncio
 import logging
 import os
 import socket
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from sanic import Sanic
 from sanic.application.state import ApplicationServerInfo
@@ -31,6 +32,7 @@ CLOSE_SECONDS = 5.0
 """For connections to take the last bytes of their answers."""
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class FrontendServer:
@@ -59,7 +61,7 @@ class FrontendServer:
         tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._state.keep_alive.run())]
         server = await self._listen()
         self._link.send(Ready(details={"pid": os.getpid()}))
-        timeout = await self._drain
+        timeout = await _unless_failed(self._drain, tasks)
         await self._finish(server, timeout)
         for task in tasks:
             task.cancel()
@@ -114,3 +116,13 @@ class FrontendServer:
             for connection in list(connections):
                 connection.close_if_idle()
             await asyncio.sleep(0.02)
+
+
+async def _unless_failed(wanted: "asyncio.Future[T]", tasks: Sequence["asyncio.Task[None]"]) -> T:
+    """Waits for `wanted` beside tasks that never end. The failure of one of them is ours: without it we must not go on."""
+    together: list[asyncio.Future[Any]] = [wanted, *tasks]
+    await asyncio.wait(together, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if task.done():
+            task.result()
+    return await wanted

@@ -1,6 +1,7 @@
 """Server-sent events over one Sanic response: one write per event, pings in times of silence, stalled readers cut."""
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -11,6 +12,8 @@ from sanic.response import HTTPResponse
 PING_SECONDS = 15.0
 STALLED_READER_SECONDS = 120.0
 """A reader that takes nothing for so long is gone, whatever its connection says."""
+
+logger = logging.getLogger(__name__)
 
 _DATA = b"data: "
 _END = b"\n\n"
@@ -33,9 +36,16 @@ class KeepAlive:
         """Until cancelled."""
         while True:
             await asyncio.sleep(PING_SECONDS / 5)
-            now = time.monotonic()
-            for stream in list(self._streams):
+            await self.look_after_all(time.monotonic())
+
+    async def look_after_all(self, now: float) -> None:
+        """One round. A stream that cannot be looked after is given up; the others still are."""
+        for stream in list(self._streams):
+            try:
                 await stream.look_after(now)
+            except Exception:  # its connection may fail in any way, and its own handler hears of it
+                logger.exception("An event stream could not be kept alive.")
+                self.discard(stream)
 
 
 class EventStream:

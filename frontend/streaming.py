@@ -1,7 +1,6 @@
 """Answers as event streams: when headers go out, which pieces become chunks, and how failures look midway."""
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -14,8 +13,6 @@ from frontend.generation import Generation
 from frontend.output_processor import OutputPiece
 from frontend.protocol.common import StreamOptions, Usage
 from frontend.sse import PING_SECONDS, EventStream, KeepAlive
-
-logger = logging.getLogger(__name__)
 
 ChunkUsage = Usage | UnsetType | None
 
@@ -46,9 +43,10 @@ async def stream_answer(
             await _send_all(stream, first, generation, form, options)
         except ApiError as error:
             await stream.send(error.body())
-        except Exception as error:  # the status is sent: only an event can still tell the client
-            logger.exception("A stream failed midway.", exc_info=error)
+        except Exception:  # goes on to the process's entry, which can no longer answer: only an event can
             await stream.send(ApiError(500, "The server failed while it answered.", code="internal_error").body())
+            await stream.done()
+            raise
         await stream.done()
     finally:
         stream.close()

@@ -99,8 +99,8 @@ def new_tokens(message: Mapping[str, Any]) -> Iterator[tuple[int, "array[int]"]]
 
 
 def logprob_columns(row: Sequence[Any]) -> tuple[int, LogprobColumns]:
-    """One entry of `logprobs` in a `RequestOutputs`: the handle and its columns."""
-    handle, _num_tokens, num_top, logprobs, ranks, top_token_ids, top_logprobs = row
+    """One entry of `logprobs` in a `RequestOutputs`: the handle and its columns; a newer core may append fields."""
+    handle, _num_tokens, num_top, logprobs, ranks, top_token_ids, top_logprobs = row[:7]
     return handle, LogprobColumns(
         num_top=num_top,
         logprobs=_column("f", logprobs),
