@@ -38,6 +38,13 @@ class _GenerationTag(jinja2.ext.Extension):
         return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
 
 
+class _NamedTemplate(msgspec.Struct):
+    """One of several in tokenizer_config.json."""
+
+    name: str
+    template: str
+
+
 class ChatTemplate:
     """The compiled template or templates of one model: `default`, and `tool_use` where there is one."""
 
@@ -49,7 +56,10 @@ class ChatTemplate:
             try:
                 self._templates[name] = environment.from_string(source)
             except jinja2.TemplateSyntaxError as error:
-                raise TokenizerError(f"The chat template is not valid: {error}.") from error
+                message = f"The chat template is not valid: {error.message} (line {error.lineno})."
+                raise TokenizerError(message.replace("\n", " ")) from error
+            except RecursionError as error:
+                raise TokenizerError("The chat template is not valid: it is nested too deeply.") from error
         self._knows_developer = {name for name, source in sources.items() if "developer" in source}
 
     def render(
@@ -95,12 +105,22 @@ def load_chat_template(folder: str, override: str | None, special_tokens: dict[s
     configured = load_tokenizer_config(folder).get("chat_template")
     if isinstance(configured, str):
         sources["default"] = configured
-    elif isinstance(configured, list):
-        sources.update((str(entry["name"]), str(entry["template"])) for entry in configured)
+    elif configured is not None:
+        try:
+            sources.update((entry.name, entry.template) for entry in msgspec.convert(configured, list[_NamedTemplate]))
+        except msgspec.ValidationError as error:
+            message = f"chat_template in {folder}/tokenizer_config.json is neither a text nor a list of templates"
+            raise TokenizerError(f"{message}: {error}.") from error
     path = os.path.join(folder, "chat_template.jinja")
-    if os.path.exists(path):
+    try:
         with open(path, encoding="utf-8") as file:
             sources["default"] = file.read()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path} is not UTF-8 text.") from error
     return ChatTemplate(sources, special_tokens)
 
 

@@ -1,9 +1,11 @@
 """What goes wrong with a request, in the shape and the words of OpenAI's API. Knows no web framework."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine_core.ipc import messages
-from frontend.client import EngineError
+
+if TYPE_CHECKING:  # whoever only needs `ApiError` does not load ZeroMQ
+    from frontend.client import EngineError
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
@@ -53,7 +55,7 @@ def unavailable(message: str, code: str) -> ApiError:
     return ApiError(503, message, code=code, headers={"Retry-After": "1"})
 
 
-def from_engine(error: EngineError) -> ApiError:
+def from_engine(error: "EngineError") -> ApiError:
     """How an engine's refusal looks to an HTTP client."""
     status = _ENGINE_STATUS.get(error.code, 503)
     headers = {}

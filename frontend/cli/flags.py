@@ -30,8 +30,8 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_model_len: Positive | None = None
     max_num_seqs: Annotated[int, Meta(ge=1, le=8192)] = 256
     max_num_batched_tokens: Annotated[int, Meta(ge=1, le=2**20)] | None = None
-    max_num_waiting: NotNegative = 1024
-    max_num_penalty_rows: NotNegative = 32
+    max_num_waiting: Positive = 1024
+    max_num_penalty_rows: Positive = 32
     block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
     kv_cache_memory_bytes: Positive | None = None
@@ -68,7 +68,7 @@ HELP = {
     "num_gpu_blocks_override": "blocks of the KV cache, instead of deriving them",
     "enable_prefix_caching": "reuse the KV cache of prompts that begin alike",
     "enforce_eager": "no CUDA graphs",
-    "seed": "for requests that bring none, and for dummy weights",
+    "seed": "for dummy weights; requests that bring none get a random one",
     "num_threads": "torch's threads in a CPU worker; 0: chosen from the number of cores",
     "chat_template": "file with a chat template, instead of the tokenizer's own",
     "generation_config": "default sampling parameters: auto (the model's), vllm (none), or a folder",

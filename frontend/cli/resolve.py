@@ -4,6 +4,7 @@ Done once, by `quire serve` or `LLM`; the child processes read the result and de
 here, and everything that can be refused is refused here.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from engine_core.config.errors import ConfigError
 from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan
 from engine_core.config.model_config import ModelConfig, load_model_config, read_json_object
 from engine_core.ipc.sampling_params import MAX_LOGPROBS, SamplingParams
+from frontend.chat_template import load_chat_template
 from frontend.cli.flags import ServeArgs
 from frontend.cli.hub import resolve_model_folder
+from frontend.tokenizer import TokenizerError
 
 DEFAULT_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
 MAX_TEMPLATE_BYTES = 2**20
@@ -70,7 +73,7 @@ def resolve(args: ServeArgs) -> Resolved:
         seed=args.seed,
         enforce_eager=args.enforce_eager,
         num_threads=args.num_threads,
-        trace_file=None if args.trace is None else str(Path(args.trace).expanduser().absolute()),
+        trace_file=None if args.trace is None else _trace_file(args.trace),
     )
     return Resolved(engine, _resolve_frontend(args, folder, scheduler), plan)
 
@@ -110,6 +113,12 @@ def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory
 
 def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig) -> FrontendConfig:
     assert args.model is not None
+    chat_template = None if args.chat_template is None else _read_template(Path(args.chat_template).expanduser())
+    try:
+        # Compiled and dropped: what every frontend would refuse is refused before weights are loaded.
+        load_chat_template(str(folder), chat_template, special_tokens={})
+    except TokenizerError as error:
+        raise ConfigError(str(error)) from None
     is_folder = Path(args.model).expanduser().is_dir()
     return FrontendConfig(
         host=args.host,
@@ -117,7 +126,7 @@ def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig)
         num_frontends=args.frontends,
         served_model_names=tuple(args.served_model_name) or (folder.name if is_folder else args.model,),
         model_path=str(folder),
-        chat_template=None if args.chat_template is None else _read_template(Path(args.chat_template).expanduser()),
+        chat_template=chat_template,
         default_sampling=_default_sampling(args.generation_config, folder),
         max_body_bytes=args.max_body_bytes,
         strict_requests=args.strict_requests,
@@ -136,6 +145,18 @@ def _read_template(file: Path) -> str:
         raise ConfigError(f"--chat-template {file} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise ConfigError(f"--chat-template {file} is not UTF-8 text.") from None
+
+
+def _trace_file(given: str) -> str:
+    """Written at the end of a run, so it is tried at the start; nothing is created yet."""
+    file = Path(given).expanduser().absolute()
+    if file.is_dir():
+        raise ConfigError(f"--trace {given} is a folder.")
+    if not file.parent.is_dir():
+        raise ConfigError(f"--trace {given}: there is no folder {file.parent}.")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ConfigError(f"--trace {given} cannot be written.")
+    return str(file)
 
 
 def _default_sampling(choice: str, folder: Path) -> dict[str, float | int]:
