@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,8 @@ PREFIX = "quire-"
 _UNLOCKED = "new-quire-"
 MAX_SOCKET_PATH = 100
 """A unix socket's path has 108 bytes on Linux."""
+LEFTOVER_SECONDS = 60.0
+"""A directory gets its lock and its final name within milliseconds; one that did not in so long never will."""
 _LONGEST_SOCKET_NAME = len("/worker-000-000.sock")
 
 
@@ -50,8 +53,13 @@ class RunDir:
             self._lock_fd = -1
 
 
+def _folders() -> list[str]:
+    """Where run directories are made: the second one where the first one's path is too long."""
+    return list(dict.fromkeys((tempfile.gettempdir(), "/tmp")))
+
+
 def _make_dir() -> str:
-    for folder in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
+    for folder in _folders():
         if not os.path.isdir(folder):
             continue
         path = tempfile.mkdtemp(prefix=f"{_UNLOCKED}{os.getpid()}-", dir=folder)
@@ -63,16 +71,24 @@ def _make_dir() -> str:
 
 def remove_stale_run_dirs() -> None:
     """Removes this user's run directories whose owner is gone (it was killed and could not clean up)."""
-    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}[0-9]*-*"):
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:  # gone meanwhile, or somebody else's
-            continue
-        try:
-            if os.fstat(fd).st_uid == os.getuid():
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:  # in use
-            pass
-        finally:
-            os.close(fd)
+    for folder in map(Path, _folders()):
+        for path in folder.glob(f"{PREFIX}[0-9]*-*"):
+            _remove_if_stale(path, min_age=0.0)
+        for path in folder.glob(f"{_UNLOCKED}[0-9]*-*"):
+            _remove_if_stale(path, min_age=LEFTOVER_SECONDS)
+
+
+def _remove_if_stale(path: Path, min_age: float) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # gone meanwhile, or somebody else's
+        return
+    try:
+        status = os.fstat(fd)
+        if status.st_uid == os.getuid() and time.time() - status.st_mtime >= min_age:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+    except BlockingIOError:  # in use
+        pass
+    finally:
+        os.close(fd)
