@@ -59,6 +59,7 @@ class EngineClient:
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._next_number = 0
         self._welcomed: asyncio.Future[EngineInfo] | None = None
+        self._receiving: asyncio.Future[bytes] | None = None
 
     @property
     def num_open_requests(self) -> int:
@@ -225,8 +226,8 @@ class EngineClient:
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         """Takes frames until the socket goes."""
         while True:
-            frame = await socket.recv()
-            self._take_frame(frame)
+            self._receiving = asyncio.ensure_future(socket.recv())
+            self._take_frame(await self._receiving)
             self._to_grant += 1
             if self._to_grant * 2 >= self._credit:
                 self._send(wire.credit(self._to_grant))
@@ -290,6 +291,9 @@ class EngineClient:
                 # It went before it answered: ZeroMQ connects again by itself, but the greeting is lost.
                 self._send(wire.hello(self._credit))
                 continue
+            while self._receiving is not None and self._receiving.done():
+                # `_read` was given a frame and has not run since; it comes before the rest.
+                await asyncio.sleep(0)
             self._take_the_rest()
             self._end_all(EngineError(ENGINE_DEAD, "The engine core ended while the request ran."))
             return
