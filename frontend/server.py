@@ -119,7 +119,7 @@ class FrontendServer:
 
 
 async def _unless_failed(wanted: "asyncio.Future[T]", tasks: Sequence["asyncio.Task[None]"]) -> T:
-    """Waits for `wanted` beside tasks that never end. The failure of one of them is ours: without it we must not go on."""
+    """Waits for `wanted` beside tasks that never end. The failure of one of them is ours: we must not go on without."""
     together: list[asyncio.Future[Any]] = [wanted, *tasks]
     await asyncio.wait(together, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

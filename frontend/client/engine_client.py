@@ -32,6 +32,8 @@ from frontend.client.errors import (
 from frontend.client.request_stream import RequestStream
 
 DEFAULT_CREDIT = 256
+FAREWELL_MS = 1000
+"""How long a core may take to receive the last frames of a client that closes."""
 
 
 class EngineClient:
@@ -178,14 +180,19 @@ class EngineClient:
             stream.fail(EngineError(SHUTTING_DOWN, message))
 
     async def close(self) -> None:
-        """Aborts what runs and gives the socket back."""
+        """Ends what runs, tells the core that this client is gone, and gives the socket back."""
         self.fail_open_requests("The client was closed.")
         tasks = self._tasks
-        self._end_all(EngineError(CLOSED, "The client was closed."))
+        linger = 0
+        if self.info is not None:
+            self._send(wire.bye())
+            linger = FAREWELL_MS
+        self._end_all(EngineError(CLOSED, "The client was closed."), linger)
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        self._context.term()
+        # Waits for what lingers.
+        await asyncio.to_thread(self._context.term)
 
     async def __aenter__(self) -> "EngineClient":
         await self.connect()
@@ -318,7 +325,7 @@ class EngineClient:
                 return
             self._take_frame(frame)
 
-    def _end_all(self, error: EngineError) -> None:
+    def _end_all(self, error: EngineError, linger: int = 0) -> None:
         self.info = None
         streams = list(self._streams.values())
         self._streams.clear()
@@ -327,15 +334,15 @@ class EngineClient:
         for call in self._calls.values():
             if not call.done():
                 call.set_exception(error)
-        self._drop_socket()
+        self._drop_socket(linger)
 
-    def _drop_socket(self) -> None:
+    def _drop_socket(self, linger: int = 0) -> None:
         for task in self._tasks:
             task.cancel()
         self._tasks = []
         if self._socket is not None:
             self._socket.disable_monitor()
-            self._socket.close(linger=0)
+            self._socket.close(linger=linger)
             self._socket = None
         if self._monitor is not None:
             # Not left to the garbage collector: the context's end waits for every socket.

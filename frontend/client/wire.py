@@ -56,6 +56,10 @@ def abort(handles: Sequence[int]) -> bytes:
     return pack({"type": "abort", "handles": list(handles)})
 
 
+def bye() -> bytes:
+    return pack({"type": "bye"})
+
+
 def add_request(
     request_id: str, handle: int, prompt_token_ids: bytes, sampling: Mapping[str, Any], **optional: Any
 ) -> bytes:

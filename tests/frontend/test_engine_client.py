@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from benchmarks.stub_core import EPOCH, Reply, StubCore
+from benchmarks.stub_core import EPOCH, Reply
 from engine_core.ipc import messages
 from engine_core.ipc.codec import decode_client_message
-from frontend.client import EngineClient, EngineError, StreamGroup, wire
+from frontend.client import EngineClient, EngineError, StreamGroup, errors, wire
+from tests.frontend.support import StubCore
 
 
 @contextmanager
@@ -94,6 +95,7 @@ def test_every_frame_of_the_client_is_a_typed_message():
         wire.hello(3),
         wire.credit(2),
         wire.abort([1, 2]),
+        wire.bye(),
         wire.utility(4, "metrics", {"a": 1}),
         wire.add_request("id", 1, b"\0\0\0\0", {"seed": 1, "max_tokens": 3}, priority=None, output_token_ids=b""),
     ]
@@ -102,9 +104,26 @@ def test_every_frame_of_the_client_is_a_typed_message():
         messages.Hello,
         messages.Credit,
         messages.AbortRequest,
+        messages.Bye,
         messages.Utility,
         messages.AddRequest,
     ]
+
+
+def test_the_clients_own_constants_are_the_cores():
+    assert wire.PROTOCOL_VERSION == messages.PROTOCOL_VERSION
+    assert wire.MAX_FRAME_BYTES == messages.MAX_CLIENT_FRAME_BYTES
+    assert errors.ENGINE_DEAD == messages.ERROR_ENGINE_DEAD
+    assert errors.INVALID_REQUEST == messages.ERROR_INVALID
+    assert errors.SHUTTING_DOWN == messages.ERROR_SHUTTING_DOWN
+
+
+def test_rows_of_a_newer_core_may_be_longer():
+    column = b"\0\0\0\0"
+    handle, columns = wire.logprob_columns([3, 1, 1, column, column, column, column, "new"])
+    assert (handle, columns.num_top, list(columns.ranks)) == (3, 1, [0])
+    handle, finished = wire.finished([4, "stop", None, 1, 0, 2, 0, 0.1, 0.2, 0.3, "new"])
+    assert (handle, finished.reason, finished.decode_time) == (4, "stop", 0.3)
 
 
 def test_logprobs_keep_step_with_tokens(tmp_path):
@@ -231,6 +250,43 @@ def test_the_cores_death_fails_all_open_requests(tmp_path):
 
     with stub(tmp_path, lambda add: Reply(token_ids=[1], endless=True), step_seconds=0.001) as core:
         drive(core, work)
+
+
+def test_what_arrived_before_the_cores_death_counts(tmp_path):
+    """Whether the client learns first of the frame or of the death: both wait when it looks."""
+
+    async def work(client: EngineClient) -> None:
+        stream = client.generate([1], {})
+        await in_thread(lambda: core.wait_for(lambda core: core.num_running == 1))
+        # On the client's own thread, so that it can look at nothing meanwhile.
+        core.allow_steps(1)
+        core.wait_for(lambda core: core.num_running == 0)
+        core.stop()
+        deltas = [delta async for delta in stream]
+        assert deltas[-1].finished is not None
+
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        with stub(folder, lambda add: Reply(token_ids=[1])) as core:
+            core.pause()
+            drive(core, work)
+
+
+def test_a_client_that_closes_says_goodbye(tmp_path):
+    async def run() -> None:
+        client = EngineClient(core._endpoint)
+        await client.connect()
+        streams = [client.generate([1], {}) for _ in range(3)]
+        await client.close()
+        for stream in streams:
+            with pytest.raises(EngineError):
+                await anext(stream)
+
+    with stub(tmp_path, lambda add: Reply(token_ids=[1], endless=True), step_seconds=0.001) as core:
+        asyncio.run(run())
+        core.wait_for(lambda core: core.received(messages.Bye))
+        assert core.num_running == 0
 
 
 def test_a_client_connects_to_the_successor_of_a_dead_core(tmp_path):

@@ -51,6 +51,23 @@ def test_a_silence_is_filled_with_a_comment():
     assert after(PING_SECONDS + 1).sent[1:] == [b": ping\n\n"]
 
 
+def test_a_stream_that_fails_takes_no_other_with_it(caplog):
+    broken: Any = Connection()
+    broken.get_write_buffer_size = None  # calling it fails
+    connection: Any = Connection()
+
+    async def run() -> None:
+        keep_alive = KeepAlive()
+        for each in (broken, connection, broken):
+            keep_alive.add(EventStream(each, each, keep_alive))
+        for _ in range(2):
+            await keep_alive.look_after_all(time.monotonic() + PING_SECONDS + 1)
+
+    asyncio.run(run())
+    assert connection.sent == [b": ping\n\n"] * 2
+    assert len(caplog.records) == 2
+
+
 def test_a_reader_that_takes_nothing_is_cut_in_the_end():
     assert after(PING_SECONDS + 1, unsent_bytes=9).sent[1:] == []
     assert not after(STALLED_READER_SECONDS - 1, unsent_bytes=9).aborted
