@@ -29,7 +29,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
     # torch's own takes ten times as long from some thousand rows on: it writes the squares to fresh memory.
     mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-    return (x * mean_square.add_(eps).rsqrt_()).mul_(weight)
+    normed: torch.Tensor = x * mean_square.add_(eps).rsqrt_()
+    return normed.mul_(weight)
 
 
 def add_rms_norm(

@@ -151,8 +151,8 @@ def packed_bytes(model: ModelConfig, dtype: str, device: str) -> int:
 
 
 def _history_bytes(scheduler: SchedulerConfig, device: str) -> int:
-    """A row's tokens in the engine core, which lie in the machine's memory: untouched at first, but a page that was once
-    used stays."""
+    """A row's tokens in the engine core, which lie in the machine's memory: untouched at first, but a page once used
+    stays."""
     return scheduler.max_model_len * 4 if device == "cpu" else 0
 
 
