@@ -65,6 +65,11 @@ def too_large(folder: Path) -> None:
     make_model_folder(folder, **sizes, intermediate_size=64, num_hidden_layers=1)
 
 
+def broken_template(folder: Path) -> None:
+    make_model_folder(folder)
+    (folder / "chat_template.jinja").write_text("{% for message in messages %}")
+
+
 Case = tuple[Callable[[Path], None], list[str], str]
 CASES: dict[str, Case] = {
     "missing": (missing, [], "There is no model folder"),
@@ -82,6 +87,8 @@ CASES: dict[str, Case] = {
     "no GPU": (make_model_folder, ["--device", "cuda"], "--device cuda"),
     "bad address": (make_model_folder, ["--host", "192.0.2.1"], "Cannot listen on 192.0.2.1 port 8000"),
     "bad name": (make_model_folder, ["--host", "no such host"], "Cannot listen on no such host"),
+    "broken template": (broken_template, [], "The chat template is not valid"),
+    "bad trace": (make_model_folder, ["--trace", "/nowhere/t.json"], "--trace /nowhere/t.json"),
     "bad template": (make_model_folder, ["--chat-template", "/nowhere"], "--chat-template /nowhere"),
 }
 
@@ -164,6 +171,8 @@ def test_any_flag_without_a_value(tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "--max-num-seqs": "0",
         "--block-size": "-1",
+        "--max-num-waiting": "0",
+        "--max-num-penalty-rows": "0",
         "--port": "1.5",
         "--gpu-memory-utilization": "nan",
     }

@@ -79,6 +79,8 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatc
         ({"num_gpu_blocks_override": 10**12}, "does not fit into memory"),
         ({"chat_template": "/nowhere.jinja"}, "--chat-template /nowhere.jinja cannot be read"),
         ({"generation_config": "/nowhere"}, "--generation-config /nowhere"),
+        ({"trace": "/nowhere/t.json"}, "--trace /nowhere/t.json: there is no folder /nowhere"),
+        ({"trace": "/"}, "--trace / is a folder"),
     ],
     ids=str,
 )
@@ -127,6 +129,25 @@ def test_the_chat_template_file_is_read(tmp_path: Path) -> None:
     file.write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="not UTF-8"):
         resolved(tmp_path / "m", chat_template=str(file))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}', "missing required field `template`"),
+        ("tokenizer_config.json", b'{"chat_template": 7}', "neither a text nor a list of templates"),
+        ("tokenizer_config.json", b'{"chat_template": "{% if %}"}', "chat template is not valid: .* .line 1."),
+        ("tokenizer_config.json", b"{", "tokenizer_config.json cannot be read"),
+        ("chat_template.jinja", b"{{ messages", "chat template is not valid"),
+        ("chat_template.jinja", b"\xff", "chat_template.jinja is not UTF-8 text"),
+    ],
+)
+def test_a_chat_template_that_no_frontend_could_use(tmp_path: Path, file: str, content: bytes, reason: str) -> None:
+    folder = make_model_folder(tmp_path)
+    (folder / file).write_bytes(content)
+    with pytest.raises(ConfigError, match=reason) as error:
+        resolved(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_dummy_weights_need_no_files(tmp_path: Path) -> None:

@@ -60,6 +60,19 @@ def test_only_what_nobody_holds_is_stale(temp: Path) -> None:
     in_use.remove()
 
 
+def test_leftovers_are_found_in_both_folders(temp: Path) -> None:
+    """Also those whose owner was killed before it could lock them; a fresh one may yet get its lock."""
+    with tempfile.TemporaryDirectory(prefix="quire-1-", dir="/tmp") as fallback:
+        old, fresh = temp / "new-quire-1-abc", temp / "new-quire-2-abc"
+        for folder in (old, fresh):
+            folder.mkdir()
+        os.utime(old, (0, 0))
+        remove_stale_run_dirs()
+        assert [path.name for path in temp.iterdir()] == [fresh.name]
+        assert not os.path.exists(fallback)
+        os.mkdir(fallback)
+
+
 def test_the_lock_ends_with_its_process(temp: Path) -> None:
     code = (
         "import os, tempfile\n"

@@ -1,6 +1,7 @@
 """The client against the stub core's real socket."""
 
 import asyncio
+import struct
 import subprocess
 import sys
 from array import array
@@ -252,25 +253,51 @@ def test_the_cores_death_fails_all_open_requests(tmp_path):
         drive(core, work)
 
 
-def test_what_arrived_before_the_cores_death_counts(tmp_path):
-    """Whether the client learns first of the frame or of the death: both wait when it looks."""
+class Source:
+    """A socket whose next message the test gives."""
 
-    async def work(client: EngineClient) -> None:
+    next: "asyncio.Future"
+
+    def recv(self) -> "asyncio.Future":
+        self.next = asyncio.get_running_loop().create_future()
+        return self.next
+
+    recv_multipart = recv
+
+    def send(self, frame, copy) -> None:
+        pass
+
+    def disable_monitor(self) -> None:
+        pass
+
+    def close(self, linger) -> None:
+        pass
+
+
+def test_a_frame_that_was_received_when_the_core_died_counts(monkeypatch):
+    """The watcher hears of the death before the reader that was given the frame has run."""
+
+    async def run() -> None:
+        client = EngineClient("ipc://nowhere")
+        socket, monitor = Source(), Source()
+        welcome = {"version": 1, "epoch": EPOCH, "replica": 0, "max_model_len": 9, "vocab_size": 9, "num_kv_tokens": 9}
+        client.info = wire.welcome(welcome)
+        monkeypatch.setattr(client, "_socket", socket)
+        monkeypatch.setattr(client, "_monitor", monitor)
+        monkeypatch.setattr(client, "_take_the_rest", lambda: None)
         stream = client.generate([1], {})
-        await in_thread(lambda: core.wait_for(lambda core: core.num_running == 1))
-        # On the client's own thread, so that it can look at nothing meanwhile.
-        core.allow_steps(1)
-        core.wait_for(lambda core: core.num_running == 0)
-        core.stop()
-        deltas = [delta async for delta in stream]
-        assert deltas[-1].finished is not None
+        client._tasks = [asyncio.create_task(client._read(socket)), asyncio.create_task(client._watch(monitor))]
+        await asyncio.sleep(0)
+        monitor.next.set_result([struct.pack("=HI", zmq.EVENT_DISCONNECTED, 0), b""])
+        errors = [(stream.handle, "overloaded", "Full.")]
+        socket.next.set_result(wire.pack({"type": "outputs", "epoch": EPOCH, "errors": errors}))
+        with pytest.raises(EngineError, match="Full"):
+            await anext(stream)
+        while client.connected:
+            await asyncio.sleep(0)
+        await client.close()
 
-    for attempt in range(5):
-        folder = tmp_path / str(attempt)
-        folder.mkdir()
-        with stub(folder, lambda add: Reply(token_ids=[1])) as core:
-            core.pause()
-            drive(core, work)
+    asyncio.run(run())
 
 
 def test_a_client_that_closes_says_goodbye(tmp_path):

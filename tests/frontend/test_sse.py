@@ -4,7 +4,11 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
+
+from frontend.output_processor import OutputPiece
 from frontend.sse import PING_SECONDS, STALLED_READER_SECONDS, EventStream, KeepAlive
+from frontend.streaming import stream_answer
 
 
 class Connection:
@@ -18,6 +22,9 @@ class Connection:
 
     async def send(self, data: bytes) -> None:
         self.sent.append(data)
+
+    async def respond(self, **options: Any) -> "Connection":
+        return self
 
     async def eof(self) -> None:
         self.sent.append(b"")
@@ -72,3 +79,32 @@ def test_a_reader_that_takes_nothing_is_cut_in_the_end():
     assert after(PING_SECONDS + 1, unsent_bytes=9).sent[1:] == []
     assert not after(STALLED_READER_SECONDS - 1, unsent_bytes=9).aborted
     assert after(STALLED_READER_SECONDS + 1, unsent_bytes=9).aborted
+
+
+class FailingGeneration:
+    """One piece of text, then a defect."""
+
+    def __init__(self) -> None:
+        self._pieces = [OutputPiece(texts=["a"])]
+
+    async def __anext__(self) -> tuple[int, OutputPiece]:
+        if not self._pieces:
+            raise KeyError("a defect")
+        return 0, self._pieces.pop()
+
+
+class TextChunks:
+    def chunks(self, choice: int, piece: OutputPiece, usage: Any) -> list[Any]:
+        return [{"text": piece.text}]
+
+
+def test_a_defect_midway_is_told_to_the_client_and_goes_on():
+    connection: Any = Connection()
+    generation: Any = FailingGeneration()
+    form: Any = TextChunks()
+    with pytest.raises(KeyError, match="a defect"):
+        asyncio.run(stream_answer(connection, generation, form, None, KeepAlive(), {}))
+    text, error, done, end = connection.sent
+    assert text == b'data: {"text":"a"}\n\n'
+    assert b'"internal_error"' in error
+    assert (done, end) == (b"data: [DONE]\n\n", b"")
