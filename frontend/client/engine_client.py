@@ -191,8 +191,9 @@ class EngineClient:
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        # Waits for what lingers.
-        await asyncio.to_thread(self._context.term)
+        # Waits for what lingers: nothing, unless the core's process stands still. Not in a thread, for this may run
+        # while the interpreter exits, when no thread can be started any more.
+        self._context.term()
 
     async def __aenter__(self) -> "EngineClient":
         await self.connect()
