@@ -213,6 +213,8 @@ class StubCore:
                     client.finished.append(_finished(request, messages.FINISH_ABORT, None))
         elif isinstance(message, messages.Credit):
             client.credit += message.amount
+        elif isinstance(message, messages.Bye):
+            self._clients.pop(identity, None)
         else:
             self._answer(identity, message)
 

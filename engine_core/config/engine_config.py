@@ -65,7 +65,7 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
     """The dtype of weights and activations."""
     load_format: Literal["safetensors", "dummy"] = "safetensors"
     seed: int = 0
-    """Seeds dummy weights and the requests that bring no seed."""
+    """Seeds dummy weights."""
     enforce_eager: bool = False
     num_threads: int = 0
     """Torch's threads in a CPU worker; 0: chosen from the number of cores."""

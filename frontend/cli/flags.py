@@ -31,7 +31,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_num_seqs: Annotated[int, Meta(ge=1, le=8192)] = 256
     max_num_batched_tokens: Annotated[int, Meta(ge=1, le=2**20)] | None = None
     max_num_waiting: Positive = 1024
-    max_num_penalty_rows: Positive = 32
+    max_num_penalty_rows: Positive = 256
     block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
     kv_cache_memory_bytes: Positive | None = None

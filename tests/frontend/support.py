@@ -11,12 +11,11 @@ import httpx
 import msgspec
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from benchmarks import stub_core
 from benchmarks.stub_config import frontend_config, serve_config
-from benchmarks.stub_core import Reply
+from benchmarks.stub_core import Reply, StubCore
 from engine_core.config.engine_config import ServeConfig
 from engine_core.ipc.heartbeat import Heartbeats
-from engine_core.ipc.messages import AddRequest, Bye, ClientMessage
+from engine_core.ipc.messages import AddRequest
 from frontend.launcher import start_frontend
 from frontend.supervisor.listeners import open_listeners, url_of
 
@@ -66,16 +65,6 @@ def write_model_folder(folder: Path) -> Tokenizer:
         json.dumps({"eos_token": {"content": END}, "chat_template": CHAT_TEMPLATE})
     )
     return tokenizer
-
-
-class StubCore(stub_core.StubCore):
-    """Forgets a client that says goodbye, as the real core does."""
-
-    def _handle(self, identity: bytes, message: ClientMessage) -> None:
-        if isinstance(message, Bye):
-            self._clients.pop(identity, None)
-        else:
-            super()._handle(identity, message)
 
 
 class FrontendProcess:
