@@ -1,5 +1,6 @@
-"""How many threads a CPU worker computes with, and how they wait. Imported before torch."""
+"""How many threads a CPU worker computes with, how they wait, and how its memory is kept. Imported before torch."""
 
+import ctypes
 import os
 
 import psutil
@@ -10,12 +11,22 @@ SPIN_COUNT = "100000"
 """Turns of OpenMP's waiting loop before a thread sleeps, a few tenths of a millisecond: enough to bridge the operations
 of a step that run on one thread (waking a thread for each product costs a third of a small model's step), too short to
 be seen on an idle machine."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def prepare_environment() -> None:
     """Settings that the thread library reads when torch is loaded; what the user set himself stays."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # GNU's OpenMP, which torch's own wheels use
     os.environ.setdefault("KMP_BLOCKTIME", "1")  # Intel's, in milliseconds
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep what a step frees: by default large intermediates are mapped anew, and the page faults
+    cost several percent of a small model's step. Called when the weights are loaded, whose leftovers should go."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # GNU's library has it
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def choose_num_threads(configured: int, num_cores: int) -> int:

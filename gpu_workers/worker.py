@@ -20,6 +20,7 @@ from engine_core.ipc.worker_messages import (
     encode_worker_message,
 )
 from gpu_workers.model_runner import ModelRunner
+from gpu_workers.threads import keep_freed_memory
 
 SPIN_NS = 40_000
 """How long a worker looks at the ring before it goes to sleep: the next plan is usually there before the step ends."""
@@ -77,6 +78,8 @@ class Worker:
         self._runner = ModelRunner(self._config, tp_rank=self._links.rank)
         self._runner.load(self._report_weights)
         self._check_lifeline()
+        if self._config.device == "cpu":
+            keep_freed_memory()
         self._runner.start(self._report_warm_up)
         ready = WorkerReady(
             rank=self._links.rank,
