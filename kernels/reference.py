@@ -68,7 +68,6 @@ def rope(x: torch.Tensor, rope_rows: tuple[torch.Tensor, torch.Tensor]) -> torch
 class DecodeGroup:
     """Scheduled rows with one query token each, whose KV is gathered together and padded to the longest."""
 
-    token_indices: torch.Tensor | slice  # [n], into the step's tokens
     gather_rows: torch.Tensor  # [L, 2 * n * H * num_blocks], into the cache as [num_blocks * L * 2 * H, B * D]
     bias: torch.Tensor  # [n * H, 1, num_blocks * B]: 0, and -inf beyond the row's length
     num_rows: int
@@ -90,6 +89,7 @@ class AttentionPlan:
     """What attention needs in every layer of one step, worked out once: the CPU's counterpart of a GPU's task map."""
 
     write_rows: torch.Tensor  # [L, 2, T * H], into the cache as [num_blocks * L * 2 * H * B, D]
+    decode_tokens: torch.Tensor  # tokens of all decode rows, one group after the other
     decode: list[DecodeGroup]
     prefill: list[PrefillSeq]
 
@@ -107,10 +107,9 @@ def plan_attention(
     layers = torch.arange(num_layers)[:, None, None]  # [L, 1, 1]
     starts, lens = query_start_loc.tolist(), seq_lens.tolist()
     cap = max(1, GATHER_BYTES // (2 * num_heads * block_size * head_dim * kv_cache.element_size()))
-    decode = [
-        _plan_group(group, starts, lens, block_tables, kv_cache)
-        for group in _group_rows([i for i in range(len(lens)) if starts[i + 1] - starts[i] == 1], lens, block_size, cap)
-    ]
+    groups = _group_rows([i for i in range(len(lens)) if starts[i + 1] - starts[i] == 1], lens, block_size, cap)
+    decode_tokens = torch.tensor([starts[i] for group in groups for i in group], dtype=torch.long)
+    decode = [_plan_group(group, lens, block_tables, kv_cache) for group in groups]
     prefill = []
     for i, seq_len in enumerate(lens):
         start, end = starts[i], starts[i + 1]
@@ -126,7 +125,7 @@ def plan_attention(
     first = (block * (num_layers * 2 * num_heads * block_size) + offset)[:, None] + heads  # [T, H]
     key_or_value = torch.arange(2)[None, :, None]
     write_rows = first.flatten() + (layers * 2 + key_or_value) * (num_heads * block_size)
-    return AttentionPlan(write_rows, decode, prefill)
+    return AttentionPlan(write_rows, decode_tokens, decode, prefill)
 
 
 def _group_rows(rows: list[int], lens: list[int], block_size: int, cap: int) -> list[list[int]]:
@@ -143,9 +142,7 @@ def _group_rows(rows: list[int], lens: list[int], block_size: int, cap: int) -> 
     return groups
 
 
-def _plan_group(
-    group: list[int], starts: list[int], lens: list[int], block_tables: torch.Tensor, kv_cache: torch.Tensor
-) -> DecodeGroup:
+def _plan_group(group: list[int], lens: list[int], block_tables: torch.Tensor, kv_cache: torch.Tensor) -> DecodeGroup:
     num_layers, _, num_heads, block_size, _ = kv_cache.shape[1:]
     group_lens = torch.tensor([lens[i] for i in group])
     num_blocks = -(-lens[group[0]] // block_size)
@@ -156,7 +153,6 @@ def _plan_group(
     bias = torch.zeros(len(group), num_blocks * block_size, dtype=kv_cache.dtype)
     bias.masked_fill_(torch.arange(num_blocks * block_size) >= group_lens[:, None], -torch.inf)
     return DecodeGroup(
-        token_indices=torch.tensor([starts[i] for i in group]),
         gather_rows=_gather_rows(blocks, num_layers, num_heads),
         bias=bias.repeat_interleave(num_heads, dim=0)[:, None],
         num_rows=len(group),
@@ -252,15 +248,19 @@ def paged_attention(
     group_size = num_q_heads // num_heads
     cache_rows = kv_cache.view(-1, kv_cache.shape[-2] * head_dim)
     out = torch.empty(num_tokens, num_q_heads, head_dim, dtype=query.dtype)
-    for group in plan.decode:
-        rows = group.gather_rows[layer]
-        gathered = workspace.take(len(rows), cache_rows.shape[1], query.dtype)
-        torch.index_select(cache_rows, 0, rows, out=gathered)
-        key, value = gathered.view(2, group.num_rows * num_heads, -1, head_dim).unbind(0)  # [n·H, len, D]
-        grouped = query[group.token_indices].view(-1, group_size, head_dim)  # [n·H, G, D]
-        scores = torch.baddbmm(group.bias, grouped, key.transpose(1, 2), alpha=scale)
-        result = torch.bmm(torch.softmax(scores, dim=-1), value)
-        out[group.token_indices] = result.view(group.num_rows, num_q_heads, head_dim)
+    if plan.decode:
+        # One selection and one copy for all groups, and not by indexing, which takes twice as long.
+        grouped = query.index_select(0, plan.decode_tokens).view(-1, group_size, head_dim)  # [rows·H, G, D]
+        result, first = torch.empty_like(grouped), 0
+        for group in plan.decode:
+            rows, last = group.gather_rows[layer], first + group.num_rows * num_heads
+            gathered = workspace.take(len(rows), cache_rows.shape[1], query.dtype)
+            torch.index_select(cache_rows, 0, rows, out=gathered)
+            key, value = gathered.view(2, last - first, -1, head_dim).unbind(0)  # [n·H, len, D]
+            scores = torch.baddbmm(group.bias, grouped[first:last], key.transpose(1, 2), alpha=scale)
+            torch.bmm(torch.softmax(scores, dim=-1), value, out=result[first:last])
+            first = last
+        out.index_copy_(0, plan.decode_tokens, result.view(-1, num_q_heads, head_dim))
     for seq in plan.prefill:
         rows = seq.gather_rows[layer]
         gathered = workspace.take(len(rows), cache_rows.shape[1], query.dtype)
