@@ -72,6 +72,5 @@ def engine_config(path: Path, **changes: Any) -> EngineConfig:
         scheduler=SchedulerConfig(**scheduler),
         device="cpu",
         dtype="float32",
-        epoch=1,
         **changes,
     )
