@@ -7,8 +7,8 @@ import psutil
 
 from engine_core.config.engine_config import EngineConfig
 
-SPIN_COUNT = "100000"
-"""Turns of OpenMP's waiting loop before a thread sleeps, a few tenths of a millisecond: enough to bridge the operations
+SPIN_COUNT = "5000"
+"""Turns of OpenMP's waiting loop before a thread sleeps, some tens of microseconds: enough to bridge the operations
 of a step that run on one thread (waking a thread for each product costs a third of a small model's step), too short to
 be seen on an idle machine."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
