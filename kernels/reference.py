@@ -232,17 +232,11 @@ def paged_attention(
     plan: AttentionPlan,
     scale: float,
     workspace: Workspace,
-    sliding_window: int = 0,
-    soft_cap: float = 0.0,
-    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """softmax(scale · q·kᵀ, causal) · v for queries [T, H·G, D] of mixed rows over their blocks; returns [T, H·G·D].
 
     The G query heads of a KV head are the rows of one matrix, so keys and values are read once and never repeated.
-    Window (0: none), soft cap (0: none) and sinks [H·G] belong to the kernel's interface and have no CPU path yet.
     """
-    if sliding_window or soft_cap or sinks is not None:
-        raise NotImplementedError("Sliding windows, soft caps and attention sinks have no CPU path yet.")
     num_tokens, num_q_heads, head_dim = query.shape
     num_heads = kv_cache.shape[3]
     group_size = num_q_heads // num_heads
