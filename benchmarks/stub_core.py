@@ -149,6 +149,12 @@ class StubCore:
     # The core's own thread.
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._socket.close()  # also after a failure, or the context's end would wait for it
+
+    def _serve(self) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake_read, zmq.POLLIN)
@@ -167,7 +173,6 @@ class StubCore:
                 self._take_step()
             elif not can_step:
                 next_step = time.monotonic()
-        self._socket.close()
 
     def _can_step(self) -> bool:
         allowed = not self._paused or self._steps_allowed > 0
@@ -196,7 +201,9 @@ class StubCore:
             )
             self._socket.send_multipart([identity, encode(welcome)])
             return
-        client = self._clients[identity]
+        client = self._clients.get(identity)
+        if client is None:
+            return  # a client's last words, after it was found to be gone
         if isinstance(message, messages.AddRequest):
             reply = self.script(message)
             if reply.error is not None:
