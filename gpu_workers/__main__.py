@@ -24,19 +24,20 @@ def main() -> int:
     prepare_environment()  # before torch is imported: its thread pool reads the environment once
     context = zmq.Context()
     socket = connect_pair(context, config.worker_endpoint(arguments.replica, arguments.rank))
+    bell = connect_pair(context, config.bell_endpoint(arguments.replica, arguments.rank))
     try:
-        return _run(config, socket, arguments)
+        return _run(config, socket, bell, arguments)
     finally:
         context.destroy()
 
 
-def _run(config: ServeConfig, socket: zmq.Socket[bytes], arguments: argparse.Namespace) -> int:
+def _run(config: ServeConfig, socket: zmq.Socket[bytes], bell: zmq.Socket[bytes], arguments: argparse.Namespace) -> int:
     from gpu_workers.threads import limit_threads
     from gpu_workers.worker import ParentGone, Worker, WorkerLinks
 
     limit_threads(config.engine)
     links = WorkerLinks.open(
-        config.engine, socket, arguments.plan_fd, arguments.result_fd, arguments.lifeline_fd, arguments.rank
+        config.engine, socket, bell, arguments.plan_fd, arguments.result_fd, arguments.lifeline_fd, arguments.rank
     )
     try:
         Worker(config.engine, links).run()

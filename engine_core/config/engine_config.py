@@ -115,6 +115,10 @@ class ServeConfig(_Config, frozen=True, kw_only=True):
         """Where an engine core meets one of its workers."""
         return f"ipc://{self.run_dir}/worker-{replica}-{rank}.sock"
 
+    def bell_endpoint(self, replica: int, rank: int) -> str:
+        """Where one of its workers rings for results, from the thread that collects them."""
+        return f"ipc://{self.run_dir}/bell-{replica}-{rank}.sock"
+
 
 def load_serve_config(path: str) -> ServeConfig:
     """What `quire serve` wrote for its children. Raises `msgspec.ValidationError` when it is not that."""

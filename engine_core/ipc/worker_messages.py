@@ -32,6 +32,8 @@ class WorkerReady(_WorkerMessage, frozen=True, kw_only=True, tag="ready"):
     rank: int
     weight_bytes: int
     kv_cache_bytes: int
+    device_free_bytes: int
+    """What is left of the device; 0 where that says nothing (a CPU's memory is not ours alone)."""
 
 
 class WorkerFailed(_WorkerMessage, frozen=True, kw_only=True, tag="failed"):

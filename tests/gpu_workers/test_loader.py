@@ -127,7 +127,7 @@ def test_unknown_names_are_refused(path: Path) -> None:
 def test_a_loaded_weight_goes_when_it_is_packed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than one of the linear layers' weights is there beside its packed form."""
     runner = ModelRunner(engine_config(path))
-    loaded = {p.data_ptr(): weakref.ref(p) for p in runner._model.parameters() if p.dim() == 2}
+    loaded = {p.data_ptr(): weakref.ref(p) for p in runner._model.module.parameters() if p.dim() == 2}
     packed: list[int] = []
 
     def pack(weight: torch.Tensor) -> object:

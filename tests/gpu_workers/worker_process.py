@@ -46,6 +46,7 @@ class WorkerProcess:
         self._results = [StepResult.over(results, slot) for slot in self.result_ring.slots]
         self._context = zmq.Context()
         self._socket = bind_pair(self._context, serve.worker_endpoint(0, 0))
+        self._bell = bind_pair(self._context, serve.bell_endpoint(0, 0))
         reader, self._lifeline = os.pipe()
         command = [sys.executable, "-P", "-m", "gpu_workers", str(file), "--replica", "0", "--rank", "0"]
         command += ["--plan-fd", str(self.plan_ring.fd), "--result-fd", str(self.result_ring.fd)]
@@ -71,7 +72,8 @@ class WorkerProcess:
 
     def result(self, sequence: int) -> StepResult:
         """Waits for the result of `sequence`; the next call for another one frees it."""
-        assert self.receive() == Doorbell(sequence=sequence)
+        assert self._bell.poll(TIMEOUT_MS), "no bell rings"
+        assert decode_worker_message(self._bell.recv()) == Doorbell(sequence=sequence)
         assert self.result_ring.is_published(sequence)
         self.result_ring.release(0, sequence - 1)
         return self._results[self.result_ring.slot_of(sequence)]
