@@ -19,7 +19,7 @@ from frontend.launcher import start_core, stop, wait_until_ready
 @contextlib.asynccontextmanager
 async def engine(folder: Path, run_dir: Path, **arguments: Any) -> AsyncIterator[EngineClient]:
     """A client of a running engine core for the model in `folder`; `arguments` are flags of `quire serve`."""
-    args = ServeArgs(model=str(folder), device="cpu", num_threads=2, **arguments)
+    args = ServeArgs(model=str(folder), **{"device": "cpu", "num_threads": 2, **arguments})
     config = resolve(args).serve_config(str(run_dir), 0)
     config_file = run_dir / "config.json"
     config_file.write_bytes(msgspec.json.encode(config))
