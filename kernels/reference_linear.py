@@ -44,6 +44,11 @@ def linear(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> 
     return out
 
 
+def logits(hidden: torch.Tensor, packed: PackedWeight) -> torch.Tensor:
+    """hidden [num_rows, hidden_size] to float32 [num_rows, vocab_size]: the sampler computes in float32."""
+    return linear(hidden, packed, None).float()
+
+
 def _plain(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> torch.Tensor:
     if packed.opaque:  # no rows: a product without work
         return x.new_empty(0, packed.tensor.shape[0])

@@ -8,7 +8,10 @@ from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import ModelConfig
 from gpu_workers.layers.build import BuildContext
 
-MODELS = {"LlamaForCausalLM": "gpu_workers.models.llama:LlamaForCausalLM"}
+MODELS = {
+    "LlamaForCausalLM": "gpu_workers.models.llama:build_llama",
+    "Qwen3ForCausalLM": "gpu_workers.models.qwen3:build_qwen3",
+}
 
 
 def build_model(config: ModelConfig, max_positions: int, build: BuildContext) -> nn.Module:
