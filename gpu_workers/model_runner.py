@@ -26,7 +26,7 @@ from engine_core.ipc.step import (
 from gpu_workers.forward_context import ForwardContext
 from gpu_workers.input_batch import InputBatch
 from gpu_workers.loader import ProgressCallback
-from gpu_workers.operations import load_operations, torch_dtype
+from gpu_workers.operations import load_host_operations, torch_dtype
 from gpu_workers.sampling.sampler import Sampler, SamplerOutput
 from gpu_workers.served_model import ServedModel
 
@@ -50,7 +50,7 @@ class ModelRunner:
     def __init__(self, config: EngineConfig, tp_rank: int = 0) -> None:
         """Builds the model without weights. Raises `ConfigError` when this device or model is not supported."""
         self._config = config
-        self._operations = load_operations(config.device)
+        self._operations = load_host_operations()
         self._shape = StepShape(**config.step_capacities())
         self._model = ServedModel(config, self._operations, torch.device(config.device), tp_rank)
         self._workspace = self._operations.make_workspace()

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from engine_core.config.engine_config import EngineConfig
 from gpu_workers.layers.build import BuildContext
+from gpu_workers.layers.decoder import CausalLM
 from gpu_workers.loader import ProgressCallback, fill_dummy_weights, load_weights
 from gpu_workers.models.registry import build_model
 from gpu_workers.operations import Operations, torch_dtype
@@ -25,7 +25,7 @@ class ServedModel:
             tp_rank=tp_rank,
             tp_size=config.parallel.tensor_parallel_size,
         )
-        self.module: nn.Module = build_model(config.model, config.scheduler.max_model_len, build)
+        self.module: CausalLM = build_model(config.model, config.scheduler.max_model_len, build)
         self.weight_bytes = 0
         """What the weights took when they were loaded; packing may since have replaced them."""
 

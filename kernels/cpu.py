@@ -3,8 +3,11 @@
 from kernels.reference import (
     AttentionPlan,
     add_rms_norm,
+    embed,
+    gather_add_rms_norm,
     gather_rope,
     make_kv_cache,
+    make_rope_table,
     make_workspace,
     paged_attention,
     plan_attention,
@@ -13,7 +16,7 @@ from kernels.reference import (
     silu_and_mul,
 )
 from kernels.reference_inputs import StepInputs, apply_block_deltas, prepare_inputs
-from kernels.reference_linear import linear, pack_weight
+from kernels.reference_linear import linear, logits, pack_weight
 from kernels.reference_random import row_keys
 from kernels.reference_sampling import (
     apply_penalties,
@@ -30,12 +33,16 @@ __all__ = [
     "add_rms_norm",
     "apply_block_deltas",
     "apply_penalties",
+    "embed",
     "filter_thresholds",
+    "gather_add_rms_norm",
     "gather_rope",
     "greedy",
     "linear",
+    "logits",
     "make_finite",
     "make_kv_cache",
+    "make_rope_table",
     "make_workspace",
     "pack_weight",
     "paged_attention",

@@ -54,9 +54,9 @@ def linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> 
     return F.linear(x, packed, bias)
 
 
-def logits(hidden: torch.Tensor, packed: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """hidden [N, hidden_size] · packedᵀ into `out` float32 [N, V]: the sums are never rounded to the storage dtype, so
-    equal logits in bf16 do not become ties that are not there."""
+def logits(hidden: torch.Tensor, packed: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """hidden [N, hidden_size] · packedᵀ in float32 [N, V], into `out` where it is given. The sums are never rounded to
+    the storage dtype, so logits that differ do not become equal."""
     if hidden.dtype == torch.float32:
         return torch.mm(hidden, packed.t(), out=out)
     return torch.mm(hidden, packed.t(), out_dtype=torch.float32, out=out)

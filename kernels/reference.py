@@ -41,10 +41,28 @@ def add_rms_norm(
     return rms_norm(residual, weight, eps), residual
 
 
+def gather_add_rms_norm(
+    x: torch.Tensor, residual: torch.Tensor, indices: torch.Tensor, weight: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """rms_norm(residual + x) of the rows `indices` [N] of x and residual [T, hidden_size], which stay as they are:
+    after the last layer only the tokens whose logits are wanted matter."""
+    return add_rms_norm(x[indices], residual[indices], weight, eps)[0]
+
+
 def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """silu(gate) · up, where the last dimension holds gate, then up."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
+
+
+def embed(weight: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    """The rows of `weight` [vocab_size, hidden_size] that `input_ids` [T] name."""
+    return F.embedding(input_ids, weight)
+
+
+def make_rope_table(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The float32 table [max_positions, D] as `gather_rope` wants it: in the dtype that `rope` computes in."""
+    return table.to(dtype)
 
 
 def gather_rope(cos_sin: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -57,8 +57,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     quantization: str | None = None
 
 
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM",)
+SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 """Known without importing gpu_workers (and torch); a test keeps it equal to the registry there."""
+_WITH_QK_NORM = ("Qwen3ForCausalLM",)
 
 
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
@@ -98,6 +99,9 @@ class _HfConfig(msgspec.Struct, kw_only=True):
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
+    use_sliding_window: bool = False
+    max_window_layers: Annotated[int, Meta(ge=0, lt=2**31)] = 28
+    layer_types: list[str] | None = None
     dtype: str | None = None
     torch_dtype: str | None = None
     bos_token_id: TokenId | list[TokenId] | None = None
@@ -167,6 +171,7 @@ def _from_hf(hf: _HfConfig, generation: _HfGenerationConfig, architecture: str, 
         raise ConfigError(f"{file}: dtype {dtype!r} is not one of {', '.join(DTYPE_BYTES)}.")
     if hf.hidden_act != "silu":
         raise ConfigError(f"{file}: hidden_act {hf.hidden_act!r} is not supported; supported: silu.")
+    _check_attention_types(hf, file)
     return ModelConfig(
         architecture=architecture,
         path=str(path),
@@ -183,10 +188,22 @@ def _from_hf(hf: _HfConfig, generation: _HfGenerationConfig, architecture: str, 
         tie_word_embeddings=hf.tie_word_embeddings,
         attention_bias=hf.attention_bias,
         mlp_bias=hf.mlp_bias,
+        qk_norm=architecture in _WITH_QK_NORM,
         dtype=dtype,
         bos_token_id=next(iter(_token_ids(hf.bos_token_id)), None),
         eos_token_ids=_token_ids(hf.eos_token_id if generation.eos_token_id is None else generation.eos_token_id),
     )
+
+
+def _check_attention_types(hf: _HfConfig, file: Path) -> None:
+    """Every layer attends to all positions here. Qwen's layers from `max_window_layers` on see a window only, where
+    `use_sliding_window` says so and `layer_types` does not name each layer's kind."""
+    kinds = hf.layer_types
+    if kinds is None and hf.use_sliding_window and hf.max_window_layers < hf.num_hidden_layers:
+        kinds = ["sliding_attention"]
+    other = next((kind for kind in kinds or () if kind != "full_attention"), None)
+    if other is not None:
+        raise ConfigError(f"{file} has layers of the kind {other[:40]!r}, which are not supported; full_attention is.")
 
 
 def _rope(hf: _HfConfig, file: Path) -> RopeConfig:

@@ -134,7 +134,7 @@ class CudaRunner:
             else:
                 self._graphs.replay(size)
             if not size.is_decode:
-                self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])  # type: ignore[operator]
+                self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])
             self._sampler.sample(self._logits[:num_seqs], needs, slot)
             first, short, whole = self._result_words
             self._queue.end(slot, first, whole if needs & LOGPROBS else short)
@@ -166,9 +166,9 @@ class CudaRunner:
             attention=attention,
             workspace=None,
         )
-        hidden = self._model.module.last_hidden(context)  # type: ignore[operator]
+        hidden = self._model.module.last_hidden(context)
         if size.is_decode:
-            self._model.module.logits(hidden, self._logits[:num_seqs])  # type: ignore[operator]
+            self._model.module.logits(hidden, self._logits[:num_seqs])
         else:
             self._hidden[:num_seqs].copy_(hidden)
 
@@ -182,7 +182,7 @@ class CudaRunner:
             self._rows.pad(size.num_seqs, size.num_tokens)
             self._forward(size)
         for num_seqs in {1, self._shape.max_num_seqs}:
-            self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])  # type: ignore[operator]
+            self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])
         self._sampler.warm_up(self._logits)
 
 

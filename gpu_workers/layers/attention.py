@@ -1,26 +1,46 @@
-"""Attention over the paged KV cache; the projections around it belong to the model."""
+"""Grouped-query self-attention over the paged KV cache, with its projections, RoPE and optional norms of the heads."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
+from engine_core.config.model_config import ModelConfig
 from gpu_workers.forward_context import ForwardContext
 from gpu_workers.layers.build import BuildContext
+from gpu_workers.layers.linear import QKVParallelLinear, RowParallelLinear
+from gpu_workers.layers.norm import RMSNorm
 
 
-class Attention(nn.Module):
-    """Rotates, writes the step's keys and values, attends. `layer` is its place in the cache."""
+class SelfAttention(nn.Module):
+    """`layer` is its place in the cache; with `qk_norm` each head of q and k passes an RMSNorm before RoPE."""
 
-    def __init__(self, layer: int, head_dim: int, build: BuildContext) -> None:
+    def __init__(self, config: ModelConfig, layer: int, build: BuildContext, qk_norm: bool = False) -> None:
         super().__init__()
+        head_dim, bias = config.head_dim, config.attention_bias
         self._operations = build.operations
         self._layer = layer
         self._scale = head_dim**-0.5
-
-    def forward(self, qkv: torch.Tensor, rope_rows: Any, context: ForwardContext) -> torch.Tensor:
-        """`qkv` [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] to [num_tokens, num_heads * head_dim]."""
-        query = self._operations.rope_write_kv(qkv, rope_rows, context.kv_cache, self._layer, context.attention)
-        return self._operations.paged_attention(
-            query, context.kv_cache, self._layer, context.attention, self._scale, context.workspace
+        self.qkv_proj = QKVParallelLinear(
+            config.hidden_size, head_dim, config.num_attention_heads, config.num_key_value_heads, bias, build
         )
+        self.q_norm = RMSNorm(head_dim, config.rms_norm_eps, build) if qk_norm else None
+        self.k_norm = RMSNorm(head_dim, config.rms_norm_eps, build) if qk_norm else None
+        self._eps = config.rms_norm_eps
+        self.o_proj = RowParallelLinear(config.num_attention_heads * head_dim, config.hidden_size, bias, build)
+
+    def forward(self, x: torch.Tensor, rope_rows: Any, context: ForwardContext) -> torch.Tensor:
+        """x [num_tokens, hidden_size] to the same shape."""
+        x = self._attend(self.qkv_proj(x), rope_rows, context)
+        x = self.o_proj(x)
+        return x
+
+    def _attend(self, qkv: torch.Tensor, rope_rows: Any, context: ForwardContext) -> torch.Tensor:
+        """`qkv` [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] to [num_tokens, num_heads * head_dim]."""
+        kv_cache, plan = context.kv_cache, context.attention
+        q_norm = None if self.q_norm is None else self.q_norm.weight
+        k_norm = None if self.k_norm is None else self.k_norm.weight
+        query = self._operations.rope_write_kv(
+            qkv, rope_rows, kv_cache, self._layer, plan, q_norm=q_norm, k_norm=k_norm, eps=self._eps
+        )
+        return self._operations.paged_attention(query, kv_cache, self._layer, plan, self._scale, context.workspace)

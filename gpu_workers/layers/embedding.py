@@ -1,7 +1,6 @@
 """The first and the last matrix of a model: token embeddings and the projection to logits."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from gpu_workers.layers.build import BuildContext, load_whole, set_loader
@@ -12,11 +11,12 @@ class Embedding(nn.Module):
 
     def __init__(self, vocab_size: int, hidden_size: int, build: BuildContext) -> None:
         super().__init__()
+        self._operations = build.operations
         self.weight = build.parameter(vocab_size, hidden_size)
         set_loader(self.weight, load_whole)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:  # [num_tokens]
-        return F.embedding(input_ids, self.weight)  # [num_tokens, hidden_size]
+        return self._operations.embed(self.weight, input_ids)  # [num_tokens, hidden_size]
 
 
 class LMHead(nn.Module):
@@ -36,5 +36,5 @@ class LMHead(nn.Module):
         self._packed = self._operations.pack_weight(self.weight.data)
         del self.weight
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:  # [num_rows, hidden_size]
-        return self._operations.linear(hidden, self._packed, None).float()  # [num_rows, vocab_size]
+    def forward(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:  # [num_rows, hidden_size]
+        return self._operations.logits(hidden, self._packed, out)  # [num_rows, vocab_size]

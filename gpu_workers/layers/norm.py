@@ -20,3 +20,7 @@ class RMSNorm(nn.Module):
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(norm(residual + x), residual + x)."""
         return self._operations.add_rms_norm(x, residual, self.weight, self.eps)
+
+    def gather_add(self, x: torch.Tensor, residual: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """norm(residual + x) of the rows `indices` [num_rows] alone."""
+        return self._operations.gather_add_rms_norm(x, residual, indices, self.weight, self.eps)

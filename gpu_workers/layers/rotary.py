@@ -13,14 +13,15 @@ from gpu_workers.layers.build import BuildContext
 class RotaryEmbedding(nn.Module):
     """Shared by all layers; gives them a step's rotations, gathered once."""
 
-    cos_sin: torch.Tensor  # [max_positions, head_dim]: cosines, then sines
+    cos_sin: torch.Tensor  # [max_positions, head_dim]: cosines, then sines; the dtype is the device's choice
 
     def __init__(self, head_dim: int, max_positions: int, rope: RopeConfig, build: BuildContext) -> None:
         super().__init__()
         self._operations = build.operations
         angles = torch.outer(torch.arange(max_positions, dtype=torch.float32), inverse_frequencies(head_dim, rope))
         table = torch.cat((angles.cos(), angles.sin()), dim=-1)
-        self.register_buffer("cos_sin", table.to(build.device, build.dtype), persistent=False)
+        table = self._operations.make_rope_table(table.to(build.device), build.dtype)
+        self.register_buffer("cos_sin", table, persistent=False)
 
     def forward(self, positions: torch.Tensor) -> Any:  # [num_tokens]
         return self._operations.gather_rope(self.cos_sin, positions)

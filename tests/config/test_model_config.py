@@ -20,6 +20,19 @@ def test_the_fields_of_a_llama(tmp_path: Path) -> None:
     assert (model.dtype, model.eos_token_ids, model.rms_norm_eps) == ("bfloat16", (2,), 1e-5)
 
 
+def test_qwen3_has_norms_of_heads_and_its_own_head_dim(tmp_path: Path) -> None:
+    fields = {"use_sliding_window": False, "sliding_window": None, "max_window_layers": 1}
+    for kinds in (None, ["full_attention"] * 2):
+        folder = make_model_folder(
+            tmp_path, architectures=["Qwen3ForCausalLM"], head_dim=16, layer_types=kinds, **fields
+        )
+        model = load_model_config(folder)
+        assert (model.architecture, model.qk_norm, model.head_dim) == ("Qwen3ForCausalLM", True, 16)
+    assert not load_model_config(make_model_folder(tmp_path / "llama")).qk_norm
+    # From layer 2 on, and there are two: no layer of it sees a window.
+    load_model_config(make_model_folder(tmp_path, use_sliding_window=True, max_window_layers=2))
+
+
 def test_transformers_5_writes_other_names(tmp_path: Path) -> None:
     rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     rope["original_max_position_embeddings"] = 64
@@ -85,6 +98,10 @@ BAD_FIELDS: list[dict[str, Any]] = [
     {"quantization_config": {"quant_method": "gptq"}},
     {"quantization_config": 4},
     {"max_position_embeddings": None},
+    {"use_sliding_window": True, "max_window_layers": 1},
+    {"use_sliding_window": "yes"},
+    {"layer_types": ["full_attention", "sliding_attention"]},
+    {"layer_types": "full_attention"},
 ]
 
 

@@ -29,7 +29,7 @@ SMALL = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-LLAMAS = {
+MODELS = {
     "gqa": {"num_attention_heads": 4, "num_key_value_heads": 2},
     "mha, tied": {"num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True},
     "biases, linear rope": {
@@ -52,17 +52,28 @@ LLAMAS = {
             "original_max_position_embeddings": 64,
         },
     },
+    "qwen3, gqa": {"model_type": "qwen3", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32},
+    "qwen3, tied": {
+        "model_type": "qwen3",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+    },
 }
 
 
-def save_small_llama(folder: Path, fields: dict[str, object]) -> None:
-    """A random model, with biases that are not zero."""
+def save_small_model(folder: Path, fields: dict[str, object]) -> None:
+    """A random model, a Llama where `model_type` says nothing else, whose biases and norms of heads are not plain."""
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, **fields))
+    config = transformers.AutoConfig.for_model(**{"model_type": "llama", **SMALL, **fields})
+    model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(std=0.3)
+            elif name.endswith(("q_norm.weight", "k_norm.weight")):
+                parameter.normal_(mean=1.0, std=0.3)
     model.save_pretrained(folder)
 
 
@@ -128,9 +139,9 @@ def compare(folder: Path, run_dir: Path, max_tokens: int, device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("fields", LLAMAS.values(), ids=LLAMAS.keys())
-def test_small_random_llamas(fields: dict[str, object], device: str, tmp_path: Path) -> None:
-    save_small_llama(tmp_path / "model", fields)
+@pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS.keys())
+def test_small_random_models(fields: dict[str, object], device: str, tmp_path: Path) -> None:
+    save_small_model(tmp_path / "model", fields)
     compare(tmp_path / "model", tmp_path, 16, device)
 
 

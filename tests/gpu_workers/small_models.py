@@ -1,10 +1,10 @@
-"""Small random Llamas of transformers, saved as checkpoints, and the configuration to serve them."""
+"""Small random models of transformers, saved as checkpoints, and the configuration to serve them."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from engine_core.config.engine_config import CacheConfig, EngineConfig, SchedulerConfig
 from engine_core.config.model_config import load_model_config
@@ -39,13 +39,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "biases": {"attention_bias": True, "mlp_bias": True},
     "rope_linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}},
     "rope_llama3": {"rope_parameters": LLAMA3_ROPE},
+    "qwen3_gqa": {"model_type": "qwen3"},
+    "qwen3_one_kv_head_tied": {"model_type": "qwen3", "num_key_value_heads": 1, "tie_word_embeddings": True},
+    "qwen3_biases": {"model_type": "qwen3", "attention_bias": True},
 }
 
 
-def save_model(path: Path, max_shard_size: str = "1GB", **changes: Any) -> LlamaForCausalLM:
+def save_model(path: Path, max_shard_size: str = "1GB", model_type: str = "llama", **changes: Any) -> PreTrainedModel:
     """A random model, written to `path` as a checkpoint."""
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**{**SHAPE, **changes})).eval()
+    config = AutoConfig.for_model(model_type, **{**SHAPE, **changes})
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or "norm" in name:  # made as zeros and ones, which would hide mistakes

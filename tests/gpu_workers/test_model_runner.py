@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from engine_core.config.model_config import SUPPORTED_ARCHITECTURES
 from gpu_workers.models.registry import MODELS
@@ -46,7 +46,7 @@ def random_prompt(rng: random.Random, length: int) -> list[int]:
 
 
 @torch.no_grad()
-def assert_greedy(model: LlamaForCausalLM, request: Request) -> None:
+def assert_greedy(model: PreTrainedModel, request: Request) -> None:
     """Each token is the reference's most likely one; at a first divergence the two must be nearly equal."""
     ids = torch.tensor([request.prompt])
     wanted = model.generate(  # type: ignore[operator]
@@ -78,7 +78,7 @@ def test_greedy_tokens_are_those_of_transformers(variant: str, make_driver: Make
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, make_driver: MakeDriver) -> tuple[LlamaForCausalLM, Driver]:
+def small(tmp_path_factory: pytest.TempPathFactory, make_driver: MakeDriver) -> tuple[PreTrainedModel, Driver]:
     path = tmp_path_factory.mktemp("model")
     return save_model(path), make_driver(path)
 
@@ -89,7 +89,7 @@ def run_one(driver: Driver, prompt: list[int], max_tokens: int, row: int = 0, **
     return request
 
 
-def test_a_resumed_request_goes_on_as_if_nothing_had_happened(small: tuple[LlamaForCausalLM, Driver]) -> None:
+def test_a_resumed_request_goes_on_as_if_nothing_had_happened(small: tuple[PreTrainedModel, Driver]) -> None:
     """Preemption by recompute: the prompt and the output so far are given again, in another row and other blocks."""
     _, driver = small
     sampling = {"temperature": 0.9, "seed_low": 5, "penalty_slot": 1, "frequency_penalty": 0.7, "presence_penalty": 0.4}
@@ -101,7 +101,7 @@ def test_a_resumed_request_goes_on_as_if_nothing_had_happened(small: tuple[Llama
     assert resumed.output == whole.output
 
 
-def test_a_prefix_from_the_cache_is_not_computed_again(small: tuple[LlamaForCausalLM, Driver]) -> None:
+def test_a_prefix_from_the_cache_is_not_computed_again(small: tuple[PreTrainedModel, Driver]) -> None:
     """A row may start with computed tokens: its first blocks are those that another row has filled."""
     model, driver = small
     prompt = random_prompt(random.Random(2), 30)
@@ -114,7 +114,7 @@ def test_a_prefix_from_the_cache_is_not_computed_again(small: tuple[LlamaForCaus
     assert_greedy(model, sharer)
 
 
-def test_a_seed_repeats_whatever_else_runs(small: tuple[LlamaForCausalLM, Driver]) -> None:
+def test_a_seed_repeats_whatever_else_runs(small: tuple[PreTrainedModel, Driver]) -> None:
     _, driver = small
     rng = random.Random(4)
     sampling = {"temperature": 1.2, "top_p": 0.95, "top_k": 40, "seed_low": 77, "seed_high": 3}
@@ -131,7 +131,7 @@ def test_a_seed_repeats_whatever_else_runs(small: tuple[LlamaForCausalLM, Driver
     assert run_one(driver, prompt, 15, **{**sampling, "sample_index": 1}).output != alone.output
 
 
-def test_min_tokens_hold_stops_back(small: tuple[LlamaForCausalLM, Driver]) -> None:
+def test_min_tokens_hold_stops_back(small: tuple[PreTrainedModel, Driver]) -> None:
     _, driver = small
     prompt = random_prompt(random.Random(5), 10)
     free = run_one(driver, prompt, 6)
@@ -142,7 +142,7 @@ def test_min_tokens_hold_stops_back(small: tuple[LlamaForCausalLM, Driver]) -> N
     assert run_one(driver, prompt, 1, min_tokens=0, stops=[stop]).output == [stop]
 
 
-def test_logit_bias_forces_and_forbids(small: tuple[LlamaForCausalLM, Driver]) -> None:
+def test_logit_bias_forces_and_forbids(small: tuple[PreTrainedModel, Driver]) -> None:
     _, driver = small
     prompt = random_prompt(random.Random(6), 10)
     assert run_one(driver, prompt, 4, bias={7: 100.0, 3: -100.0}).output == [7, 7, 7, 7]
@@ -152,7 +152,7 @@ def test_logit_bias_forces_and_forbids(small: tuple[LlamaForCausalLM, Driver]) -
 
 
 @torch.no_grad()
-def test_logprobs_are_those_of_the_raw_logits(small: tuple[LlamaForCausalLM, Driver]) -> None:
+def test_logprobs_are_those_of_the_raw_logits(small: tuple[PreTrainedModel, Driver]) -> None:
     model, driver = small
     prompt = random_prompt(random.Random(7), 12)
     greedy = Request(prompt, 5, 0, {"num_logprobs": 4})
@@ -176,7 +176,7 @@ def test_logprobs_are_those_of_the_raw_logits(small: tuple[LlamaForCausalLM, Dri
 
 
 @torch.no_grad()
-def test_penalties_follow_prompt_and_output(small: tuple[LlamaForCausalLM, Driver]) -> None:
+def test_penalties_follow_prompt_and_output(small: tuple[PreTrainedModel, Driver]) -> None:
     model, driver = small
     prompt = random_prompt(random.Random(8), 15)
     request = run_one(
@@ -192,7 +192,7 @@ def test_penalties_follow_prompt_and_output(small: tuple[LlamaForCausalLM, Drive
         assert float(row.max() - row[token]) < NEAR_TIE
 
 
-def test_a_step_without_samples_or_with_other_kinds_of_rows(small: tuple[LlamaForCausalLM, Driver]) -> None:
+def test_a_step_without_samples_or_with_other_kinds_of_rows(small: tuple[PreTrainedModel, Driver]) -> None:
     """The first chunks of a long prompt alone sample nothing; top_k 1 is greedy at any temperature."""
     model, driver = small
     prompt = random_prompt(random.Random(9), 60)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernels import reference, reference_linear
-from kernels.reference_linear import linear, pack_weight
+from kernels.reference_linear import linear, logits, pack_weight
 
 SHAPES = [(1, 3), (5, 17), (33, 64), (7, 129)]
 
@@ -34,6 +34,29 @@ def test_add_rms_norm_sums_into_the_residual(shape: tuple[int, int]) -> None:
     normed, total = reference.add_rms_norm(x, residual, weight, 1e-6)
     assert torch.equal(total, wanted)
     torch.testing.assert_close(normed.double(), naive_rms_norm(wanted, weight, 1e-6), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gather_add_rms_norm_leaves_its_inputs_alone(shape: tuple[int, int]) -> None:
+    x, residual, weight = torch.randn(shape), torch.randn(shape), torch.randn(shape[1])
+    before = x.clone(), residual.clone()
+    indices = torch.randint(shape[0], (4,))
+    got = reference.gather_add_rms_norm(x, residual, indices, weight, 1e-6)
+    torch.testing.assert_close(
+        got.double(), naive_rms_norm((x + residual)[indices], weight, 1e-6), rtol=1e-5, atol=1e-5
+    )
+    assert torch.equal(x, before[0])
+    assert torch.equal(residual, before[1])
+
+
+def test_embed_picks_rows_and_logits_are_float32() -> None:
+    weight, input_ids = torch.randn(11, 6).to(torch.bfloat16), torch.tensor([10, 0, 3, 3])
+    hidden = reference.embed(weight, input_ids)
+    assert torch.equal(hidden, weight[input_ids])
+    got = logits(hidden, pack_weight(weight))
+    assert got.dtype == torch.float32
+    wanted = hidden.double() @ weight.double().T
+    torch.testing.assert_close(got.double(), wanted, rtol=2**-7, atol=2**-7)
 
 
 @pytest.mark.parametrize(("rows", "size"), SHAPES)

@@ -1,0 +1,97 @@
+"""What pre-norm decoders have in common: the layer's two residual additions, the stack of layers, embedding and logits.
+
+A model hands in the attention and the MLP of each layer and states nothing else. Parameters are named as in the
+checkpoints, but for the fused ones.
+"""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from engine_core.config.model_config import ModelConfig
+from gpu_workers.forward_context import ForwardContext
+from gpu_workers.layers.build import BuildContext
+from gpu_workers.layers.embedding import Embedding, LMHead
+from gpu_workers.layers.norm import RMSNorm
+from gpu_workers.layers.rotary import RotaryEmbedding
+
+
+class DecoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); each addition is made by the norm that follows it."""
+
+    def __init__(self, config: ModelConfig, self_attn: nn.Module, mlp: nn.Module, build: BuildContext) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
+        self.self_attn = self_attn
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
+        self.mlp = mlp
+
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None, rope_rows: Any, context: ForwardContext
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`x` and `residual` [num_tokens, hidden_size]; what is still to be added to the residual, and the residual."""
+        if residual is None:
+            x, residual = self.input_layernorm(x), x
+        else:
+            x, residual = self.input_layernorm.add(x, residual)
+        x = self.self_attn(x, rope_rows, context)
+        x, residual = self.post_attention_layernorm.add(x, residual)
+        return self.mlp(x), residual
+
+
+class Decoder(nn.Module):
+    def __init__(
+        self, config: ModelConfig, max_positions: int, layers: Iterable[nn.Module], build: BuildContext
+    ) -> None:
+        super().__init__()
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, build)
+        self.rotary = RotaryEmbedding(config.head_dim, max_positions, config.rope, build)
+        self.layers = nn.ModuleList(layers)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
+
+    def forward(self, context: ForwardContext) -> torch.Tensor:
+        """Hidden states [num_sampled, hidden_size] of the tokens whose logits are wanted."""
+        rope_rows = self.rotary(context.positions)
+        x: torch.Tensor = self.embed_tokens(context.input_ids)
+        residual: torch.Tensor | None = None
+        for layer in self.layers:
+            x, residual = layer(x, residual, rope_rows, context)
+        assert residual is not None
+        return self.norm.gather_add(x, residual, context.logits_indices)
+
+
+class CausalLM(nn.Module):
+    """A decoder and the projection to logits, which a model may tie to its embedding."""
+
+    FUSED: ClassVar[dict[str, tuple[str, object]]] = {
+        "q_proj": ("qkv_proj", "q"),
+        "k_proj": ("qkv_proj", "k"),
+        "v_proj": ("qkv_proj", "v"),
+        "gate_proj": ("gate_up_proj", 0),
+        "up_proj": ("gate_up_proj", 1),
+    }
+    """A checkpoint's module: the module here and the shard of it."""
+
+    def __init__(
+        self, config: ModelConfig, max_positions: int, layers: Iterable[nn.Module], build: BuildContext
+    ) -> None:
+        super().__init__()
+        self.model = Decoder(config, max_positions, layers, build)
+        tied = self.model.embed_tokens if config.tie_word_embeddings else None
+        self.lm_head = LMHead(config.vocab_size, config.hidden_size, build, tied)
+
+    def forward(self, context: ForwardContext) -> torch.Tensor:
+        """Logits float32 [num_sampled, vocab_size]."""
+        return self.logits(self.last_hidden(context))
+
+    def last_hidden(self, context: ForwardContext) -> torch.Tensor:
+        """Hidden states [num_sampled, hidden_size] of the tokens whose logits are wanted."""
+        hidden: torch.Tensor = self.model(context)
+        return hidden
+
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits float32 [num_rows, vocab_size] of such states; into `out` where it is given."""
+        logits: torch.Tensor = self.lm_head(hidden, out)
+        return logits
