@@ -47,6 +47,12 @@ def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return F.silu(gate).mul_(up)
 
 
+def gelu_and_mul(gate_up: torch.Tensor, approximate: str) -> torch.Tensor:
+    """gelu(gate) · up like `silu_and_mul`; `approximate` is "none" (by erf) or "tanh"."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.gelu(gate, approximate=approximate).mul_(up)
+
+
 def gather_rope(cos_sin: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows of `cos_sin` [max_positions, D] (D/2 cosines, D/2 sines) that `positions` [T] name; once per step."""
     half = cos_sin.shape[-1] // 2
