@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine_core.config.errors import ConfigError
 
-_MODULES = {"cpu": "kernels.cpu"}
+_MODULES = {"cpu": "kernels.cpu", "cuda": "kernels.cuda"}
 
 
 class StepInputs(Protocol):

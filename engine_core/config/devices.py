@@ -1,6 +1,11 @@
-"""Which device there is and how much memory it has, found out without torch: the plan precedes its import."""
+"""Which device there is and how much memory it has, found out without torch: the plan precedes its import.
 
+A GPU is taken only where everything fits together: driver, the CUDA that torch was built with, the GPU's generation.
+"""
+
+import importlib.util
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +14,10 @@ import psutil
 
 from engine_core.config.errors import ConfigError
 
-SUPPORTED_DEVICES = ("cpu",)
+SUPPORTED_DEVICES = ("cpu", "cuda")
 """Devices with kernels: those in the registry of `gpu_workers/operations.py`, which cannot be imported here."""
+MIN_COMPUTE_CAPABILITY = (8, 0)
+"""Of the kernels: from Ampere on a GPU multiplies bfloat16 matrices and copies to shared memory asynchronously."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 _LIMITS = (
@@ -28,8 +35,17 @@ class DeviceMemory(msgspec.Struct, frozen=True):
     available: int
 
 
+class UnusableGpu(ConfigError):
+    """No GPU can be used. `reason` is the part of the sentence that says why."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"--device cuda cannot be used: {reason}; {remedy}.")
+        self.reason = reason
+
+
 def probe_device(device: str) -> DeviceMemory:
-    """The memory of `device`: "cpu", "cuda", or "auto", which takes a GPU where there is one that has kernels here.
+    """The memory of `device`: "cpu", "cuda", or "auto", which takes a GPU where one can be used and else a CPU, whose
+    name then says why.
 
     Raises `ConfigError` when a GPU is asked for and none can be used.
     """
@@ -39,17 +55,9 @@ def probe_device(device: str) -> DeviceMemory:
         return _cuda_memory()
     try:
         return _cuda_memory()
-    except ConfigError:
+    except UnusableGpu as error:
         memory = _cpu_memory()
-        return msgspec.structs.replace(memory, name=memory.name + _unused_gpu())
-
-
-def _unused_gpu() -> str:
-    """What a device's name ends with where a GPU was found and left alone."""
-    try:
-        return f" ({_query_gpu().name} is not used: no kernels for GPUs yet)"
-    except ConfigError:
-        return ""
+        return msgspec.structs.replace(memory, name=f"{memory.name} (no GPU: {error.reason})")
 
 
 def _cpu_memory() -> DeviceMemory:
@@ -67,33 +75,66 @@ def _cpu_memory() -> DeviceMemory:
 
 
 def _cuda_memory() -> DeviceMemory:
-    """The GPU's memory; refused before anything else where this version could not use it."""
-    if "cuda" not in SUPPORTED_DEVICES:
-        raise ConfigError("--device cuda cannot be served: this version has no kernels for GPUs yet; use --device cpu.")
-    return _query_gpu()
-
-
-def _query_gpu() -> DeviceMemory:
-    """The first GPU that is visible to us, as the driver reports it."""
+    """The memory of the first GPU that is visible to us. Raises `UnusableGpu`."""
     try:
         import pynvml
     except ImportError:
-        raise ConfigError(
-            "--device cuda needs the package nvidia-ml-py to see the GPU's memory: pip install 'quire[gpu]'."
+        raise UnusableGpu(
+            "the package nvidia-ml-py, which tells its memory, is not installed", "pip install 'quire[gpu]' would do"
         ) from None
     try:
         pynvml.nvmlInit()
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+        raise UnusableGpu("there is no NVIDIA driver", "--device cpu needs none") from None
     except pynvml.NVMLError as error:
-        raise ConfigError(f"--device cuda finds no NVIDIA driver: {error}.") from None
+        raise UnusableGpu(f"the NVIDIA driver fails ({error})", "--device cpu needs none") from None
     try:
         handle = _visible_handle(pynvml)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         name = pynvml.nvmlDeviceGetName(handle)
+        _check_cuda(pynvml.nvmlSystemGetCudaDriverVersion_v2() // 1000)
+        _check_generation(name, pynvml.nvmlDeviceGetCudaComputeCapability(handle))
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         return DeviceMemory("cuda", name, int(memory.total), int(memory.free))
     except pynvml.NVMLError as error:
-        raise ConfigError(f"--device cuda cannot use the GPU: {error}.") from None
+        reason = f"the driver does not give us the GPU ({error})"
+        raise UnusableGpu(reason, "nvidia-smi may know more, --device cpu would do") from None
     finally:
         pynvml.nvmlShutdown()
+
+
+def _check_cuda(driver_major: int) -> None:
+    """Minor versions of CUDA run on each other's drivers, a newer major version does not run on an older one's."""
+    version = _torch_cuda_version()
+    build = f"a torch built for CUDA {driver_major}"
+    if version is None:
+        raise UnusableGpu("torch was built without CUDA", f"{build}, or --device cpu, would do")
+    if driver_major < int(version.split(".")[0]):
+        raise UnusableGpu(
+            f"torch was built for CUDA {version} and the driver is for CUDA {driver_major}",
+            f"a newer driver, {build}, or --device cpu would do",
+        )
+
+
+def _check_generation(name: str, capability: tuple[int, int]) -> None:
+    if tuple(capability) < MIN_COMPUTE_CAPABILITY:
+        have, need = (".".join(map(str, version)) for version in (capability, MIN_COMPUTE_CAPABILITY))
+        raise UnusableGpu(
+            f"{name} has compute capability {have} and the kernels need {need}",
+            "an Ampere, Ada, Hopper or later GPU, or --device cpu, would do",
+        )
+
+
+def _torch_cuda_version() -> str | None:
+    """The CUDA that the installed torch was built with ("12.8"), read from a file of it: importing it takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    match = re.search(r"^cuda\b[^=\n]*=\s*['\"](\d+(?:\.\d+)*)['\"]", text, re.MULTILINE)
+    return None if match is None else match.group(1)
 
 
 def _visible_handle(pynvml: Any) -> Any:
@@ -103,5 +144,5 @@ def _visible_handle(pynvml: Any) -> Any:
         return pynvml.nvmlDeviceGetHandleByIndex(0)
     first = visible.split(",")[0].strip()
     if first in ("", "-1"):
-        raise ConfigError("--device cuda finds no GPU: CUDA_VISIBLE_DEVICES hides all of them.")
+        raise UnusableGpu("CUDA_VISIBLE_DEVICES hides all GPUs", "another value of it, or --device cpu, would do")
     return pynvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(first)

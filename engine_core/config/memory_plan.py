@@ -1,10 +1,12 @@
 """What serving a model will cost in memory, computed before a weight is read: prices before allocation.
 
 Everything here is arithmetic on config.json, the safetensors headers and the device's figures. The worker measures what
-it really took and reports it beside these numbers.
-
-    KV bytes per token = 2 (keys and values) x layers x KV heads x head_dim x bytes per value
+it really took and reports it beside these numbers. What each part takes stands in `model_memory.py` and
+`worker_memory.py`; here the device is divided.
 """
+
+import math
+from collections.abc import Callable
 
 import msgspec
 
@@ -13,23 +15,15 @@ from engine_core.config.devices import DeviceMemory
 from engine_core.config.engine_config import CacheConfig, SchedulerConfig
 from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
+from engine_core.config.model_memory import kv_bytes_per_token, packed_bytes, weight_bytes
+from engine_core.config.worker_memory import WorkerMemory, worker_memory
 
 GIB = 2**30
 DEFAULT_CPU_KV_BYTES = GIB
 CPU_KV_SHARE = 0.4
 """On a CPU the cache takes at most this share of what is free: the machine has other things to do."""
-RUNTIME_BYTES = {"cpu": 256 * 2**20, "cuda": 640 * 2**20}
-"""What a worker's libraries take on the device: torch's pools on a CPU; CUDA context and cuBLAS workspaces on a GPU."""
-PENALTY_BYTES_PER_TOKEN = 5
-"""Per penalty row and vocabulary entry: whether the prompt has it, and an int32 count of the output's."""
-ROW_BYTES = 12 * 1024 + 128
-"""Per row beside its block table: up to 1024 logit biases (an int64 and a float32 each) and its numbers."""
-_PACKED_DTYPES = ("float32", "bfloat16")
-"""As in `kernels/reference_linear.py`, which cannot be imported here."""
-_ACTIVATION_COPIES = 4
-"""Copies of the residual stream that are alive at once: it, its normed form, an operation's input and output."""
-_LOGIT_COPIES = 4
-"""Copies of the float32 logits in the sampler: logits, probabilities, sorted values and indices."""
+_SMALL_STEP = (16, 512)
+"""Requests and tokens of the step that is proposed where a larger one does not fit."""
 
 
 class MemoryRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +33,7 @@ class MemoryRequest(msgspec.Struct, frozen=True, kw_only=True):
     gpu_memory_utilization: float
     kv_cache_memory_bytes: int | None
     num_gpu_blocks_override: int | None
+    cuda_graphs: bool = True
 
 
 class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,11 +41,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     device: DeviceMemory
     weight_bytes: int
-    activation_bytes: int
-    row_bytes: int
-    """Block tables, biases and numbers of all rows; on a CPU also the engine core's copy of their tokens."""
-    penalty_bytes: int
-    runtime_bytes: int
+    worker: WorkerMemory
     kv_bytes_per_token: int
     block_size: int
     num_blocks: int
@@ -67,7 +58,12 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fixed_bytes(self) -> int:
         """Everything but the cache."""
-        return self.weight_bytes + self.activation_bytes + self.row_bytes + self.penalty_bytes + self.runtime_bytes
+        return self.weight_bytes + sum(msgspec.structs.astuple(self.worker))
+
+    @property
+    def bytes_for_one(self) -> int:
+        """With a cache that holds one request of `max_model_len` tokens and no more."""
+        return self.fixed_bytes + blocks_for(self.max_model_len, self.block_size) * self.bytes_per_block
 
     @property
     def num_kv_tokens(self) -> int:
@@ -105,90 +101,58 @@ def make_memory_plan(
 
     Raises `ConfigError` when the model, or one request of `max_model_len` tokens, does not fit, and says what would.
     """
-    dtype_bytes = DTYPE_BYTES[dtype]
-    blocks_per_row = blocks_for(scheduler.max_model_len, request.block_size)
-    plan = MemoryPlan(
-        device=device,
-        weight_bytes=weight_bytes(model, tensors, dtype_bytes) + packed_bytes(model, dtype, device.device),
-        activation_bytes=activation_bytes(model, scheduler, dtype_bytes, device.device),
-        row_bytes=scheduler.max_num_seqs * (blocks_per_row * 4 + ROW_BYTES + _history_bytes(scheduler, device.device)),
-        penalty_bytes=scheduler.max_num_penalty_rows * model.vocab_size * PENALTY_BYTES_PER_TOKEN,
-        runtime_bytes=RUNTIME_BYTES[device.device],
-        kv_bytes_per_token=kv_bytes_per_token(model, dtype_bytes),
-        block_size=request.block_size,
-        num_blocks=0,
-        max_model_len=scheduler.max_model_len,
-    )
-    usable = _usable_bytes(device, request)
+
+    def price(dtype: str = dtype, scheduler: SchedulerConfig = scheduler) -> MemoryPlan:
+        """The plan of another choice, without a cache."""
+        return MemoryPlan(
+            device=device,
+            weight_bytes=weight_bytes(model, tensors, DTYPE_BYTES[dtype]) + packed_bytes(model, dtype, device.device),
+            worker=worker_memory(
+                model, scheduler, DTYPE_BYTES[dtype], device.device, request.block_size, request.cuda_graphs
+            ),
+            kv_bytes_per_token=kv_bytes_per_token(model, DTYPE_BYTES[dtype]),
+            block_size=request.block_size,
+            num_blocks=0,
+            max_model_len=scheduler.max_model_len,
+        )
+
+    plan, usable = price(), _usable_bytes(device, request)
+    alternatives = _alternatives(price, dtype, scheduler, usable)
     if plan.fixed_bytes >= usable:
         raise ConfigError(
             f"The model does not fit into memory: {format_bytes(plan.fixed_bytes)} are needed before any KV cache "
             f"(weights {format_bytes(plan.weight_bytes)}) and {format_bytes(usable)} can be used on this "
-            f"{device.device.upper()}{_utilization_hint(device)}."
+            f"{'CPU' if device.device == 'cpu' else 'GPU'}{_utilization_hint(device)}; "
+            f"{' or '.join(alternatives) or f'a device with {format_bytes(plan.bytes_for_one)}'} would do."
         )
     num_blocks = _kv_budget(plan, usable, request) // plan.bytes_per_block
     if request.num_gpu_blocks_override is not None:
         num_blocks = request.num_gpu_blocks_override
     plan = msgspec.structs.replace(plan, num_blocks=num_blocks)
-    _check_cache(plan, usable)
+    _check_cache(plan, usable, alternatives)
     return plan
 
 
-def weight_bytes(model: ModelConfig, tensors: dict[str, TensorInfo] | None, dtype_bytes: int) -> int:
-    """The weights as loaded. A tied model's stored copy of the output matrix is not loaded."""
-    if tensors is None:
-        return num_parameters(model) * dtype_bytes
-    tied = {"lm_head.weight"} if model.tie_word_embeddings else set()
-    return sum(tensor.bytes_at(dtype_bytes) for name, tensor in tensors.items() if name not in tied)
-
-
-def packed_bytes(model: ModelConfig, dtype: str, device: str) -> int:
-    """On a CPU linear layers keep their weights in the library's own layout only. A tied matrix, which the embedding
-    reads as well, is the one that is there twice; in a dtype that is not packed it is not."""
-    if device != "cpu" or not model.tie_word_embeddings or dtype not in _PACKED_DTYPES:
-        return 0
-    return model.vocab_size * model.hidden_size * DTYPE_BYTES[dtype]
-
-
-def _history_bytes(scheduler: SchedulerConfig, device: str) -> int:
-    """A row's tokens in the engine core, which lie in the machine's memory: untouched at first, but a page once used
-    stays."""
-    return scheduler.max_model_len * 4 if device == "cpu" else 0
-
-
-def num_parameters(model: ModelConfig) -> int:
-    """Parameters of a dense decoder-only transformer of this shape."""
-    q_size = model.num_attention_heads * model.head_dim
-    kv_size = model.num_key_value_heads * model.head_dim
-    attention = model.hidden_size * (q_size + 2 * kv_size) + q_size * model.hidden_size
-    if model.attention_bias:
-        attention += q_size + 2 * kv_size + model.hidden_size
-    mlp = 3 * model.hidden_size * model.intermediate_size
-    if model.mlp_bias:
-        mlp += 2 * model.intermediate_size + model.hidden_size
-    norms = 2 * model.hidden_size + (2 * model.head_dim if model.qk_norm else 0)
-    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
-    return embeddings + model.num_hidden_layers * (attention + mlp + norms) + model.hidden_size
-
-
-def kv_bytes_per_token(model: ModelConfig, dtype_bytes: int) -> int:
-    return 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * dtype_bytes
-
-
-def activation_bytes(model: ModelConfig, scheduler: SchedulerConfig, dtype_bytes: int, device: str) -> int:
-    """An upper estimate of one step's peak: the widest layer over all tokens of a step, then the sampler's logits.
-
-    On a CPU attention gathers the keys and values of one sequence and layer and masks its scores; a GPU reads in place.
-    """
-    q_size = model.num_attention_heads * model.head_dim
-    kv_size = model.num_key_value_heads * model.head_dim
-    widest = max(3 * model.intermediate_size, 3 * q_size + 2 * kv_size)
-    forward = scheduler.max_num_batched_tokens * (_ACTIVATION_COPIES * model.hidden_size + widest) * dtype_bytes
-    if device == "cpu":
-        longest = scheduler.max_model_len
-        forward += longest * (2 * kv_size * dtype_bytes + 4 * min(scheduler.max_num_batched_tokens, longest))
-    num_logit_rows = min(scheduler.max_num_seqs, scheduler.max_num_batched_tokens)
-    return forward + num_logit_rows * model.vocab_size * 4 * _LOGIT_COPIES
+def _alternatives(price: Callable[..., MemoryPlan], dtype: str, scheduler: SchedulerConfig, usable: int) -> list[str]:
+    """Flags with each of which one request of the greatest length would fit: half the bytes, more of the GPU, smaller
+    steps."""
+    found = []
+    if DTYPE_BYTES[dtype] > 2 and price(dtype="bfloat16").bytes_for_one <= usable:
+        found.append("--dtype bfloat16")
+    plan = price()
+    if plan.device.device == "cuda" and usable < plan.bytes_for_one <= plan.device.available:
+        found.append(f"--gpu-memory-utilization {math.ceil(100 * plan.bytes_for_one / plan.device.total) / 100}")
+    small = msgspec.structs.replace(
+        scheduler,
+        max_num_seqs=min(scheduler.max_num_seqs, _SMALL_STEP[0]),
+        max_num_batched_tokens=min(scheduler.max_num_batched_tokens, _SMALL_STEP[1]),
+        max_num_penalty_rows=min(scheduler.max_num_penalty_rows, _SMALL_STEP[0]),
+    )
+    if price(scheduler=small).bytes_for_one <= usable:
+        found.append(
+            f"--max-num-seqs {small.max_num_seqs} with --max-num-batched-tokens {small.max_num_batched_tokens}"
+        )
+    return found
 
 
 def _usable_bytes(device: DeviceMemory, request: MemoryRequest) -> int:
@@ -208,8 +172,9 @@ def _kv_budget(plan: MemoryPlan, usable: int, request: MemoryRequest) -> int:
     return min(DEFAULT_CPU_KV_BYTES, int(CPU_KV_SHARE * plan.device.available), rest)
 
 
-def _check_cache(plan: MemoryPlan, usable: int) -> None:
-    """The cache must fit into memory, and one request of the greatest length into the cache."""
+def _check_cache(plan: MemoryPlan, usable: int, alternatives: list[str]) -> None:
+    """The cache must fit into memory, and one request of the greatest length into the cache. The `alternatives` count
+    where the cache already has all that is left."""
     needed = blocks_for(plan.max_model_len, plan.block_size)
     room = (usable - plan.fixed_bytes) // plan.bytes_per_block
     if plan.num_blocks > room:
@@ -229,7 +194,10 @@ def _check_cache(plan: MemoryPlan, usable: int) -> None:
         fits.append(f"--max-model-len {plan.num_kv_tokens}")
     if needed <= room:
         fits.append(f"--kv-cache-memory-bytes {needed * plan.bytes_per_block}")
-    raise ConfigError(f"{message}; {' or '.join(fits)} would do." if fits else f"{message}; no length would fit.")
+    else:
+        fits += alternatives
+    fits = fits or [f"a device with {format_bytes(plan.bytes_for_one)}"]
+    raise ConfigError(f"{message}; {' or '.join(fits)} would do.")
 
 
 def _utilization_hint(device: DeviceMemory) -> str:

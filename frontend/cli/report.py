@@ -2,7 +2,8 @@
 
 import importlib.metadata
 
-from engine_core.config.memory_plan import MemoryPlan, format_bytes, num_parameters
+from engine_core.config.memory_plan import MemoryPlan, format_bytes
+from engine_core.config.model_memory import num_parameters
 from frontend.cli.resolve import Resolved
 
 _BAR_WIDTH = 24
@@ -54,12 +55,15 @@ def _settings(resolved: Resolved) -> list[str]:
 
 
 def _memory(plan: MemoryPlan) -> list[str]:
+    worker = plan.worker
     rows = [
         ("weights", plan.weight_bytes, ""),
-        ("activations", plan.activation_bytes, "at most, in one step"),
-        ("rows", plan.row_bytes, "block tables and sampling parameters"),
-        ("penalties", plan.penalty_bytes, "token counts"),
-        ("libraries", plan.runtime_bytes, "an estimate"),
+        ("activations", worker.activation_bytes, "at most, in one step"),
+        ("sampler", worker.sampler_bytes, "logits"),
+        ("buffers", worker.buffer_bytes, "positions, attention"),
+        ("rows", worker.row_bytes, "block tables and sampling parameters"),
+        ("penalties", worker.penalty_bytes, "token counts"),
+        ("libraries", worker.runtime_bytes, "an estimate"),
         ("KV cache", plan.kv_cache_bytes, f"{plan.num_blocks:,} blocks of {plan.block_size} tokens"),
     ]
     total = plan.fixed_bytes + plan.kv_cache_bytes

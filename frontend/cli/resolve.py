@@ -61,6 +61,7 @@ def resolve(args: ServeArgs) -> Resolved:
         gpu_memory_utilization=args.gpu_memory_utilization,
         kv_cache_memory_bytes=args.kv_cache_memory_bytes,
         num_gpu_blocks_override=args.num_gpu_blocks_override,
+        cuda_graphs=not args.enforce_eager,
     )
     plan = make_memory_plan(model, tensors, dtype, scheduler, device, request)
     engine = EngineConfig(

@@ -61,7 +61,7 @@ def test_a_gpu_takes_the_checkpoints_dtype(tmp_path: Path, monkeypatch: pytest.M
 
 def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_gpu() -> DeviceMemory:
-        raise ConfigError("no driver")
+        raise devices.UnusableGpu("no driver", "another machine would do")
 
     monkeypatch.setattr(devices, "_cuda_memory", no_gpu)
     assert devices.probe_device("auto").device == "cpu"

@@ -1,5 +1,6 @@
 """The memory plan against figures computed by hand, and what it refuses."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,21 +9,23 @@ from engine_core.config.checkpoint import read_checkpoint
 from engine_core.config.devices import DeviceMemory
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.errors import ConfigError
-from engine_core.config.memory_plan import (
-    PENALTY_BYTES_PER_TOKEN,
-    ROW_BYTES,
-    RUNTIME_BYTES,
-    MemoryPlan,
-    MemoryRequest,
-    format_bytes,
-    make_memory_plan,
-    num_parameters,
-)
+from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, format_bytes, make_memory_plan
 from engine_core.config.model_config import load_model_config
+from engine_core.config.model_memory import num_parameters
+from engine_core.config.worker_memory import (
+    CPU_ROW_BYTES,
+    CUBLAS_WORKSPACE_BYTES,
+    CUDA_CONTEXT_BYTES,
+    CUDA_ROW_BYTES,
+    GRAPH_BYTES,
+    NUM_GRAPHS,
+    SAMPLER_ROW_BYTES,
+)
 from tests.config.models import make_model_folder
 
 GIB = 2**30
 CPU = DeviceMemory("cpu", "CPU", 16 * GIB, 8 * GIB)
+GPU = DeviceMemory("cuda", "GPU", 80 * GIB, 80 * GIB)
 # The tiny model: embeddings and output 2 x 96 x 32, the last norm 32, and per layer two norms of 32, q and o 32 x 32,
 # k and v 16 x 32, three MLP matrices of 64 x 32.
 LAYER = 2 * 32 + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32
@@ -37,12 +40,18 @@ def scheduler(**changes: int) -> SchedulerConfig:
 
 
 def plan_for(
-    folder: Path, device: DeviceMemory = CPU, dtype: str = "float32", with_files: bool = True, **changes: object
+    folder: Path,
+    device: DeviceMemory = CPU,
+    dtype: str = "float32",
+    with_files: bool = True,
+    steps: dict[str, int] | None = None,
+    **changes: object,
 ) -> MemoryPlan:
+    """`steps` changes the scheduler's configuration, other names the request for memory."""
     values = {"block_size": 16, "gpu_memory_utilization": 0.9}
     request = MemoryRequest(**{**values, "kv_cache_memory_bytes": None, "num_gpu_blocks_override": None, **changes})
     tensors = read_checkpoint(folder) if with_files else None
-    return make_memory_plan(load_model_config(folder), tensors, dtype, scheduler(), device, request)
+    return make_memory_plan(load_model_config(folder), tensors, dtype, scheduler(**steps or {}), device, request)
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
@@ -54,15 +63,60 @@ def test_figures_by_hand(tmp_path: Path, dtype: str, size: int) -> None:
     assert plan.num_blocks == GIB // (16 * KV_VALUES * size)  # 1 GiB is less than 40 % of 8 GiB
     assert plan.num_kv_tokens == plan.num_blocks * 16
     assert plan.max_concurrency == plan.num_blocks / 7  # 100 tokens need 7 blocks of 16
-    assert plan.penalty_bytes == 2 * 96 * PENALTY_BYTES_PER_TOKEN
-    assert plan.row_bytes == 8 * (7 * 4 + ROW_BYTES + 100 * 4)  # on a CPU with the 100 tokens of a row
-    # 64 tokens x (4 hidden states of 32, and 3 x 64 of the MLP, more than the attention's 3 x 32 + 2 x 16); on a CPU
-    # the keys and values of 100 tokens and a mask of 64 x 100 float32; then float32 logits of 8 rows, four times.
-    forward = 64 * (4 * 32 + 3 * 64) * size
-    assert plan.activation_bytes == forward + 100 * 2 * 16 * size + 64 * 100 * 4 + 8 * 96 * 4 * 4
-    gpu = plan_for(tmp_path, DeviceMemory("cuda", "GPU", 80 * GIB, 80 * GIB), dtype)
-    assert gpu.activation_bytes == forward + 8 * 96 * 4 * 4
-    assert gpu.row_bytes == 8 * (7 * 4 + ROW_BYTES)
+    worker = plan.worker
+    assert worker.penalty_bytes == 2 * 96 * 5
+    assert worker.row_bytes == 8 * (7 * 4 + CPU_ROW_BYTES + 100 * 4)  # with the 100 tokens of a row
+    # 64 tokens x (4 hidden states of 32, and 3 x 64 of the MLP, more than the attention's 3 x 32 + 2 x 16), the keys
+    # and values of 100 tokens and a mask of 64 x 100 float32.
+    assert worker.activation_bytes == 64 * (4 * 32 + 3 * 64) * size + 100 * 2 * 16 * size + 64 * 100 * 4
+    assert worker.sampler_bytes == 8 * 96 * 4 * 4  # float32 logits of 8 rows, four times
+    assert worker.buffer_bytes == 100 * 8 * size  # RoPE: cosines and sines of 100 positions, heads of 8
+    assert plan.fixed_bytes == plan.weight_bytes + sum(
+        (
+            worker.activation_bytes,
+            worker.sampler_bytes,
+            worker.buffer_bytes,
+            worker.row_bytes,
+            worker.penalty_bytes,
+            worker.runtime_bytes,
+        )
+    )
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_figures_of_a_gpu_by_hand(tmp_path: Path, dtype: str, size: int) -> None:
+    plan = plan_for(make_model_folder(tmp_path), GPU, dtype)
+    assert (plan.weight_bytes, plan.kv_bytes_per_token) == (PARAMETERS * size, KV_VALUES * size)
+    worker = plan.worker
+    # 64 tokens x (residual, the layer before's output, normed input of 32; gate and up 2 x 64, their product 64), and
+    # the last hidden states of 8 rows, gathered and copied.
+    assert worker.activation_bytes == (64 * (3 * 32 + 3 * 64) + 2 * 8 * 32) * size
+    assert worker.sampler_bytes == 8 * (2 * 96 * 4 + SAMPLER_ROW_BYTES)
+    # RoPE in float32; partial results of 132 x 4 programs with 16 rows and of 132 with 128, two each, heads padded to
+    # 16 values and two sums; the task map of 64 tokens and twice 8 sequences.
+    partials = (132 * 4 * 2 * 16 + 132 * 2 * 128) * (16 + 2) * 4
+    assert worker.buffer_bytes == 100 * 8 * 4 + partials + (64 + 16) * 32
+    assert worker.row_bytes == 8 * (7 * 4 + CUDA_ROW_BYTES) + 5 * 4 * (2 * 100 + 4 * 64 + 128 * 8)
+    assert worker.penalty_bytes == 2 * 96 * 5
+    eager = plan_for(tmp_path, GPU, dtype, cuda_graphs=False)
+    assert eager.worker.runtime_bytes == CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES
+    assert worker.runtime_bytes == eager.worker.runtime_bytes + NUM_GRAPHS * GRAPH_BYTES
+
+
+def test_wide_heads_make_attention_the_peak_of_a_gpus_layer(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path, head_dim=64)
+    # residual, the layer before's output, normed input of 32; queries 4 x 64, keys and values 4 x 64, the output 4 x 64
+    activations = plan_for(folder, GPU, "bfloat16").worker.activation_bytes
+    assert activations == (64 * (3 * 32 + 3 * 4 * 64) + 2 * 8 * 32) * 2
+    folder = make_model_folder(tmp_path / "narrow", head_dim=2, intermediate_size=8)
+    # and where both are narrow, the last product: its input of 8 and its output beside the three
+    activations = plan_for(folder, GPU, "bfloat16").worker.activation_bytes
+    assert activations == (64 * (4 * 32 + 8) + 2 * 8 * 32) * 2
+
+
+def test_norms_of_heads_are_counted(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path, architectures=["Qwen3ForCausalLM"])
+    assert num_parameters(load_model_config(folder)) == PARAMETERS + 2 * 2 * 8
 
 
 def test_made_up_weights_take_what_real_ones_take(tmp_path: Path) -> None:
@@ -74,8 +128,7 @@ def test_made_up_weights_take_what_real_ones_take(tmp_path: Path) -> None:
 def test_tied_embeddings_are_counted_once_but_where_one_copy_is_packed(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path)
     tied = make_model_folder(tmp_path / "tied", tie_word_embeddings=True)
-    gpu = DeviceMemory("cuda", "GPU", 80 * GIB, 80 * GIB)
-    assert plan_for(tied, gpu).weight_bytes == (PARAMETERS - 96 * 32) * 4
+    assert plan_for(tied, GPU).weight_bytes == (PARAMETERS - 96 * 32) * 4
     assert plan_for(tied, dtype="float16").weight_bytes == (PARAMETERS - 96 * 32) * 2
     assert plan_for(tied).weight_bytes == plan_for(folder).weight_bytes == PARAMETERS * 4
     assert plan_for(tied, with_files=False) == plan_for(tied)
@@ -89,7 +142,6 @@ def test_a_small_machine_gives_at_most_forty_percent(tmp_path: Path) -> None:
 def test_a_gpu_gives_the_rest_of_its_share(tmp_path: Path) -> None:
     device = DeviceMemory("cuda", "GPU", 80 * GIB, 79 * GIB)
     plan = plan_for(make_model_folder(tmp_path), device)
-    assert plan.runtime_bytes == RUNTIME_BYTES["cuda"]
     assert plan.num_blocks == (int(80 * GIB * 0.9) - plan.fixed_bytes) // plan.bytes_per_block
     busy = plan_for(make_model_folder(tmp_path), DeviceMemory("cuda", "GPU", 80 * GIB, 10 * GIB))
     assert busy.fixed_bytes + busy.kv_cache_bytes <= 10 * GIB
@@ -122,6 +174,48 @@ def test_weights_that_cannot_fit_are_refused(tmp_path: Path) -> None:
         plan_for(make_model_folder(tmp_path), DeviceMemory("cpu", "CPU", GIB, 200 * 2**20))
     with pytest.raises(ConfigError, match="--gpu-memory-utilization"):
         plan_for(make_model_folder(tmp_path), DeviceMemory("cuda", "GPU", GIB, 600 * 2**20))
+
+
+def gpu_with(total: int, free: int | None = None) -> DeviceMemory:
+    return DeviceMemory("cuda", "GPU", total, total if free is None else free)
+
+
+def refusal(folder: Path, device: DeviceMemory, dtype: str = "bfloat16", steps: dict[str, int] | None = None) -> str:
+    """Why nothing fits, in one sentence."""
+    with pytest.raises(ConfigError) as caught:
+        plan_for(folder, device, dtype, with_files=False, steps=steps)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_refusal_on_a_gpu_names_what_would_do_and_that_does(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path, hidden_size=2048, intermediate_size=8192, num_hidden_layers=24)
+    half = plan_for(folder, GPU, "bfloat16", with_files=False)
+    device = gpu_with(int(half.bytes_for_one / 0.9) + 16)
+    assert "; --dtype bfloat16 would do." in refusal(folder, device, "float32")
+    plan_for(folder, device, "bfloat16", with_files=False)
+
+    device = gpu_with(int(half.bytes_for_one / 0.945))
+    assert "; --gpu-memory-utilization 0.95 would do." in refusal(folder, device)
+    plan_for(folder, device, "bfloat16", with_files=False, gpu_memory_utilization=0.95)
+
+    wide = {"max_num_seqs": 256, "max_num_batched_tokens": 65536}
+    message = refusal(folder, gpu_with(int((half.bytes_for_one + 100 * 2**20) / 0.9)), steps=wide)
+    assert "; --max-num-seqs 16 with --max-num-batched-tokens 512 would do." in message
+    assert re.search(r"; a device with [0-9.]+ GiB would do\.$", refusal(folder, gpu_with(GIB)))
+
+
+def test_a_gpu_too_small_for_the_longest_request_names_a_length_that_fits(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path, max_position_embeddings=2**20)
+    steps = {"max_model_len": 2**20}
+    whole = plan_for(folder, GPU, steps=steps)
+    device = gpu_with(int((whole.fixed_bytes + whole.bytes_per_block * 40000) / 0.9) + 16)
+    match = re.search(
+        r"; --max-model-len (\d+) or --dtype bfloat16 would do\.$", refusal(folder, device, "float32", steps)
+    )
+    assert match is not None
+    assert plan_for(folder, device, steps={"max_model_len": int(match.group(1))}).num_blocks >= 40000
+    assert plan_for(folder, device, "bfloat16", steps=steps).num_blocks >= 2**20 // 16
 
 
 def test_sizes_for_people() -> None:
