@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import zmq
 
 from engine_core.config.engine_config import EngineConfig
+from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
 from engine_core.ipc.worker_messages import (
@@ -40,17 +41,27 @@ class WorkerLinks:
     result_ring: Ring
     lifeline_fd: int
     rank: int
+    heartbeats: Heartbeats
+    heartbeat_index: int
 
     @classmethod
     def open(
-        cls, config: EngineConfig, socket: zmq.Socket[bytes], plan_fd: int, result_fd: int, lifeline_fd: int, rank: int
+        cls,
+        config: EngineConfig,
+        socket: zmq.Socket[bytes],
+        plan_fd: int,
+        result_fd: int,
+        lifeline_fd: int,
+        rank: int,
+        heartbeats: Heartbeats,
+        heartbeat_index: int,
     ) -> "WorkerLinks":
         """Maps the rings behind inherited descriptors."""
         shape = StepShape(**config.step_capacities())
         num_slots = config.scheduler.steps_in_flight + 2
         plans = Ring(plan_fd, plan_layout(shape).num_bytes, num_slots, num_readers=config.parallel.world_size)
         results = Ring(result_fd, result_layout(shape).num_bytes, num_slots, num_readers=1)
-        return cls(socket, plans, results, lifeline_fd, rank)
+        return cls(socket, plans, results, lifeline_fd, rank, heartbeats, heartbeat_index)
 
     def send(self, message: WorkerMessage) -> None:
         self.socket.send(encode_worker_message(message), copy=True)
@@ -90,8 +101,14 @@ class Worker:
         sequence = 1
         while True:
             self._wait_for_plan(sequence)
+            self._beat(sequence - 1, num_pending=1)
             self._step(sequence)
+            self._beat(sequence, num_pending=0)
             sequence += 1
+
+    def _beat(self, num_finished: int, num_pending: int) -> None:
+        """A sign of life: steps finished so far, and taken but not finished."""
+        self._links.heartbeats.beat(self._links.heartbeat_index, num_finished, num_pending)
 
     def _step(self, sequence: int) -> None:
         links, runner = self._links, self._runner

@@ -10,6 +10,7 @@ import zmq
 
 from engine_core.config.engine_config import ServeConfig
 from engine_core.executors.base import Executor, ExecutorFailed, ProgressCallback
+from engine_core.ipc.heartbeat import Heartbeats, worker_line
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.sockets import bind_pair
 from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
@@ -52,8 +53,19 @@ class _Worker:
 class LocalExecutor(Executor):
     """One ring of plans that all workers read, one ring of results that the sampling rank (0) writes."""
 
-    def __init__(self, config: ServeConfig, config_path: str, replica: int, context: zmq.Context) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        config_path: str,
+        replica: int,
+        context: zmq.Context,
+        heartbeats: Heartbeats,
+        heartbeat_index: int,
+    ) -> None:
+        """`heartbeat_index` is the engine core's own line; those of its workers follow it."""
         self._config = config
+        self._heartbeats = heartbeats
+        self._heartbeat_index = heartbeat_index
         self._config_path = config_path
         self._replica = replica
         self._context = context
@@ -88,8 +100,14 @@ class LocalExecutor(Executor):
     def _spawn(self, rank: int) -> _Worker:
         socket = bind_pair(self._context, self._config.worker_endpoint(self._replica, rank))
         theirs, ours = os.pipe()
-        fds = {"plan-fd": self._plan_ring.fd, "result-fd": self._result_ring.fd, "lifeline-fd": theirs}
-        arguments = ["--replica", str(self._replica), "--rank", str(rank)]
+        fds = {
+            "plan-fd": self._plan_ring.fd,
+            "result-fd": self._result_ring.fd,
+            "lifeline-fd": theirs,
+            "heartbeat-fd": self._heartbeats.fd,
+        }
+        line = worker_line(self._heartbeat_index, rank)
+        arguments = ["--replica", str(self._replica), "--rank", str(rank), "--heartbeat-index", str(line)]
         for name, fd in fds.items():
             arguments += [f"--{name}", str(fd)]
         process = subprocess.Popen(
