@@ -81,7 +81,7 @@ HELP = {
     "drain_timeout": "seconds for running requests to finish after SIGTERM",
     "hang_timeout": "seconds without a sign of life after which a process hangs, which ends the server; 0: never "
     "(default: 60, and on a CPU what its largest step may take)",
-    "trace": "file for a timeline of the steps in Chrome's trace format",
+    "trace": "file for a timeline of steps and requests in Chrome's trace format",
 }
 GROUPS = {
     "Model": "served_model_name device dtype load_format max_model_len chat_template generation_config seed",
