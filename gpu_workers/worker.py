@@ -11,7 +11,7 @@ import zmq
 from engine_core.config.engine_config import EngineConfig
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.ring import Ring
-from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
+from engine_core.ipc.step import StepPlan, StepResult, StepShape, late_layout, plan_layout, result_layout
 from engine_core.ipc.worker_messages import (
     Doorbell,
     WorkerFailed,
@@ -23,8 +23,6 @@ from engine_core.ipc.worker_messages import (
 from gpu_workers.model_runner import ModelRunner
 from gpu_workers.threads import keep_freed_memory
 
-SPIN_NS = 40_000
-"""How long a worker looks at the ring before it goes to sleep: the next plan is usually there before the step ends."""
 PROGRESS_INTERVAL_NS = 50_000_000
 
 
@@ -59,7 +57,8 @@ class WorkerLinks:
         """Maps the rings behind inherited descriptors."""
         shape = StepShape(**config.step_capacities())
         num_slots = config.scheduler.steps_in_flight + 2
-        plans = Ring(plan_fd, plan_layout(shape).num_bytes, num_slots, num_readers=config.parallel.world_size)
+        plan_bytes, late_bytes = plan_layout(shape).num_bytes, late_layout(shape).num_bytes
+        plans = Ring(plan_fd, plan_bytes, num_slots, config.parallel.world_size, late_bytes)
         results = Ring(result_fd, result_layout(shape).num_bytes, num_slots, num_readers=1)
         return cls(socket, plans, results, lifeline_fd, rank, heartbeats, heartbeat_index)
 
@@ -100,7 +99,7 @@ class Worker:
         self._links.send(ready)
         sequence = 1
         while True:
-            self._wait_for_plan(sequence)
+            self._links.plan_ring.wait(sequence, self._sleep)
             self._beat(sequence - 1, num_pending=1)
             self._step(sequence)
             self._beat(sequence, num_pending=0)
@@ -121,15 +120,8 @@ class Worker:
         links.result_ring.publish(sequence)
         links.send(Doorbell(sequence=sequence))
 
-    def _wait_for_plan(self, sequence: int) -> None:
-        """Spins briefly, then sleeps until a doorbell rings or the lifeline closes."""
-        ring = self._links.plan_ring
-        deadline = time.monotonic_ns() + SPIN_NS
-        while not ring.is_published(sequence):
-            if time.monotonic_ns() >= deadline:
-                self._sleep()
-
     def _sleep(self) -> None:
+        """Until a doorbell rings; raises `ParentGone` when the lifeline closes."""
         events = dict(self._poller.poll())
         if self._links.lifeline_fd in events:
             raise ParentGone

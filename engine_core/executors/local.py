@@ -13,7 +13,7 @@ from engine_core.executors.base import Executor, ExecutorFailed, ProgressCallbac
 from engine_core.ipc.heartbeat import Heartbeats, worker_line
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.sockets import bind_pair
-from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
+from engine_core.ipc.step import StepPlan, StepResult, StepShape, late_layout, plan_layout, result_layout
 from engine_core.ipc.worker_messages import (
     Doorbell,
     WorkerFailed,
@@ -73,7 +73,8 @@ class LocalExecutor(Executor):
         plans, results = plan_layout(shape), result_layout(shape)
         num_slots = config.engine.scheduler.steps_in_flight + 2
         world_size = config.engine.parallel.world_size
-        self._plan_ring = Ring.create("quire-plans", plans.num_bytes, num_slots, world_size)
+        late_bytes = late_layout(shape).num_bytes
+        self._plan_ring = Ring.create("quire-plans", plans.num_bytes, num_slots, world_size, late_bytes)
         self._result_ring = Ring.create("quire-results", results.num_bytes, num_slots)
         self._plans = [StepPlan.over(plans, slot) for slot in self._plan_ring.slots]
         self._results = [StepResult.over(results, slot) for slot in self._result_ring.slots]
