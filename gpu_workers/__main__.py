@@ -1,6 +1,7 @@
 """The entry of a worker process. The engine core starts it and hands down the descriptors:
 
-    python -P -m gpu_workers RUN/config.json --replica R --rank r --plan-fd N --result-fd M --lifeline-fd L
+    python -P -m gpu_workers RUN/config.json --replica R --rank r --plan-fd N --result-fd M --lifeline-fd L \
+        --heartbeat-fd H --heartbeat-index I
 
 Exit codes: 0 the parent is gone, 1 a crash, 2 something that the user gave cannot be served.
 """
@@ -14,6 +15,7 @@ import zmq
 
 from engine_core.config.engine_config import ServeConfig, load_serve_config
 from engine_core.config.errors import ConfigError
+from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.sockets import connect_pair
 from gpu_workers.threads import prepare_environment
 
@@ -37,7 +39,15 @@ def _run(config: ServeConfig, socket: zmq.Socket[bytes], bell: zmq.Socket[bytes]
 
     limit_threads(config.engine)
     links = WorkerLinks.open(
-        config.engine, socket, bell, arguments.plan_fd, arguments.result_fd, arguments.lifeline_fd, arguments.rank
+        config.engine,
+        socket,
+        bell,
+        arguments.plan_fd,
+        arguments.result_fd,
+        arguments.lifeline_fd,
+        arguments.rank,
+        Heartbeats(arguments.heartbeat_fd),
+        arguments.heartbeat_index,
     )
     try:
         Worker(config.engine, links).run()
@@ -56,7 +66,7 @@ def _run(config: ServeConfig, socket: zmq.Socket[bytes], bell: zmq.Socket[bytes]
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="gpu_workers", description="A worker process, started by the engine core.")
     parser.add_argument("config")
-    for name in ("replica", "rank", "plan-fd", "result-fd", "lifeline-fd"):
+    for name in ("replica", "rank", "plan-fd", "result-fd", "lifeline-fd", "heartbeat-fd", "heartbeat-index"):
         parser.add_argument(f"--{name}", type=int, required=True)
     return parser.parse_args()
 

@@ -13,8 +13,9 @@ from typing import Protocol
 import zmq
 
 from engine_core.config.engine_config import EngineConfig
+from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.ring import Ring
-from engine_core.ipc.step import StepShape, plan_layout, result_layout
+from engine_core.ipc.step import StepShape, late_layout, plan_layout, result_layout
 from engine_core.ipc.worker_messages import (
     Doorbell,
     WorkerFailed,
@@ -26,8 +27,6 @@ from engine_core.ipc.worker_messages import (
 from gpu_workers.loader import ProgressCallback
 from gpu_workers.threads import keep_freed_memory
 
-SPIN_NS = 40_000
-"""How long a worker looks at the ring before it goes to sleep: the next plan is usually there before the step ends."""
 PROGRESS_INTERVAL_NS = 50_000_000
 
 
@@ -76,6 +75,8 @@ class WorkerLinks:
     result_ring: Ring
     lifeline_fd: int
     rank: int
+    heartbeats: Heartbeats
+    heartbeat_index: int
 
     @classmethod
     def open(
@@ -87,13 +88,16 @@ class WorkerLinks:
         result_fd: int,
         lifeline_fd: int,
         rank: int,
+        heartbeats: Heartbeats,
+        heartbeat_index: int,
     ) -> "WorkerLinks":
         """Maps the rings behind inherited descriptors."""
         shape = StepShape(**config.step_capacities())
         num_slots = config.scheduler.steps_in_flight + 2
-        plans = Ring(plan_fd, plan_layout(shape).num_bytes, num_slots, num_readers=config.parallel.world_size)
+        plan_bytes, late_bytes = plan_layout(shape).num_bytes, late_layout(shape).num_bytes
+        plans = Ring(plan_fd, plan_bytes, num_slots, config.parallel.world_size, late_bytes)
         results = Ring(result_fd, result_layout(shape).num_bytes, num_slots, num_readers=1)
-        return cls(socket, bell, plans, results, lifeline_fd, rank)
+        return cls(socket, bell, plans, results, lifeline_fd, rank, heartbeats, heartbeat_index)
 
     def send(self, message: WorkerMessage) -> None:
         self.socket.send(encode_worker_message(message), copy=True)
@@ -112,6 +116,8 @@ class Worker:
         self._poller.register(links.socket, zmq.POLLIN)
         self._poller.register(links.lifeline_fd, zmq.POLLIN | zmq.POLLERR)
         self._reported_ns = 0
+        self._num_taken = 0
+        self._num_finished = 0
 
     def run(self) -> None:
         """Loads, reports ready, serves. Raises `ParentGone`, or `ConfigError` while it starts."""
@@ -134,27 +140,29 @@ class Worker:
         links.send(ready)
         sequence = 1
         while True:
-            self._wait_for_plan(sequence)
+            links.plan_ring.wait(sequence, self._sleep)
+            self._num_taken = sequence
+            self._beat(self._num_finished)
             self._runner.step(sequence)
             sequence += 1
+
+    def _beat(self, num_finished: int) -> None:
+        """A sign of life: steps finished so far, and taken but not finished."""
+        links = self._links
+        links.heartbeats.beat(links.heartbeat_index, num_finished, self._num_taken - num_finished)
 
     def _finished(self, sequence: int) -> None:
         """A step's result is written: its plan's slot is free, its result is published, the engine core is told."""
         links = self._links
+        self._num_finished = sequence
+        self._beat(sequence)
         links.plan_ring.release(links.rank, sequence)
         assert links.result_ring.is_free(sequence), "the engine core planned more steps than there are slots"
         links.result_ring.publish(sequence)
         links.bell.send(encode_worker_message(Doorbell(sequence=sequence)), copy=True)
 
-    def _wait_for_plan(self, sequence: int) -> None:
-        """Spins briefly, then sleeps until a doorbell rings or the lifeline closes."""
-        ring = self._links.plan_ring
-        deadline = time.monotonic_ns() + SPIN_NS
-        while not ring.is_published(sequence):
-            if time.monotonic_ns() >= deadline:
-                self._sleep()
-
     def _sleep(self) -> None:
+        """Until a doorbell rings; raises `ParentGone` when the lifeline closes."""
         events = dict(self._poller.poll())
         if self._links.lifeline_fd in events:
             raise ParentGone

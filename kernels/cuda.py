@@ -1,7 +1,7 @@
 """The operations of the CUDA device under the names by which layers call them: Triton kernels, and cuBLAS for products.
 
-What runner and sampler launch around a forward pass (`prepare_step`, `attention_tasks`, the sampling kernels) they import
-themselves: it has no counterpart of the same shape on a CPU.
+What runner and sampler launch around a forward pass (`prepare_step`, `attention_tasks`, the sampling kernels) they
+import themselves: it has no counterpart of the same shape on a CPU.
 """
 
 from dataclasses import dataclass

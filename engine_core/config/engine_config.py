@@ -96,6 +96,8 @@ class FrontendConfig(_Config, frozen=True, kw_only=True):
     max_body_bytes: int
     strict_requests: bool
     drain_timeout: float
+    hang_timeout: float = 0.0
+    """Seconds of silence after which the supervisor ends the server; 0: never."""
     max_model_len: int
     max_logprobs: int
 

@@ -10,9 +10,10 @@ import zmq
 
 from engine_core.config.engine_config import ServeConfig
 from engine_core.executors.base import Executor, ExecutorFailed, ProgressCallback
+from engine_core.ipc.heartbeat import Heartbeats, worker_line
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.sockets import bind_pair
-from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
+from engine_core.ipc.step import StepPlan, StepResult, StepShape, late_layout, plan_layout, result_layout
 from engine_core.ipc.worker_messages import (
     Doorbell,
     WorkerFailed,
@@ -56,8 +57,19 @@ class _Worker:
 class LocalExecutor(Executor):
     """One ring of plans that all workers read, one ring of results that the sampling rank (0) writes."""
 
-    def __init__(self, config: ServeConfig, config_path: str, replica: int, context: zmq.Context) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        config_path: str,
+        replica: int,
+        context: zmq.Context,
+        heartbeats: Heartbeats,
+        heartbeat_index: int,
+    ) -> None:
+        """`heartbeat_index` is the engine core's own line; those of its workers follow it."""
         self._config = config
+        self._heartbeats = heartbeats
+        self._heartbeat_index = heartbeat_index
         self._config_path = config_path
         self._replica = replica
         self._context = context
@@ -65,7 +77,8 @@ class LocalExecutor(Executor):
         plans, results = plan_layout(shape), result_layout(shape)
         num_slots = config.engine.scheduler.steps_in_flight + 2
         world_size = config.engine.parallel.world_size
-        self._plan_ring = Ring.create("quire-plans", plans.num_bytes, num_slots, world_size)
+        late_bytes = late_layout(shape).num_bytes
+        self._plan_ring = Ring.create("quire-plans", plans.num_bytes, num_slots, world_size, late_bytes)
         self._result_ring = Ring.create("quire-results", results.num_bytes, num_slots)
         self._plans = [StepPlan.over(plans, slot) for slot in self._plan_ring.slots]
         self._results = [StepResult.over(results, slot) for slot in self._result_ring.slots]
@@ -95,8 +108,14 @@ class LocalExecutor(Executor):
         socket = bind_pair(self._context, self._config.worker_endpoint(self._replica, rank))
         bell = bind_pair(self._context, self._config.bell_endpoint(self._replica, rank))
         theirs, ours = os.pipe()
-        fds = {"plan-fd": self._plan_ring.fd, "result-fd": self._result_ring.fd, "lifeline-fd": theirs}
-        arguments = ["--replica", str(self._replica), "--rank", str(rank)]
+        fds = {
+            "plan-fd": self._plan_ring.fd,
+            "result-fd": self._result_ring.fd,
+            "lifeline-fd": theirs,
+            "heartbeat-fd": self._heartbeats.fd,
+        }
+        line = worker_line(self._heartbeat_index, rank)
+        arguments = ["--replica", str(self._replica), "--rank", str(rank), "--heartbeat-index", str(line)]
         for name, fd in fds.items():
             arguments += [f"--{name}", str(fd)]
         process = subprocess.Popen(

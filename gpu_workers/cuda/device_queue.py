@@ -94,7 +94,7 @@ class DeviceQueue:
 def _pin(ring: mmap.mmap) -> None:
     """Registers a ring's memory with the driver, so that the device copies from and to it by itself."""
     view = torch.frombuffer(ring, dtype=torch.uint8)
-    error = torch.cuda.cudart().cudaHostRegister(view.data_ptr(), view.numel(), 0)  # type: ignore[no-untyped-call, attr-defined]
+    error = torch.cuda.cudart().cudaHostRegister(view.data_ptr(), view.numel(), 0)
     if int(error) != 0:
         raise ConfigError(
             f"The driver refuses to pin {view.numel() / 2**20:.1f} MiB of shared memory (CUDA error {int(error)}); "

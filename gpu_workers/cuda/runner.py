@@ -1,8 +1,8 @@
 """One GPU's model, rows and cache, and what a step does with them. Queues work and never waits for it.
 
 A step is a handful of launches on one stream: the plan's deltas and inputs, one graph (attention's task map, all
-layers, for decode steps the logits too), the sampler. The tokens that it samples are the rows' last tokens when the next
-step begins, so that step can be queued before any of them is known to the CPU.
+layers, for decode steps the logits too), the sampler. The tokens that it samples are the rows' last tokens when the
+next step begins, so that step can be queued before any of them is known to the CPU.
 
 The rings are opened by `open`; `step(n)` queues the plan of sequence number n, and `finished(n)` is called from the
 publisher's thread when its result is complete.
@@ -11,8 +11,6 @@ publisher's thread when its result is complete.
 from collections.abc import Callable
 
 import torch
-from kernels.attention_tasks import plan_attention
-from kernels.attention_workspace import make_attention_workspace
 
 from engine_core.config.engine_config import EngineConfig
 from engine_core.ipc.ring import Ring
@@ -27,6 +25,8 @@ from gpu_workers.forward_context import ForwardContext
 from gpu_workers.loader import ProgressCallback
 from gpu_workers.operations import load_operations, torch_dtype
 from gpu_workers.served_model import ServedModel
+from kernels.attention_tasks import plan_attention
+from kernels.attention_workspace import make_attention_workspace
 from kernels.cuda import StepAttention
 
 

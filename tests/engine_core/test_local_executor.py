@@ -11,6 +11,7 @@ import zmq
 from benchmarks.bench_engine_core import engine_config
 from engine_core.config.engine_config import FrontendConfig, ServeConfig
 from engine_core.executors.local import LocalExecutor, _Worker
+from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.sockets import bind_pair, connect_pair
 from engine_core.ipc.step import StepShape, result_layout
 
@@ -40,7 +41,7 @@ def test_bells_that_nobody_reads_stop_nothing() -> None:
     with tempfile.TemporaryDirectory() as folder:
         context = zmq.Context()
         config = serve_config(folder)
-        executor = LocalExecutor(config, "", 0, context)
+        executor = LocalExecutor(config, "", 0, context, Heartbeats.create(2), 0)
         ours = bind_pair(context, config.worker_endpoint(0, 0))
         theirs = connect_pair(context, config.worker_endpoint(0, 0))
         bell = bind_pair(context, config.bell_endpoint(0, 0))

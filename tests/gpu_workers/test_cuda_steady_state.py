@@ -16,7 +16,7 @@ from tests.gpu_workers.small_models import engine_config, save_model
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="streams, graphs and the JIT need a GPU")
 
 WAITS = ("cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaMalloc", "cudaFree", "cudaMemcpy", "cudaHostAlloc")
-"""Runtime calls that stop the launching thread or the device; the publisher's cudaEventSynchronize is not among them."""
+"""Runtime calls that stop the launching thread or the device; the publisher's cudaEventSynchronize is none."""
 
 
 @pytest.fixture(scope="module")

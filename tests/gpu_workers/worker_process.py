@@ -9,6 +9,7 @@ import msgspec
 import zmq
 
 from engine_core.config.engine_config import EngineConfig, FrontendConfig, ServeConfig
+from engine_core.ipc.heartbeat import Heartbeats, worker_line
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.sockets import bind_pair
 from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
@@ -50,9 +51,11 @@ class WorkerProcess:
         reader, self._lifeline = os.pipe()
         command = [sys.executable, "-P", "-m", "gpu_workers", str(file), "--replica", "0", "--rank", "0"]
         command += ["--plan-fd", str(self.plan_ring.fd), "--result-fd", str(self.result_ring.fd)]
+        self.heartbeats = Heartbeats.create(2)
+        command += ["--heartbeat-fd", str(self.heartbeats.fd), "--heartbeat-index", str(worker_line(core=0, rank=0))]
         self.process = subprocess.Popen(
             [*command, "--lifeline-fd", str(reader)],
-            pass_fds=(self.plan_ring.fd, self.result_ring.fd, reader),
+            pass_fds=(self.plan_ring.fd, self.result_ring.fd, self.heartbeats.fd, reader),
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
@@ -88,6 +91,6 @@ class WorkerProcess:
         self.close_lifeline()
         _, errors = self.process.communicate(timeout=TIMEOUT_MS / 1000)
         self._context.destroy(linger=0)
-        for ring in (self.plan_ring, self.result_ring):
-            os.close(ring.fd)
+        for memory in (self.plan_ring, self.result_ring, self.heartbeats):
+            os.close(memory.fd)
         return self.process.returncode, errors.decode()

@@ -1,4 +1,4 @@
-"""Plans applied and inputs built on the device, from slots as the engine core writes them, against the plain versions."""
+"""Plans applied and inputs built on the device, from slots as the engine core writes them: as the plain versions do."""
 
 import numpy as np
 import pytest
