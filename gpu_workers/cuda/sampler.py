@@ -1,7 +1,7 @@
 """From logits to tokens on a GPU: launches what the step's rows need and nothing else.
 
 The order is that of the CPU's sampler (`gpu_workers/sampling/sampler.py`): log-probabilities are those of the raw
-logits; then logit bias, penalties and stops held back, then the filters and the draw. Results go into device memory laid
+logits; then logit bias, penalties and stops held back, then filters and draw. Results go into device memory laid
 out like a result's slot.
 """
 

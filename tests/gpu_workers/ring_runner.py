@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+import msgspec
 import torch
 
 from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is imported
@@ -58,7 +59,10 @@ class RingRunner:
     """Starts a runner for `config` (on the CPU always without graphs) and runs single steps on it."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self.runner = CudaRunner(config, queue=InlineQueue() if DEVICE == "cpu" else None)
+        queue = None
+        if DEVICE == "cpu":
+            queue, config = InlineQueue(), msgspec.structs.replace(config, enforce_eager=True)
+        self.runner = CudaRunner(config, queue=queue)
         self.runner.load(lambda done, total: None)
         self.runner.start(lambda done, total: None)
         shape = StepShape(**config.step_capacities())

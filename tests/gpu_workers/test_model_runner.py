@@ -18,6 +18,11 @@ from tests.gpu_workers.plan_driver import Driver, Request
 from tests.gpu_workers.ring_runner import RingRunner
 from tests.gpu_workers.small_models import SHAPE, VARIANTS, engine_config, save_model
 
+pytestmark = [
+    # In Triton's interpreter numpy warns of what padding computes from memory that nobody wrote.
+    pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning"),
+]
 NEAR_TIE = 1e-4
 
 MakeDriver = Callable[..., Driver]
