@@ -20,6 +20,7 @@ SEGMENT_WORDS = 8
 PROGRAM_WORDS = 16
 """int32 words of a program's record."""
 _PROGRAMS_WITHOUT_GPU = 4
+_REGISTERS_PER_SM = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,12 @@ class Tile:
     def __post_init__(self) -> None:
         for size in (self.block_m, self.block_n):
             assert size in (16, 32, 64, 128, 256), f"matrix units take powers of two from 16 on, not {size}"
+
+    @property
+    def max_registers(self) -> int | None:
+        """Per thread, so that all of an SM's programs run at once: one that waits for its turn ruins the balance."""
+        registers = _REGISTERS_PER_SM // (self.programs_per_sm * self.num_warps * 32) // 8 * 8
+        return registers if registers < 255 else None
 
 
 # Keyed by D padded to a power of two, at least 64, and the bytes of an element. A stage holds a K and a V tile; an SM

@@ -298,6 +298,7 @@ def _launch(
         PROGRAM_WORDS=PROGRAM_WORDS,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        maxnreg=tile.max_registers,
     )
 
 
