@@ -10,6 +10,10 @@ Measured: see docs/log.md.
 import triton
 import triton.language as tl
 
+from kernels.attention_workspace import Tile
+
+_REGISTERS = 32
+"""Elements of partial accumulators that a combining thread holds at once; more would take them from the main loop."""
 LOG2E = tl.constexpr(1.4426950408889634)
 HIDDEN = tl.constexpr(-1.0e38)
 """The score of what a query may not see. It is finite, so that no difference of two of them is NaN: a row that has seen
@@ -105,3 +109,10 @@ def combine_partials(
             out, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
             NUM_Q_HEADS, GROUP_SIZE, HEAD_DIM, PADDED_DIM, SINKS,
         )  # fmt: skip
+
+
+def combine_tile(padded_dim: int, tile: Tile, is_short: bool) -> tuple[int, int]:
+    """(ROWS, PARTS): decode has few rows and possibly many partials, prefill the other way round."""
+    elements = _REGISTERS * 32 * tile.num_warps // padded_dim
+    parts = max(2, elements // 4 if is_short else 2)
+    return min(tile.block_m, max(1, elements // parts)), parts

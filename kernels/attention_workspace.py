@@ -20,6 +20,7 @@ SEGMENT_WORDS = 8
 PROGRAM_WORDS = 16
 """int32 words of a program's record."""
 _PROGRAMS_WITHOUT_GPU = 4
+_REGISTERS_PER_SM = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +38,30 @@ class Tile:
         for size in (self.block_m, self.block_n):
             assert size in (16, 32, 64, 128, 256), f"matrix units take powers of two from 16 on, not {size}"
 
+    @property
+    def max_registers(self) -> int | None:
+        """Per thread, so that all of an SM's programs run at once: one that waits for its turn ruins the balance."""
+        registers = _REGISTERS_PER_SM // (self.programs_per_sm * self.num_warps * 32) // 8 * 8
+        return registers if registers < 255 else None
 
-# Keyed by the bytes of one token's key in one head, D padded to a power of two; smaller keys take the first entry's
-# tiles. A stage holds a K and a V tile: 2 · block_n · bytes; an SM has 227 KB for its programs.
+
+# Keyed by D padded to a power of two, at least 64, and the bytes of an element. A stage holds a K and a V tile; an SM
+# has 227 KB of shared memory and 64 K registers for its programs. Float32 does without matrix units: small tiles.
 SHORT_TILES = {
-    128: Tile(16, 128, 4, 3, 2, min_units=2),
-    256: Tile(16, 64, 4, 3, 2, min_units=4),
-    512: Tile(16, 32, 4, 3, 2, min_units=8),
-    1024: Tile(16, 16, 4, 3, 2, min_units=16),
+    (64, 2): Tile(16, 128, 4, 3, 3, min_units=2),
+    (128, 2): Tile(16, 64, 4, 3, 3, min_units=4),
+    (256, 2): Tile(16, 32, 4, 3, 3, min_units=8),
+    (64, 4): Tile(16, 64, 4, 3, 3, min_units=4),
+    (128, 4): Tile(16, 32, 4, 3, 3, min_units=8),
+    (256, 4): Tile(16, 16, 4, 3, 2, min_units=16),
 }
 LONG_TILES = {
-    128: Tile(128, 128, 8, 3, 1),
-    256: Tile(128, 64, 8, 3, 1),
-    512: Tile(128, 32, 8, 2, 1),
-    1024: Tile(64, 16, 4, 2, 1),
+    (64, 2): Tile(128, 128, 8, 3, 1),
+    (128, 2): Tile(128, 64, 8, 3, 1),
+    (256, 2): Tile(128, 32, 8, 2, 1),
+    (64, 4): Tile(32, 32, 8, 2, 2),
+    (128, 4): Tile(32, 32, 8, 2, 1),
+    (256, 4): Tile(16, 16, 4, 2, 2),
 }
 
 
@@ -120,9 +131,9 @@ def make_attention_workspace(
     assert sliding_window >= 0
     device = torch.device(device)
     padded_dim = max(16, triton.next_power_of_2(head_dim))
-    row_bytes = max(128, padded_dim * dtype.itemsize)
-    assert row_bytes in SHORT_TILES, f"no tile for keys of {row_bytes} bytes"
-    short_tile, long_tile = short_tile or SHORT_TILES[row_bytes], long_tile or LONG_TILES[row_bytes]
+    key = (max(64, padded_dim), dtype.itemsize)
+    assert key in SHORT_TILES, f"no tile for head_dim {head_dim} in {dtype}"
+    short_tile, long_tile = short_tile or SHORT_TILES[key], long_tile or LONG_TILES[key]
     # A q-tile holds the heads of at least one token.
     group_rows = triton.next_power_of_2(group_size)
     short_tile = replace(short_tile, block_m=max(short_tile.block_m, group_rows))

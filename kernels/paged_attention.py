@@ -29,11 +29,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.attention_combine import HIDDEN, LOG2E, combine_partials, store_output
+from kernels.attention_combine import HIDDEN, LOG2E, combine_partials, combine_tile, store_output
 from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionWorkspace, Variant
-
-_COMBINE_ELEMENTS = 8192
-"""Partial accumulator elements that a combining program holds at once: 64 registers per thread with 4 warps."""
 
 
 @triton.jit
@@ -111,25 +108,25 @@ def _attend(
 
 @triton.jit
 def _paged_attention_kernel(
-    query,
-    kv_cache,
-    out,
-    block_tables,
-    segments,
-    programs,
-    partial_acc,
-    partial_stats,
-    arrivals,
-    alibi_slopes,
-    sinks,
+    query,  # [T, H·G, D]
+    kv_cache,  # one layer's [num_blocks, 2, H, B, D]
+    out,  # [T, H·G·D]
+    block_tables,  # int32 [S, max_blocks]
+    segments,  # int32 [segments, SEGMENT_WORDS]
+    programs,  # int32 [P, PROGRAM_WORDS]
+    partial_acc,  # float32 [P, 2, BLOCK_M, DP]
+    partial_stats,  # float32 [P, 2, 2, BLOCK_M]: maxima, then sums
+    arrivals,  # int32 [segments, H], zero before and after
+    alibi_slopes,  # float32 [H·G], or None
+    sinks,  # float32 [H·G], or None
     stride_query_token,
     stride_query_head,
     stride_block,
-    stride_value,
+    stride_value,  # from a key to its value
     stride_head,
     stride_table,
-    qk_scale,
-    soft_cap,
+    qk_scale,  # to units of log2; with a soft cap: to the exponent of its tanh
+    soft_cap,  # times log2(e)
     NUM_KV_HEADS: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -262,7 +259,7 @@ def _launch(
     # With a soft cap c: c · log2(e) · tanh(s / c), whose exponent 2s / c is taken to base 2; else scores in units of
     # log2.
     qk_scale = scale * LOG2E.value * (2 / soft_cap if soft_cap > 0 else 1)
-    combine_rows = min(tile.block_m, 4 if tile.block_m <= 16 else 32)
+    combine_rows, combine_parts = combine_tile(workspace.padded_dim, tile, variant is workspace.short)
     _paged_attention_kernel[(variant.num_programs,)](
         query,
         layer_cache,
@@ -296,11 +293,12 @@ def _launch(
         SINKS=sinks is not None,
         PEELED=variant is workspace.long,
         COMBINE_ROWS=combine_rows,
-        COMBINE_PARTS=max(2, _COMBINE_ELEMENTS // (combine_rows * workspace.padded_dim)),
+        COMBINE_PARTS=combine_parts,
         SEGMENT_WORDS=SEGMENT_WORDS,
         PROGRAM_WORDS=PROGRAM_WORDS,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        maxnreg=tile.max_registers,
     )
 
 

@@ -95,5 +95,7 @@ def test_price_and_defaults() -> None:
     assert workspace.num_bytes == sum(t.untyped_storage().nbytes() for t in tensors)
     # More heads in a group than rows in the tile: the tile grows.
     assert make_attention_workspace(1, 1, 1, 71, 64, DEVICE).short.tile.block_m == 128
+    assert Tile(16, 64, 4, 3, 3).max_registers == 168
+    assert Tile(128, 64, 8, 3, 1).max_registers is None
     with pytest.raises(AssertionError, match="powers of two"):
         Tile(24, 64, 4, 3, 1)
