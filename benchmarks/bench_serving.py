@@ -68,9 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=240.0, help="seconds for one load")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--frontends", type=int, default=1, help="HTTP processes of the server")
-    parser.add_argument(
-        "--server-args", nargs="+", default=[], metavar="NAME=VALUE", help="more settings of the server"
-    )
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="further settings of the server")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
 
@@ -213,8 +211,7 @@ def main() -> None:
                 settings |= {"load_format": "dummy", "max_model_len": 8192}
             settings.update(pair.split("=", 1) for pair in arguments.set)
             device = resolve(make_args({"model": str(folder), **settings})).engine.device
-            flags = [text for key, value in settings.items() for text in (f"--{key.replace('_', '-')}", str(value))]
-            server = stack.enter_context(Started(serve_command(str(folder), *flags)))
+            server = stack.enter_context(Started(serve_command({"model": folder, **settings})))
             url, name, report = server.url, folder.name, server.report
             vocab_size = load_model_config(folder).vocab_size
             if device == "cuda" and arguments.model is None:

@@ -63,8 +63,7 @@ def command_of(way: str, settings: dict[str, object]) -> tuple[list[str], str]:
     """The command and how its ready line begins."""
     if way == "LLM":
         return [sys.executable, "-c", _LLM, json.dumps(settings)], "LLM is ready"
-    flags = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    return serve_command("--port", "0", *flags), READY
+    return serve_command({"port": 0, **settings}), READY
 
 
 def start_once(way: str, settings: dict[str, object], triton_cache: Path, device: str) -> Start:
@@ -133,9 +132,12 @@ def main() -> None:
         device = resolved.engine.device
         starts = {way: measure(way, settings, device, arguments.starts) for way in arguments.ways}
     if arguments.json:
-        kept = {
-            way: {kind: [asdict(s) for s in group] for kind, group in kinds.items()} for way, kinds in starts.items()
-        }
+        kept = [
+            {"way": way, "kind": kind, **asdict(start)}
+            for way, kinds in starts.items()
+            for kind, group in kinds.items()
+            for start in group
+        ]
         result = {**environment(), "settings": settings, "device": device, "starts": kept}
         arguments.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
     others = BASELINES["ready_seconds"].get(arguments.shape) if device == "cuda" else None

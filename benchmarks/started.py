@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psutil
 
@@ -19,9 +19,16 @@ _STAGE = re.compile(r"^  (\S.*?)  +.* in ([0-9.]+) s(?:,|$)", re.MULTILINE)
 """A finished stage of a start, as frontend/supervisor/progress.py writes it."""
 
 
-def serve_command(*arguments: str) -> list[str]:
-    """`quire serve`, from this source tree, whether or not the package is installed."""
-    return [sys.executable, "-P", "-m", "frontend.cli.main", "serve", *arguments]
+def serve_command(settings: Mapping[str, object]) -> list[str]:
+    """`quire serve` with settings by name, from this source tree, whether or not the package is installed."""
+    command = [sys.executable, "-P", "-m", "frontend.cli.main", "serve"]
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if str(value).lower() in ("true", "false"):
+            command.append(f"--{flag}" if str(value).lower() == "true" else f"--no-{flag}")
+        else:
+            command += [f"--{flag}", str(value)]
+    return command
 
 
 class Started:

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from benchmarks.started import Started
+from benchmarks.started import Started, serve_command
+from frontend.cli.main import build_parser, read_settings
 
 SERVER = """
 import signal, sys
@@ -15,6 +16,17 @@ print("Plan", flush=True)
 print("Quire is ready: http://127.0.0.1:1/v1 (model m, 0.1 s)", flush=True)
 signal.pause()
 """
+
+
+def test_settings_become_flags() -> None:
+    settings = {"model": "m", "max_num_seqs": 3, "enable_prefix_caching": "false", "enforce_eager": True}
+    arguments = serve_command(settings)[4:]
+    read = read_settings(build_parser().parse_args(arguments))
+    assert {name: getattr(read, name) for name in settings} == {
+        **settings,
+        "enable_prefix_caching": False,
+        "enforce_eager": True,
+    }
 
 
 def test_a_server_that_comes_up() -> None:
