@@ -1,7 +1,6 @@
 """The `quire` command. Each subcommand is a file of its own; what they share is how settings are read and refused."""
 
 import argparse
-import importlib.metadata
 import io
 import os
 import sys
@@ -13,6 +12,7 @@ from engine_core.config.errors import ConfigError
 from frontend.cli import plan, serve
 from frontend.cli.config_file import read_config_file
 from frontend.cli.flags import ServeArgs, add_flags, make_args
+from frontend.version import quire_version
 
 EXIT_CONFIG = 2
 
@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="quire", description="An inference and serving engine for large language models.")
-    parser.add_argument("--version", action="version", version=f"quire {importlib.metadata.version('quire')}")
+    parser.add_argument("--version", action="version", version=f"quire {quire_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, description) in COMMANDS.items():
         # No abbreviations: a flag that is added later must not change what a shortened one means.

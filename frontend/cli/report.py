@@ -1,10 +1,9 @@
 """The start-up report: what was resolved and what it will cost, on one screen."""
 
-import importlib.metadata
-
 from engine_core.config.memory_plan import MemoryPlan, format_bytes
 from engine_core.config.model_memory import num_parameters
 from frontend.cli.resolve import Resolved
+from frontend.version import quire_version
 
 _BAR_WIDTH = 24
 
@@ -17,7 +16,7 @@ def format_report(resolved: Resolved) -> str:
 def _headline(resolved: Resolved) -> str:
     model = resolved.engine.model
     return (
-        f"Quire {importlib.metadata.version('quire')} · {resolved.frontend.served_model_names[0]} · "
+        f"Quire {quire_version()} · {resolved.frontend.served_model_names[0]} · "
         f"{model.architecture}, {_count(num_parameters(model))} parameters, {resolved.engine.dtype} "
         f"on {resolved.plan.device.name}"
     )

@@ -1,7 +1,5 @@
 """GET /health (this process lives), /ready (requests get on) and /version."""
 
-import importlib.metadata
-
 from sanic import Request
 from sanic.response import HTTPResponse
 
@@ -10,6 +8,7 @@ from frontend.client import EngineError
 from frontend.errors import unavailable
 from frontend.responses import json_response
 from frontend.state import STALL_SECONDS, FrontendState
+from frontend.version import quire_version
 
 ANSWER_SECONDS = 5.0
 """How long the core may take to say how it is: it answers between two steps."""
@@ -35,4 +34,4 @@ async def ready(request: Request, state: FrontendState) -> HTTPResponse:
 
 
 async def version(request: Request, state: FrontendState) -> HTTPResponse:
-    return json_response({"version": importlib.metadata.version("quire"), "protocol_version": PROTOCOL_VERSION})
+    return json_response({"version": quire_version(), "protocol_version": PROTOCOL_VERSION})

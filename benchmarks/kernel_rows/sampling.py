@@ -1,0 +1,181 @@
+"""Rows of the sampler's kernels on float32 logits of Llama-3.1-8B's vocabulary, compared with the read bandwidth: one
+pass over the logits is the least that any of them needs."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from benchmarks.kernel_rows.case import Bench, Case, assert_near
+from engine_core.ipc.step import NUM_ROW_FIELDS, ROW_FIELD_INDEX, ROW_INIT_DTYPE
+from kernels import reference_sampling
+from kernels.reference_random import row_keys
+
+SPREAD = 4.0
+"""Standard deviation of the logits: random weights give flatter ones, trained models about as much."""
+
+
+def records(num_rows: int, **values: float) -> np.ndarray:
+    """One record a row, without penalties or biases; `values` are the same in all, seeds are not."""
+    made = np.zeros(num_rows, ROW_INIT_DTYPE)
+    made["row"] = np.arange(num_rows)
+    made["penalty_slot"] = -1
+    made["top_p"] = made["repetition_penalty"] = 1.0
+    made["seed_low"] = np.arange(num_rows) + 11
+    for name, value in values.items():
+        made[name] = value
+    return made
+
+
+class Logits:
+    """Logits of a step in several sets, its rows and their records."""
+
+    def __init__(self, bench: Bench, num_rows: int, **values: float) -> None:
+        from kernels.sampling_fields import FieldColumns, SampledRows
+
+        self.bench = bench
+        self.vocab_size = bench.pick(128256, 300)
+        self.num_bytes = num_rows * self.vocab_size * 4
+        self.records = records(num_rows, **values)
+        self.sets = [
+            bench.randn(num_rows, self.vocab_size, dtype=torch.float32) * SPREAD
+            for _ in range(bench.num_sets(self.num_bytes))
+        ]
+        self.positions = np.arange(num_rows) + 100
+
+        def integers(array: np.ndarray) -> torch.Tensor:
+            return torch.tensor(array.astype(np.int32), device=bench.device)
+
+        fields = torch.tensor(self.records.view(np.int32).reshape(num_rows, NUM_ROW_FIELDS), device=bench.device)
+        rows, samples = integers(np.arange(num_rows)), integers(np.ones(num_rows))
+        columns = FieldColumns.from_index(ROW_FIELD_INDEX)
+        self.step = SampledRows(rows, samples, integers(self.positions), fields, columns)
+
+    def scaled(self) -> torch.Tensor:
+        """Of the last set, on the CPU, as the references take them: (logit - row maximum) / temperature."""
+        logits = self.sets[-1].cpu()
+        temperature = torch.tensor(self.records["temperature"])[:, None]
+        return (logits - logits.amax(-1, keepdim=True)) / temperature
+
+    def thresholds(self) -> torch.Tensor:
+        """[N, 1], from the reference."""
+        top_k, top_p, min_p = (torch.tensor(self.records[name]) for name in ("top_k", "top_p", "min_p"))
+        return reference_sampling.filter_thresholds(self.scaled(), top_k, top_p, min_p)
+
+
+def greedy(bench: Bench) -> Iterator[Case]:
+    yield from _sample(bench, filtered=False, drawn=False)
+
+
+def drawn(bench: Bench) -> Iterator[Case]:
+    yield from _sample(bench, filtered=False, drawn=True, temperature=0.6)
+
+
+def filtered(bench: Bench) -> Iterator[Case]:
+    yield from _sample(bench, filtered=True, drawn=True, temperature=0.6, top_k=50, top_p=0.9)
+
+
+def _sample(bench: Bench, filtered: bool, drawn: bool, **values: float) -> Iterator[Case]:
+    from kernels.sample import make_sample_workspace, sample
+
+    for num_rows in bench.pick((1, 64, 256), (3,)):
+        logits = Logits(bench, num_rows, **values)
+        workspace = make_sample_workspace(num_rows, logits.vocab_size, bench.device)
+        last_token, sampled, num_sampled = (bench.poisoned(num_rows, dtype=torch.int32) for _ in range(3))
+
+        outs = last_token, sampled, num_sampled
+
+        def run(one: torch.Tensor, step: object = logits.step, args: tuple = (workspace, *outs)) -> None:
+            sample(one, step, *args, None, any_drawn=drawn, any_filtered=filtered)
+
+        def check(logits: Logits = logits, run: Callable = run, outs: tuple = outs) -> None:
+            for tensor in outs:
+                tensor.fill_(-1)
+            run(logits.sets[-1])
+            last_token, sampled, num_sampled = (tensor.cpu() for tensor in outs)
+            assert (num_sampled == 1).all()
+            assert (last_token == sampled).all()
+            _check_tokens(logits, sampled.long(), drawn)
+
+        calls = [lambda one=one, run=run: run(one) for one in logits.sets]
+        yield Case(f"{num_rows} x {logits.vocab_size}", calls, check, logits.num_bytes, "read")
+
+
+def _check_tokens(logits: Logits, sampled: torch.Tensor, drawn: bool) -> None:
+    """The reference's tokens. A device may round a logarithm otherwise, and the runner-up wins where the scores lie
+    that near to each other: in far fewer than one row of a hundred."""
+    if not drawn:
+        assert (sampled == logits.sets[-1].cpu().argmax(-1)).all()
+        return
+    made = logits.records
+    keys = row_keys(made["seed_low"], made["seed_high"], made["sample_index"], logits.positions)
+    expected = reference_sampling.sample_gumbel(logits.scaled(), logits.thresholds(), keys)
+    assert (sampled != expected).sum() <= len(sampled) // 100
+
+
+def filter_thresholds(bench: Bench) -> Iterator[Case]:
+    from kernels.filter_thresholds import filter_thresholds
+    from kernels.row_maxima import find_row_maxima
+    from kernels.sample import make_sample_workspace
+
+    for num_rows in bench.pick((1, 64, 256), (3,)):
+        logits = Logits(bench, num_rows, temperature=0.6, top_k=50, top_p=0.9)
+        workspace = make_sample_workspace(num_rows, logits.vocab_size, bench.device)
+        find_row_maxima(logits.sets[-1], logits.step, workspace.maxima)
+
+        def run(one: torch.Tensor, step: object = logits.step, workspace: object = workspace) -> torch.Tensor:
+            return filter_thresholds(one, step, workspace.maxima, workspace.filters)
+
+        def check(logits: Logits = logits, run: Callable = run) -> None:
+            thresholds = run(logits.sets[-1]).cpu()[: len(logits.records), None]
+            scaled = logits.scaled()
+            kept, wanted = (scaled >= thresholds).sum(-1), (scaled >= logits.thresholds()).sum(-1)
+            assert (kept - wanted).abs().max() <= 1  # the mass at the boundary is rounded otherwise
+
+        # Of the last set only, whose maxima are there.
+        calls = [lambda one=logits.sets[-1], run=run: run(one)]
+        yield Case(f"{num_rows} x {logits.vocab_size}", calls, check, logits.num_bytes, "read")
+
+
+def penalties(bench: Bench) -> Iterator[Case]:
+    """In place, over and over: a logit read and written, its count and its bit of the prompt read."""
+    from kernels.logits_processors import apply_penalties
+
+    num_rows = bench.pick(64, 3)
+    logits = Logits(bench, num_rows, repetition_penalty=1.1, presence_penalty=0.5, frequency_penalty=0.2)
+    logits.step.fields[:, ROW_FIELD_INDEX["penalty_slot"]] = logits.step.rows
+    shape = num_rows, logits.vocab_size
+    prompt_mask = torch.randint(2, shape, dtype=torch.uint8, device=bench.device)
+    output_counts = torch.randint(3, shape, dtype=torch.int32, device=bench.device)
+
+    def check() -> None:
+        expected = logits.sets[-1].clone()
+        strengths = (
+            torch.tensor(logits.records[f"{name}_penalty"], device=bench.device)
+            for name in ("repetition", "presence", "frequency")
+        )
+        reference_sampling.apply_penalties(expected, prompt_mask.bool(), output_counts, *strengths)
+        apply_penalties(logits.sets[-1], logits.step, prompt_mask, output_counts)
+        assert_near(logits.sets[-1], expected, torch.float32)
+
+    calls = [lambda one=one: apply_penalties(one, logits.step, prompt_mask, output_counts) for one in logits.sets]
+    yield Case(f"{num_rows} x {logits.vocab_size}", calls, check, logits.num_bytes / 4 * (8 + 4 + 1), "copy")
+
+
+def token_logprobs(bench: Bench) -> Iterator[Case]:
+    from kernels.token_logprobs import token_logprobs
+
+    num_rows, num_top = bench.pick((64, 20), (3, 5))
+    logits = Logits(bench, num_rows)
+    token_ids = torch.randint(logits.vocab_size, (num_rows,), dtype=torch.int32, device=bench.device)
+
+    def check() -> None:
+        logprobs, ranks, top_ids, top_logprobs = token_logprobs(logits.sets[-1], token_ids, num_top)
+        wanted = reference_sampling.token_logprobs(logits.sets[-1], token_ids.long(), num_top)
+        assert_near(logprobs, wanted[0], torch.float32, summands=SPREAD)  # differences of logits
+        assert_near(top_logprobs, wanted[3], torch.float32, summands=SPREAD)
+        assert (ranks == wanted[1]).all()
+        assert (top_ids == wanted[2]).all()
+
+    calls = [lambda one=one: token_logprobs(one, token_ids, num_top) for one in logits.sets]
+    yield Case(f"{num_rows} x {logits.vocab_size}, top {num_top}", calls, check, logits.num_bytes, "read")
