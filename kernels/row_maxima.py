@@ -71,6 +71,14 @@ def load_row_maximum(maxima_ptr, num_splits, SPLITS_BLOCK: tl.constexpr):
 
 
 @triton.jit
+def choose_best(values, ids, SPLITS_BLOCK: tl.constexpr):
+    """(largest of `values` [SPLITS_BLOCK], its token id). Splits follow each other in the order of token ids, so the
+    leftmost of equal ones has the lowest id."""
+    value, best = tl.max(values, axis=0, return_indices=True, return_indices_tie_break_left=True)
+    return value, tl.sum(tl.where(tl.arange(0, SPLITS_BLOCK) == best, ids, 0), axis=0)
+
+
+@triton.jit
 def _row_maxima_kernel(
     logits_ptr,  # [N, vocab_size], row stride logits_stride
     samples_ptr,  # int32 [N]

@@ -12,8 +12,13 @@ their own, over splits of the vocabulary, because each needs all splits of the o
     3. the draw                where a row is not greedy
     4. finish                  one program a row: reduces the splits, writes the token where it is needed
 
-Traffic: 4·V bytes a row in 1, and again in 3: bound by memory, by launches at a few rows. A split whose tokens all lie
-too deep to win skips hashes and logarithms, some 40 instructions a token. Measured: see docs/log.md.
+Traffic: 4·V bytes a row in 1, and again in 3: bound by memory, by launches at a few rows. 3 also has some 50
+instructions a token; two logarithms more, as many again, only in splits that may have the winner: those where some
+
+    u <= exp(scaled - noise of the row's most likely token),
+
+which follows from scaled + noise(u) >= that token's score, because noise(u) < -log(u). The expected number of such
+tokens is about the reciprocal of the largest probability. Measured: see docs/log.md.
 
 Legend: N = scheduled rows, S = max_num_seqs, V = vocabulary, P = rows of the penalty pool.
 """
@@ -26,9 +31,12 @@ import triton.language as tl
 
 from kernels.checks import check_dense, check_rows
 from kernels.filter_thresholds import FilterWorkspace, filter_thresholds
-from kernels.row_maxima import Partials, Splits, find_row_maxima, load_row_maximum
+from kernels.row_maxima import Partials, Splits, choose_best, find_row_maxima
 from kernels.sampling_fields import SampledRows, load_float, load_scaled
-from kernels.sampling_random import MAX_NOISE, MIN_NOISE, gumbel_noise, hash_tokens, row_key
+from kernels.sampling_random import gumbel_noise, hash_tokens, row_key, to_uniform
+
+_MARGIN = tl.constexpr(1.001)
+"""Over the rounding errors of noise, sum and exponential, of which none reaches 1e-4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,15 @@ def _is_drawn(record_ptr, TEMPERATURE: tl.constexpr, TOP_K: tl.constexpr):
 
 
 @triton.jit
+def _reduce_splits(values_ptr, ids_ptr, num_splits, SPLITS_BLOCK: tl.constexpr):
+    """(largest value, its token id) of a row's splits."""
+    splits = tl.arange(0, SPLITS_BLOCK)
+    values = tl.load(values_ptr + splits, mask=splits < num_splits, other=float("-inf"))
+    ids = tl.load(ids_ptr + splits, mask=splits < num_splits, other=0)
+    return choose_best(values, ids, SPLITS_BLOCK)
+
+
+@triton.jit
 def _draw_kernel(
     logits_ptr,  # [N, vocab_size], row stride logits_stride
     rows_ptr,  # int32 [N]
@@ -64,6 +81,7 @@ def _draw_kernel(
     fields_ptr,  # int32 [S, fields_stride]
     thresholds_ptr,  # [N], or None: all tokens may be drawn
     maxima_ptr,  # [S, most splits], row stride partials_stride
+    maxima_ids_ptr,  # int32, like maxima_ptr
     scores_ptr,  # like maxima_ptr
     score_ids_ptr,  # int32, like maxima_ptr
     logits_stride,
@@ -85,23 +103,26 @@ def _draw_kernel(
     record_ptr = fields_ptr + tl.load(rows_ptr + i) * fields_stride
     if not _is_drawn(record_ptr, TEMPERATURE, TOP_K):
         return
-    row_max = load_row_maximum(maxima_ptr + i * partials_stride, num_splits, SPLITS_BLOCK)
+    row_max, likeliest = _reduce_splits(
+        maxima_ptr + i * partials_stride, maxima_ids_ptr + i * partials_stride, num_splits, SPLITS_BLOCK
+    )
     token_ids = split * BLOCK + tl.arange(0, BLOCK)
     mask = token_ids < vocab_size
     temperature = load_float(record_ptr, TEMPERATURE)
     scores = load_scaled(logits_ptr, i.to(tl.int64) * logits_stride + token_ids, mask, row_max, temperature)
     if thresholds_ptr is not None:
         scores = tl.where(scores >= tl.load(thresholds_ptr + i), scores, float("-inf"))
-    # The largest logit of a row scores at least MIN_NOISE: a split that cannot reach that has no winner.
-    if tl.max(scores, axis=0) + MAX_NOISE >= MIN_NOISE:
-        key0, key1 = row_key(
-            tl.load(record_ptr + SEED_LOW),
-            tl.load(record_ptr + SEED_HIGH),
-            tl.load(record_ptr + SAMPLE_INDEX),
-            tl.load(seq_lens_ptr + i),
-        )
-        scores += gumbel_noise(hash_tokens(key0, key1, token_ids))
-        best, index = tl.max(scores, axis=0, return_indices=True, return_indices_tie_break_left=True)
+    key0, key1 = row_key(
+        tl.load(record_ptr + SEED_LOW),
+        tl.load(record_ptr + SEED_HIGH),
+        tl.load(record_ptr + SAMPLE_INDEX),
+        tl.load(seq_lens_ptr + i),
+    )
+    u = to_uniform(hash_tokens(key0, key1, token_ids))
+    score_to_beat = gumbel_noise(to_uniform(hash_tokens(key0, key1, likeliest)))  # its scaled logit is 0
+    may_win = u <= tl.exp(scores - score_to_beat) * _MARGIN
+    if tl.max(may_win.to(tl.int32), axis=0) > 0:
+        best, index = tl.max(scores + gumbel_noise(u), axis=0, return_indices=True, return_indices_tie_break_left=True)
         tl.store(scores_ptr + i * partials_stride + split, best)
         tl.store(score_ids_ptr + i * partials_stride + split, split * BLOCK + index)
     else:
@@ -145,9 +166,7 @@ def _finish_kernel(
         drawn = mask & _is_drawn(record_ptr, TEMPERATURE, TOP_K)
         values = tl.where(drawn, tl.load(scores_ptr + at, mask=drawn, other=float("-inf")), values)
         ids = tl.where(drawn, tl.load(score_ids_ptr + at, mask=drawn, other=0), ids)
-    # Splits follow each other in the order of token ids, so the leftmost of equal ones has the lowest id.
-    _, best = tl.max(values, axis=0, return_indices=True, return_indices_tie_break_left=True)
-    token_id = tl.sum(tl.where(lanes == best, ids, 0), axis=0)
+    _, token_id = choose_best(values, ids, SPLITS_BLOCK)
     tl.store(sampled_ptr + i, token_id)
     tl.store(num_sampled_ptr + i, 1)
     tl.store(last_token_ptr + row, token_id)
@@ -222,6 +241,7 @@ def _draw(logits: torch.Tensor, step: SampledRows, workspace: SampleWorkspace, t
         step.fields,
         thresholds,
         workspace.maxima.values,
+        workspace.maxima.ids,
         workspace.scores.values,
         workspace.scores.ids,
         logits.stride(0),

@@ -3,16 +3,11 @@
 Key of a row: Philox4x32-10 (Salmon et al., SC 2011) of key = the request's seed, counter = (position, purpose 0, sample
 index, 0). Noise of a token: -log(-log1p(-u)), u from a hash ("triple32", Chris Wellons) of the row's key and its id.
 
-About 80 instructions a row and 40 a token.
+About 80 instructions a row, 15 for a token's bits and 40 for its logarithms.
 """
 
 import triton
 import triton.language as tl
-
-MIN_NOISE = tl.constexpr(-2.82)
-"""Below every value of `gumbel_noise` (the reference's)."""
-MAX_NOISE = tl.constexpr(22.19)
-"""Above every value of `gumbel_noise` (the reference's)."""
 
 
 @triton.jit
@@ -37,13 +32,18 @@ def hash_tokens(key0, key1, token_ids):
 
 
 @triton.jit
-def gumbel_noise(bits):
-    """Gumbel-distributed noise from uint32 random bits.
+def to_uniform(bits):
+    """Numbers between 0 and 1, both exclusive, from uint32 random bits, in steps of 2^-31."""
+    return tl.minimum(((bits >> 1).to(tl.float32) + 0.5) * 4.656612873077393e-10, 1.0 - 5.960464477539063e-8)
+
+
+@triton.jit
+def gumbel_noise(u):
+    """Gumbel-distributed noise -log(-log1p(-u)) from `to_uniform`; it falls as u grows, and stays below -log(u).
 
     log1p(-u) = log(w) + log(1 + e/w) with w = 1 - u rounded and e = (1 - w) - u, what rounding lost, which is exact.
     |e| is at most 2^-25, so (1 + u)·e stands for the second logarithm: where u is small it is exact enough, and
     where u is large e does not matter.
     """
-    u = tl.minimum(((bits >> 1).to(tl.float32) + 0.5) * 4.656612873077393e-10, 1.0 - 5.960464477539063e-8)
     w = 1.0 - u
     return -tl.log(-(tl.log(w) + ((1.0 - w) - u) * (1.0 + u)))
