@@ -34,7 +34,9 @@ def main() -> int:
     link = ControlLink.from_fd(arguments.link_fd)
     heartbeats = Heartbeats(arguments.heartbeat_fd)
     context = zmq.Context()
-    executor = LocalExecutor(config, arguments.config, arguments.replica, context)
+    executor = LocalExecutor(
+        config, arguments.config, arguments.replica, context, heartbeats, arguments.heartbeat_index
+    )
     try:
         return serve(config, context, executor, link, heartbeats, arguments)
     except LinkClosed:

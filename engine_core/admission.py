@@ -62,6 +62,7 @@ class Admission:
             deadline=message.deadline,
             cache_salt=message.cache_salt,
             adapter=message.adapter,
+            trace_context=message.trace_context,
         )
 
     def _check(self, message: AddRequest, prompt: np.ndarray, output: np.ndarray) -> None:

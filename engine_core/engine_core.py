@@ -337,6 +337,7 @@ class EngineCore:
     def _close(self, request: Request) -> Client | None:
         """Forgets an ended request; returns its client if that is still there."""
         del self._request_ids[request.request_id]
+        self.timeline.ended(request, time.monotonic())
         client = self._clients.get(request.client)
         if client is not None:
             client.requests.pop(request.handle, None)

@@ -6,6 +6,7 @@ from engine_core.ipc.step import (
     NUM_BLOCK_DELTAS,
     NUM_BULK,
     NUM_GIVEN,
+    NUM_MASKS,
     NUM_ROW_INITS,
     NUM_SEQS,
     NUM_TOKENS,
@@ -84,6 +85,7 @@ class PlanWriter:
         header[NUM_ROW_INITS] = self._num_row_inits
         header[NUM_BLOCK_DELTAS] = self._num_block_deltas
         header[NUM_BULK] = self._num_bulk
+        header[NUM_MASKS] = 0
 
     def _append_bulk(self, values: np.ndarray | list[int] | tuple[int, ...]) -> tuple[int, int]:
         offset, length = self._num_bulk, len(values)

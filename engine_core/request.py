@@ -55,6 +55,7 @@ class Request:
         "status",
         "stop_token_ids",
         "tokens",
+        "trace_context",
     )
 
     def __init__(
@@ -74,6 +75,7 @@ class Request:
         deadline: float | None = None,
         cache_salt: str | None = None,
         adapter: str | None = None,
+        trace_context: str | None = None,
     ) -> None:
         """`max_total_tokens` bounds prompt and output together (context length or cache, whichever is smaller)."""
         self.request_id = request_id
@@ -97,6 +99,7 @@ class Request:
         self.deadline = deadline
         self.cache_salt = cache_salt
         self.adapter = adapter
+        self.trace_context = trace_context
         self.status = RequestStatus.WAITING
         self.row = -1
         """Kept after a preemption until no step in flight names the row."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from engine_core.ipc.control import Progress
-from engine_core.ipc.heartbeat import Heartbeats
+from engine_core.ipc.heartbeat import Heartbeats, core_line
 from frontend.cli.resolve import Resolved
 from frontend.client import EngineClient, EngineError
 from frontend.launcher import Child, StartError, start_core, stop, wait_until_ready
@@ -32,7 +32,7 @@ class LocalEngine:
         try:
             config = resolved.serve_config(self._run_dir.path, port=0)
             self._run_dir.write_config(config)
-            self._heartbeats = Heartbeats.create(1)
+            self._heartbeats = Heartbeats.create(core_line(1, self.config.parallel.world_size))
             self._core = start_core(self._run_dir.config_file, 0, self._heartbeats, index=0)
             wait_until_ready(self._core, on_progress)
             self._thread = threading.Thread(target=self._loop.run_forever, name="quire-client", daemon=True)

@@ -1,6 +1,7 @@
 """The entry of a worker process. The engine core starts it and hands down the descriptors:
 
-    python -P -m gpu_workers RUN/config.json --replica R --rank r --plan-fd N --result-fd M --lifeline-fd L
+    python -P -m gpu_workers RUN/config.json --replica R --rank r --plan-fd N --result-fd M --lifeline-fd L \
+        --heartbeat-fd H --heartbeat-index I
 
 Exit codes: 0 the parent is gone, 1 a crash, 2 something that the user gave cannot be served.
 """
@@ -14,6 +15,7 @@ import zmq
 
 from engine_core.config.engine_config import ServeConfig, load_serve_config
 from engine_core.config.errors import ConfigError
+from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.sockets import connect_pair
 from gpu_workers.threads import prepare_environment
 
@@ -24,19 +26,28 @@ def main() -> int:
     prepare_environment()  # before torch is imported: its thread pool reads the environment once
     context = zmq.Context()
     socket = connect_pair(context, config.worker_endpoint(arguments.replica, arguments.rank))
+    bell = connect_pair(context, config.bell_endpoint(arguments.replica, arguments.rank))
     try:
-        return _run(config, socket, arguments)
+        return _run(config, socket, bell, arguments)
     finally:
         context.destroy()
 
 
-def _run(config: ServeConfig, socket: zmq.Socket[bytes], arguments: argparse.Namespace) -> int:
+def _run(config: ServeConfig, socket: zmq.Socket[bytes], bell: zmq.Socket[bytes], arguments: argparse.Namespace) -> int:
     from gpu_workers.threads import limit_threads
     from gpu_workers.worker import ParentGone, Worker, WorkerLinks
 
     limit_threads(config.engine)
     links = WorkerLinks.open(
-        config.engine, socket, arguments.plan_fd, arguments.result_fd, arguments.lifeline_fd, arguments.rank
+        config.engine,
+        socket,
+        bell,
+        arguments.plan_fd,
+        arguments.result_fd,
+        arguments.lifeline_fd,
+        arguments.rank,
+        Heartbeats(arguments.heartbeat_fd),
+        arguments.heartbeat_index,
     )
     try:
         Worker(config.engine, links).run()
@@ -55,7 +66,7 @@ def _run(config: ServeConfig, socket: zmq.Socket[bytes], arguments: argparse.Nam
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="gpu_workers", description="A worker process, started by the engine core.")
     parser.add_argument("config")
-    for name in ("replica", "rank", "plan-fd", "result-fd", "lifeline-fd"):
+    for name in ("replica", "rank", "plan-fd", "result-fd", "lifeline-fd", "heartbeat-fd", "heartbeat-index"):
         parser.add_argument(f"--{name}", type=int, required=True)
     return parser.parse_args()
 

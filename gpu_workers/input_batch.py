@@ -18,7 +18,7 @@ from engine_core.ipc.step import (
     StepPlan,
     StepShape,
 )
-from gpu_workers.operations import Operations, StepInputs
+from gpu_workers.operations import HostOperations, StepInputs
 
 
 class PenaltyPool:
@@ -42,7 +42,7 @@ class PenaltyPool:
 class InputBatch:
     """The rows of one worker. Legend: S = max_num_seqs."""
 
-    def __init__(self, shape: StepShape, vocab_size: int, num_penalty_slots: int, operations: Operations) -> None:
+    def __init__(self, shape: StepShape, vocab_size: int, num_penalty_slots: int, operations: HostOperations) -> None:
         num_rows = shape.max_num_seqs
         self._shape = shape
         self._operations = operations

@@ -1,25 +1,34 @@
-"""One worker's model, rows and cache, and what a step does with them: prepare, forward, sample, publish.
+"""The CPU's model, rows and cache, and what a step does with them: prepare, forward, sample, publish.
 
-Knows nothing of processes, rings or sockets: a plan's arrays in, a result's arrays out.
+A plan's arrays in, a result's arrays out; a step is finished when `step` returns.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from engine_core.config.engine_config import EngineConfig
-from engine_core.ipc.step import ENDED_NS, RESULT_NUM_SEQS, RESULT_STEP_ID, STARTED_NS, StepPlan, StepResult, StepShape
+from engine_core.ipc.ring import Ring
+from engine_core.ipc.step import (
+    ENDED_NS,
+    RESULT_NUM_SEQS,
+    RESULT_STEP_ID,
+    STARTED_NS,
+    StepPlan,
+    StepResult,
+    StepShape,
+    plan_layout,
+    result_layout,
+)
 from gpu_workers.forward_context import ForwardContext
 from gpu_workers.input_batch import InputBatch
-from gpu_workers.layers.build import BuildContext
-from gpu_workers.loader import ProgressCallback, fill_dummy_weights, load_weights
-from gpu_workers.models.registry import build_model
-from gpu_workers.operations import load_operations, torch_dtype
-from gpu_workers.quantization import load_linear_method
+from gpu_workers.loader import ProgressCallback
+from gpu_workers.operations import load_host_operations, torch_dtype
 from gpu_workers.sampling.sampler import Sampler, SamplerOutput
+from gpu_workers.served_model import ServedModel
 
 _WARM_UP_TOKENS = 32
 """Enough to start threads and libraries; a long prompt would only make a large model's start longer."""
@@ -41,38 +50,22 @@ class ModelRunner:
     def __init__(self, config: EngineConfig, tp_rank: int = 0) -> None:
         """Builds the model without weights. Raises `ConfigError` when this device or model is not supported."""
         self._config = config
-        self._device = torch.device(config.device)
-        self._operations = load_operations(config.device)
+        self._operations = load_host_operations()
         self._shape = StepShape(**config.step_capacities())
-        build = BuildContext(
-            dtype=torch_dtype(config.dtype),
-            device=self._device,
-            operations=self._operations,
-            linear_method=load_linear_method(config.model.quantization),
-            tp_rank=tp_rank,
-            tp_size=config.parallel.tensor_parallel_size,
-        )
-        self._model = build_model(config.model, config.scheduler.max_model_len, build)
+        self._model = ServedModel(config, self._operations, torch.device(config.device), tp_rank)
         self._workspace = self._operations.make_workspace()
 
-    @torch.inference_mode()
     def load(self, progress: ProgressCallback) -> None:
         """Fills the weights. Raises `ConfigError` when the checkpoint does not fit."""
-        self._weight_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
-        if self._config.load_format == "dummy":
-            fill_dummy_weights(self._model, self._config.seed, progress)
-        else:
-            load_weights(self._model, Path(self._config.model.path), progress)
+        self._model.load(progress)
 
     @torch.inference_mode()
     def start(self, progress: ProgressCallback) -> None:
         """Allocates cache and rows, then runs each kind of step once so that the first request finds all warm; reports
         those steps."""
-        model, cache, scheduler = self._config.model, self._config.cache, self._config.scheduler
-        num_kv_heads = max(1, model.num_key_value_heads // self._config.parallel.tensor_parallel_size)
-        shape = (cache.num_blocks, model.num_hidden_layers, 2, num_kv_heads, cache.block_size, model.head_dim)
-        self._kv_cache = self._operations.make_kv_cache(shape, torch_dtype(cache.dtype))
-        self._new_batch(scheduler.max_num_penalty_rows)
+        dtype = torch_dtype(self._config.cache.dtype)
+        self._kv_cache = self._operations.make_kv_cache(self._model.kv_cache_shape, dtype)
+        self._new_batch(self._config.scheduler.max_num_penalty_rows)
         self._warm_up(progress)
 
     def _new_batch(self, num_penalty_rows: int) -> None:
@@ -81,12 +74,38 @@ class ModelRunner:
 
     @property
     def weight_bytes(self) -> int:
-        """What the weights took when they were loaded; packing may since have replaced them."""
-        return self._weight_bytes
+        return self._model.weight_bytes
 
     @property
     def kv_cache_bytes(self) -> int:
         return self._kv_cache.numel() * self._kv_cache.element_size()
+
+    @property
+    def device_free_bytes(self) -> int:
+        return 0
+
+    @property
+    def failure_fd(self) -> None:
+        return None
+
+    def check(self) -> None:
+        """Nothing is ever under way."""
+
+    def open(self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None]) -> None:
+        """Takes the rings over; `finished(n)` is called at the end of `step(n)`."""
+        plans, results = plan_layout(self._shape), result_layout(self._shape)
+        self._plans = [StepPlan.over(plans, slot) for slot in plan_ring.slots]
+        self._results = [StepResult.over(results, slot) for slot in result_ring.slots]
+        self._finished = finished
+
+    def step(self, sequence: int) -> None:
+        """Runs the plan with that sequence number and writes its result."""
+        slot = (sequence - 1) % len(self._plans)
+        self.execute(self._plans[slot], self._results[slot])
+        self._finished(sequence)
+
+    def close(self) -> None:
+        """Nothing is ever under way."""
 
     def execute(self, plan: StepPlan, result: StepResult) -> None:
         """One whole step; callers that overlap its parts use them singly."""
@@ -121,7 +140,7 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, step: PreparedStep) -> torch.Tensor:
         """Logits [num_sampled, vocab_size]."""
-        logits: torch.Tensor = self._model(step.context)
+        logits: torch.Tensor = self._model.module(step.context)
         return logits
 
     @torch.inference_mode()
@@ -168,7 +187,7 @@ class ModelRunner:
             attention,
             self._workspace,
         )
-        self._operations.greedy(self._model(context))
+        self._operations.greedy(self._model.module(context))
 
 
 def _publish_logprobs(step: PreparedStep, output: SamplerOutput, result: StepResult) -> None:

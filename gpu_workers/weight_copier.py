@@ -43,7 +43,7 @@ class StagedCopier:
     def __init__(self, device: torch.device, piece_bytes: int = PIECE_BYTES, num_buffers: int = NUM_BUFFERS) -> None:
         is_cuda = device.type == "cuda"  # on anything else (tests) copies are complete when they return
         self._buffers = [torch.empty(piece_bytes, dtype=torch.uint8, pin_memory=is_cuda) for _ in range(num_buffers)]
-        self._fetched = [torch.cuda.Event() if is_cuda else None for _ in range(num_buffers)]  # type: ignore[no-untyped-call]
+        self._fetched = [torch.cuda.Event() if is_cuda else None for _ in range(num_buffers)]
         """Recorded after the copy out of each buffer."""
         self._piece_bytes = piece_bytes
         self._next = 0

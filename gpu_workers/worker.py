@@ -1,16 +1,21 @@
 """One worker process: takes plans from one ring, runs them, puts results into another, until its parent is gone.
 
-Knows the rings, the doorbell socket and the lifeline; what a step does is the model runner's business.
+Knows the rings, the sockets and the lifeline; what a step does is the runner's business. A runner may queue a step and
+finish it later, on a thread of its own: from then on the doorbells of results are that thread's, and have a socket of
+their own because ZeroMQ's sockets belong to one thread at a time.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import zmq
 
 from engine_core.config.engine_config import EngineConfig
+from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.ring import Ring
-from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
+from engine_core.ipc.step import StepShape, late_layout, plan_layout, result_layout
 from engine_core.ipc.worker_messages import (
     Doorbell,
     WorkerFailed,
@@ -19,11 +24,9 @@ from engine_core.ipc.worker_messages import (
     WorkerReady,
     encode_worker_message,
 )
-from gpu_workers.model_runner import ModelRunner
+from gpu_workers.loader import ProgressCallback
 from gpu_workers.threads import keep_freed_memory
 
-SPIN_NS = 40_000
-"""How long a worker looks at the ring before it goes to sleep: the next plan is usually there before the step ends."""
 PROGRESS_INTERVAL_NS = 50_000_000
 
 
@@ -31,26 +34,70 @@ class ParentGone(Exception):
     """The lifeline was closed: nobody is left to work for."""
 
 
+class Runner(Protocol):
+    """What runs steps: `ModelRunner` on a CPU, `CudaRunner` on a GPU."""
+
+    def load(self, progress: ProgressCallback) -> None: ...
+    def start(self, progress: ProgressCallback) -> None: ...
+    def open(self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None]) -> None:
+        """From now on there may be steps. `finished(n)` is called in order, from one thread, when the result of step n
+        is written and its plan is needed no longer."""
+
+    def step(self, sequence: int) -> None:
+        """Runs or queues the plan with that sequence number."""
+
+    def close(self) -> None:
+        """Finishes what was queued."""
+
+    @property
+    def failure_fd(self) -> int | None:
+        """Readable when a queued step has failed; None where steps are not queued."""
+
+    def check(self) -> None:
+        """Raises what a queued step has failed with."""
+
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def kv_cache_bytes(self) -> int: ...
+    @property
+    def device_free_bytes(self) -> int:
+        """What is left of the device's memory; 0 where that says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerLinks:
     """What connects a worker with its engine core."""
 
     socket: zmq.Socket[bytes]
+    bell: zmq.Socket[bytes]
     plan_ring: Ring
     result_ring: Ring
     lifeline_fd: int
     rank: int
+    heartbeats: Heartbeats
+    heartbeat_index: int
 
     @classmethod
     def open(
-        cls, config: EngineConfig, socket: zmq.Socket[bytes], plan_fd: int, result_fd: int, lifeline_fd: int, rank: int
+        cls,
+        config: EngineConfig,
+        socket: zmq.Socket[bytes],
+        bell: zmq.Socket[bytes],
+        plan_fd: int,
+        result_fd: int,
+        lifeline_fd: int,
+        rank: int,
+        heartbeats: Heartbeats,
+        heartbeat_index: int,
     ) -> "WorkerLinks":
         """Maps the rings behind inherited descriptors."""
         shape = StepShape(**config.step_capacities())
         num_slots = config.scheduler.steps_in_flight + 2
-        plans = Ring(plan_fd, plan_layout(shape).num_bytes, num_slots, num_readers=config.parallel.world_size)
+        plan_bytes, late_bytes = plan_layout(shape).num_bytes, late_layout(shape).num_bytes
+        plans = Ring(plan_fd, plan_bytes, num_slots, config.parallel.world_size, late_bytes)
         results = Ring(result_fd, result_layout(shape).num_bytes, num_slots, num_readers=1)
-        return cls(socket, plans, results, lifeline_fd, rank)
+        return cls(socket, bell, plans, results, lifeline_fd, rank, heartbeats, heartbeat_index)
 
     def send(self, message: WorkerMessage) -> None:
         self.socket.send(encode_worker_message(message), copy=True)
@@ -63,59 +110,64 @@ class WorkerLinks:
 
 class Worker:
     def __init__(self, config: EngineConfig, links: WorkerLinks) -> None:
-        shape = StepShape(**config.step_capacities())
         self._links = links
         self._config = config
-        self._plans = [StepPlan.over(plan_layout(shape), slot) for slot in links.plan_ring.slots]
-        self._results = [StepResult.over(result_layout(shape), slot) for slot in links.result_ring.slots]
         self._poller = zmq.Poller()
         self._poller.register(links.socket, zmq.POLLIN)
         self._poller.register(links.lifeline_fd, zmq.POLLIN | zmq.POLLERR)
         self._reported_ns = 0
+        self._num_taken = 0
+        self._num_finished = 0
 
     def run(self) -> None:
         """Loads, reports ready, serves. Raises `ParentGone`, or `ConfigError` while it starts."""
-        self._runner = ModelRunner(self._config, tp_rank=self._links.rank)
+        links = self._links
+        self._runner = make_runner(self._config, links.rank)
         self._runner.load(self._report_weights)
         self._check_lifeline()
         if self._config.device == "cpu":
             keep_freed_memory()
         self._runner.start(self._report_warm_up)
+        self._runner.open(links.plan_ring, links.result_ring, self._finished)
+        if self._runner.failure_fd is not None:
+            self._poller.register(self._runner.failure_fd, zmq.POLLIN)
         ready = WorkerReady(
-            rank=self._links.rank,
+            rank=links.rank,
             weight_bytes=self._runner.weight_bytes,
             kv_cache_bytes=self._runner.kv_cache_bytes,
+            device_free_bytes=self._runner.device_free_bytes,
         )
-        self._links.send(ready)
+        links.send(ready)
         sequence = 1
         while True:
-            self._wait_for_plan(sequence)
-            self._step(sequence)
+            links.plan_ring.wait(sequence, self._sleep)
+            self._num_taken = sequence
+            self._beat(self._num_finished)
+            self._runner.step(sequence)
             sequence += 1
 
-    def _step(self, sequence: int) -> None:
-        links, runner = self._links, self._runner
-        started = time.monotonic_ns()
-        step = runner.prepare(self._plans[links.plan_ring.slot_of(sequence)])
-        links.plan_ring.release(links.rank, sequence)
-        output = runner.sample(step, runner.forward(step))
-        assert links.result_ring.is_free(sequence), "the engine core planned more steps than there are slots"
-        runner.publish(step, output, self._results[links.result_ring.slot_of(sequence)], started)
-        links.result_ring.publish(sequence)
-        links.send(Doorbell(sequence=sequence))
+    def _beat(self, num_finished: int) -> None:
+        """A sign of life: steps finished so far, and taken but not finished."""
+        links = self._links
+        links.heartbeats.beat(links.heartbeat_index, num_finished, self._num_taken - num_finished)
 
-    def _wait_for_plan(self, sequence: int) -> None:
-        """Spins briefly, then sleeps until a doorbell rings or the lifeline closes."""
-        ring = self._links.plan_ring
-        deadline = time.monotonic_ns() + SPIN_NS
-        while not ring.is_published(sequence):
-            if time.monotonic_ns() >= deadline:
-                self._sleep()
+    def _finished(self, sequence: int) -> None:
+        """A step's result is written: its plan's slot is free, its result is published, the engine core is told."""
+        links = self._links
+        self._num_finished = sequence
+        self._beat(sequence)
+        links.plan_ring.release(links.rank, sequence)
+        assert links.result_ring.is_free(sequence), "the engine core planned more steps than there are slots"
+        links.result_ring.publish(sequence)
+        links.bell.send(encode_worker_message(Doorbell(sequence=sequence)), copy=True)
 
     def _sleep(self) -> None:
+        """Until a doorbell rings; raises `ParentGone` when the lifeline closes."""
         events = dict(self._poller.poll())
         if self._links.lifeline_fd in events:
             raise ParentGone
+        if self._runner.failure_fd in events:
+            self._runner.check()
         # Bells only wake: what has come is what the ring says. Those of plans found by spinning are stale by now.
         while self._links.socket.poll(0):
             self._links.socket.recv()
@@ -135,3 +187,14 @@ class Worker:
     def _check_lifeline(self) -> None:
         if self._links.lifeline_fd in dict(self._poller.poll(0)):
             raise ParentGone
+
+
+def make_runner(config: EngineConfig, rank: int) -> Runner:
+    """The runner for the configured device; the other one's kernels are not imported."""
+    if config.device == "cuda":
+        from gpu_workers.cuda.runner import CudaRunner
+
+        return CudaRunner(config, tp_rank=rank)
+    from gpu_workers.model_runner import ModelRunner
+
+    return ModelRunner(config, tp_rank=rank)

@@ -55,6 +55,12 @@ def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return F.silu(gate).mul_(up)
 
 
+def gelu_and_mul(gate_up: torch.Tensor, approximate: str) -> torch.Tensor:
+    """gelu(gate) · up like `silu_and_mul`; `approximate` is "none" (by erf) or "tanh"."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.gelu(gate, approximate=approximate).mul_(up)
+
+
 def embed(weight: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
     """The rows of `weight` [vocab_size, hidden_size] that `input_ids` [T] name."""
     return F.embedding(input_ids, weight)

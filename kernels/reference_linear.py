@@ -44,9 +44,11 @@ def linear(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> 
     return out
 
 
-def logits(hidden: torch.Tensor, packed: PackedWeight) -> torch.Tensor:
-    """hidden [num_rows, hidden_size] to float32 [num_rows, vocab_size]: the sampler computes in float32."""
-    return linear(hidden, packed, None).float()
+def logits(hidden: torch.Tensor, packed: PackedWeight, out: torch.Tensor | None = None) -> torch.Tensor:
+    """hidden [num_rows, hidden_size] to float32 [num_rows, vocab_size], into `out` where it is given: the sampler
+    computes in float32."""
+    made = linear(hidden, packed, None).float()
+    return made if out is None else out.copy_(made)
 
 
 def _plain(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> torch.Tensor:

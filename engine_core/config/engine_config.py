@@ -96,6 +96,8 @@ class FrontendConfig(_Config, frozen=True, kw_only=True):
     max_body_bytes: int
     strict_requests: bool
     drain_timeout: float
+    hang_timeout: float = 0.0
+    """Seconds of silence after which the supervisor ends the server; 0: never."""
     max_model_len: int
     max_logprobs: int
 
@@ -114,6 +116,10 @@ class ServeConfig(_Config, frozen=True, kw_only=True):
     def worker_endpoint(self, replica: int, rank: int) -> str:
         """Where an engine core meets one of its workers."""
         return f"ipc://{self.run_dir}/worker-{replica}-{rank}.sock"
+
+    def bell_endpoint(self, replica: int, rank: int) -> str:
+        """Where one of its workers rings for results, from the thread that collects them."""
+        return f"ipc://{self.run_dir}/bell-{replica}-{rank}.sock"
 
 
 def load_serve_config(path: str) -> ServeConfig:

@@ -10,9 +10,10 @@ import zmq
 
 from engine_core.config.engine_config import ServeConfig
 from engine_core.executors.base import Executor, ExecutorFailed, ProgressCallback
+from engine_core.ipc.heartbeat import Heartbeats, worker_line
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.sockets import bind_pair
-from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
+from engine_core.ipc.step import StepPlan, StepResult, StepShape, late_layout, plan_layout, result_layout
 from engine_core.ipc.worker_messages import (
     Doorbell,
     WorkerFailed,
@@ -27,11 +28,14 @@ _GRACE_SECONDS = 5.0
 
 
 class _Worker:
-    """One worker process with its socket, its lifeline and a descriptor that tells its death."""
+    """One worker process with its sockets, its lifeline and a descriptor that tells its death."""
 
-    def __init__(self, rank: int, socket: zmq.Socket, process: "subprocess.Popen[bytes]", lifeline: int) -> None:
+    def __init__(
+        self, rank: int, socket: zmq.Socket, bell: zmq.Socket, process: "subprocess.Popen[bytes]", lifeline: int
+    ) -> None:
         self.rank = rank
         self.socket = socket
+        self.bell = bell
         self.process = process
         self.lifeline = lifeline
         self.pidfd = os.pidfd_open(process.pid)
@@ -47,13 +51,25 @@ class _Worker:
             self.process.wait()
         os.close(self.pidfd)
         self.socket.close()
+        self.bell.close()
 
 
 class LocalExecutor(Executor):
     """One ring of plans that all workers read, one ring of results that the sampling rank (0) writes."""
 
-    def __init__(self, config: ServeConfig, config_path: str, replica: int, context: zmq.Context) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        config_path: str,
+        replica: int,
+        context: zmq.Context,
+        heartbeats: Heartbeats,
+        heartbeat_index: int,
+    ) -> None:
+        """`heartbeat_index` is the engine core's own line; those of its workers follow it."""
         self._config = config
+        self._heartbeats = heartbeats
+        self._heartbeat_index = heartbeat_index
         self._config_path = config_path
         self._replica = replica
         self._context = context
@@ -61,7 +77,8 @@ class LocalExecutor(Executor):
         plans, results = plan_layout(shape), result_layout(shape)
         num_slots = config.engine.scheduler.steps_in_flight + 2
         world_size = config.engine.parallel.world_size
-        self._plan_ring = Ring.create("quire-plans", plans.num_bytes, num_slots, world_size)
+        late_bytes = late_layout(shape).num_bytes
+        self._plan_ring = Ring.create("quire-plans", plans.num_bytes, num_slots, world_size, late_bytes)
         self._result_ring = Ring.create("quire-results", results.num_bytes, num_slots)
         self._plans = [StepPlan.over(plans, slot) for slot in self._plan_ring.slots]
         self._results = [StepResult.over(results, slot) for slot in self._result_ring.slots]
@@ -70,6 +87,8 @@ class LocalExecutor(Executor):
         self._workers: list[_Worker] = []
         self.measured_bytes = 0
         """Weights and KV cache of all workers, as they report them when ready."""
+        self.device_free_bytes = 0
+        """What the last worker to become ready left of its device; 0 on a CPU."""
 
     def start(self, on_progress: ProgressCallback, interrupts: Sequence[int]) -> bool:
         for rank in range(self._config.engine.parallel.world_size):
@@ -87,9 +106,16 @@ class LocalExecutor(Executor):
 
     def _spawn(self, rank: int) -> _Worker:
         socket = bind_pair(self._context, self._config.worker_endpoint(self._replica, rank))
+        bell = bind_pair(self._context, self._config.bell_endpoint(self._replica, rank))
         theirs, ours = os.pipe()
-        fds = {"plan-fd": self._plan_ring.fd, "result-fd": self._result_ring.fd, "lifeline-fd": theirs}
-        arguments = ["--replica", str(self._replica), "--rank", str(rank)]
+        fds = {
+            "plan-fd": self._plan_ring.fd,
+            "result-fd": self._result_ring.fd,
+            "lifeline-fd": theirs,
+            "heartbeat-fd": self._heartbeats.fd,
+        }
+        line = worker_line(self._heartbeat_index, rank)
+        arguments = ["--replica", str(self._replica), "--rank", str(rank), "--heartbeat-index", str(line)]
         for name, fd in fds.items():
             arguments += [f"--{name}", str(fd)]
         process = subprocess.Popen(
@@ -99,7 +125,7 @@ class LocalExecutor(Executor):
             start_new_session=True,
         )
         os.close(theirs)
-        return _Worker(rank, socket, process, ours)
+        return _Worker(rank, socket, bell, process, ours)
 
     def plan_slot(self) -> StepPlan | None:
         if not self._plan_ring.is_free(self._next_plan):
@@ -127,6 +153,7 @@ class LocalExecutor(Executor):
     def register(self, poller: zmq.Poller) -> None:
         for worker in self._workers:
             poller.register(worker.socket, zmq.POLLIN)
+            poller.register(worker.bell, zmq.POLLIN)
             poller.register(worker.pidfd, zmq.POLLIN)
 
     def check(self) -> None:
@@ -136,13 +163,16 @@ class LocalExecutor(Executor):
         """Takes in all messages of all workers; a dead worker's last words come before the news of its death."""
         for worker in self._workers:
             gone = worker.process.poll()
+            while worker.bell.poll(0):
+                worker.bell.recv()  # it has woken us; what is there is what the ring says
             while worker.socket.poll(0):
                 match decode_worker_message(worker.socket.recv()):
                     case WorkerProgress(rank=0, stage=stage, done=done, total=total, unit=unit):
                         on_progress(stage, done, total, unit)
-                    case WorkerReady(weight_bytes=weight_bytes, kv_cache_bytes=kv_cache_bytes):
+                    case WorkerReady() as ready:
                         worker.is_ready = True
-                        self.measured_bytes += weight_bytes + kv_cache_bytes
+                        self.measured_bytes += ready.weight_bytes + ready.kv_cache_bytes
+                        self.device_free_bytes = ready.device_free_bytes
                     case WorkerFailed(message=message, exit_code=exit_code):
                         raise ExecutorFailed(message, exit_code)
             if gone is not None:

@@ -1,14 +1,22 @@
 """Step counters in shared memory by which the supervisor sees liveness and progress of every process.
 
-Each process owns one line of three numbers: `beat` (monotonic ns of its last turn of the loop), `progress` (work
-finished, moved on results and never on dispatch) and `pending` (work accepted and not yet finished). A process that
-beats but does not progress while work is pending hangs; an idle one may sleep as long as it likes, because whoever
-looks counts only a process with pending work as late.
+Each process owns one line of three numbers: `beat` (monotonic ns of its last sign of life), `progress` (work finished,
+moved on results and never on dispatch) and `pending` (work accepted and not yet finished). What they count:
+
+| line | beats | progress | pending |
+|---|---|---|---|
+| engine core | each turn of its loop, once a second when idle | steps collected | unfinished requests |
+| worker | when it takes a plan and when a result is published | steps finished | steps taken and not finished |
+| frontend | every half second, from its event loop | tokens and requests delivered | open requests |
+
+A worker does not beat inside a step, so its longest silence with work at hand is its longest step. Who draws which
+conclusion stands in `frontend/supervisor/hangs.py`.
 """
 
 import mmap
 import os
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +24,19 @@ _WORDS = 8
 _BEAT, _PROGRESS, _PENDING = range(3)
 
 
+class Line(NamedTuple):
+    """What one process has written; all zero before its first beat."""
+
+    beat_ns: int
+    progress: int
+    pending: int
+
+
 class Heartbeats:
-    """The table of all processes; each writes its own line only."""
+    """The table of all processes; each writes its own line only.
+
+    Engine core by engine core: its line, then those of its workers by rank. The frontends' lines follow.
+    """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -26,20 +45,28 @@ class Heartbeats:
         self._lines = np.frombuffer(self._mmap, np.int64).reshape(-1, _WORDS)
 
     @classmethod
-    def create(cls, num_processes: int) -> "Heartbeats":
+    def create(cls, num_lines: int) -> "Heartbeats":
         fd = os.memfd_create("quire-heartbeats", os.MFD_CLOEXEC)
-        os.ftruncate(fd, num_processes * _WORDS * 8)
+        os.ftruncate(fd, num_lines * _WORDS * 8)
         return cls(fd)
 
-    def beat(self, process: int, progress: int, pending: int) -> None:
-        """Called by process number `process` once a turn of its loop."""
-        line = self._lines[process]
+    def beat(self, index: int, progress: int, pending: int) -> None:
+        """A sign of life by the process of line `index`."""
+        line = self._lines[index]
         line[_PROGRESS] = progress
         line[_PENDING] = pending
         line[_BEAT] = time.monotonic_ns()
 
-    def read(self, process: int) -> tuple[float, int, int]:
-        """Seconds since the last beat (infinite before the first), progress, pending."""
-        beat, progress, pending = (int(value) for value in self._lines[process][:3])
-        age = (time.monotonic_ns() - beat) / 1e9 if beat else float("inf")
-        return age, progress, pending
+    def read(self, index: int) -> Line:
+        """The line of any process."""
+        return Line(*self._lines[index, :3].tolist())
+
+
+def core_line(replica: int, world_size: int) -> int:
+    """Where an engine core's line stands. For the number of replicas: where the frontends' lines begin."""
+    return replica * (1 + world_size)
+
+
+def worker_line(core: int, rank: int) -> int:
+    """Where a worker's line stands, given its engine core's."""
+    return core + 1 + rank

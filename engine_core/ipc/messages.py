@@ -63,7 +63,7 @@ class AddRequest(_Message, frozen=True, kw_only=True, tag="add", omit_defaults=T
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None
     adapter: Name | None = None
     trace_context: Annotated[str, Meta(max_length=512)] | None = None
-    """A W3C `traceparent`."""
+    """A W3C `traceparent`, for the timeline."""
 
 
 class AbortRequest(_Message, frozen=True, kw_only=True, tag="abort"):

@@ -1,7 +1,7 @@
-"""What one step is, as arrays: `StepPlan` from the engine core to the workers and `StepResult` back.
+"""What one step is, as arrays: `StepPlan` from the engine core to the workers, `LateMasks` after it, `StepResult` back.
 
 Legend: S = max_num_seqs, T = max_num_batched_tokens, B = capacity for block deltas, M = capacity of the bulk region,
-K = num_speculative_tokens, L = MAX_LOGPROBS.
+K = num_speculative_tokens, L = MAX_LOGPROBS, W = num_mask_words.
 
 A plan is a delta against the rows that the workers keep (DESIGN "Steps in flight"). A worker applies it in this order:
 `row_inits`, `block_deltas`, then runs the `num_seqs` scheduled rows. For scheduled row i it takes
@@ -9,6 +9,10 @@ A plan is a delta against the rows that the workers keep (DESIGN "Steps in fligh
 `num_given[i]` of them stand in `token_ids` (one row after the other); a token that is not given (at most one, the
 first) is the one that the row sampled last and that never left the device. Where `samples[i]` is 1 a token is sampled
 from the last position's logits and becomes the row's last token.
+
+A plan whose header says `num_masks` > 0 has a late part (`Ring.wait_late`): what a grammar allows can only be known
+when the token before is, and that is while the step is computed already. Mask k is for the scheduled row
+`mask_rows[k]`, which the plan names so that all other rows can be sampled without waiting.
 """
 
 from dataclasses import dataclass
@@ -30,6 +34,8 @@ class StepShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     num_groups: int = 1
     """Layer groups with block tables of their own."""
     num_speculative_tokens: int = 0
+    num_mask_words: int = 0
+    """Words in a mask of the late part, ceil(vocab_size / 32); 0: no step has a late part, and it takes no memory."""
 
     @property
     def max_blocks_per_row(self) -> int:
@@ -80,7 +86,7 @@ NUM_ROW_FIELDS = ROW_INIT_DTYPE.itemsize // 4
 ROW_FIELD_INDEX = {name: offset // 4 for name, (_, offset, *_) in ROW_INIT_DTYPE.fields.items()}  # type: ignore[union-attr]
 
 # Indexes into a plan's header.
-STEP_ID, NUM_SEQS, NUM_TOKENS, NUM_GIVEN, NUM_ROW_INITS, NUM_BLOCK_DELTAS, NUM_BULK = range(7)
+STEP_ID, NUM_SEQS, NUM_TOKENS, NUM_GIVEN, NUM_ROW_INITS, NUM_BLOCK_DELTAS, NUM_BULK, NUM_MASKS = range(8)
 # Indexes into a result's header.
 RESULT_STEP_ID, RESULT_NUM_SEQS, STARTED_NS, ENDED_NS = range(4)
 
@@ -99,8 +105,14 @@ def plan_layout(shape: StepShape) -> ArrayLayout:
             "row_inits": (ROW_INIT_DTYPE, (s,)),
             "block_deltas": ("<i4", (shape.max_block_deltas, 4)),  # (group, row, index in its table, block id)
             "bulk": ("<i4", (shape.max_bulk,)),
+            "mask_rows": ("<i4", (s if shape.num_mask_words else 0,)),
         }
     )
+
+
+def late_layout(shape: StepShape) -> ArrayLayout:
+    """Where the arrays of `LateMasks` lie in a slot's late part."""
+    return ArrayLayout({"masks": ("<i4", (shape.max_num_seqs, shape.num_mask_words))})
 
 
 def result_layout(shape: StepShape) -> ArrayLayout:
@@ -132,6 +144,7 @@ class StepPlan:
     row_inits: np.ndarray
     block_deltas: np.ndarray
     bulk: np.ndarray
+    mask_rows: np.ndarray
 
     @classmethod
     def over(cls, layout: ArrayLayout, buffer: memoryview | bytearray) -> "StepPlan":
@@ -148,6 +161,23 @@ class StepPlan:
     @property
     def num_tokens(self) -> int:
         return int(self.header[NUM_TOKENS])
+
+    @property
+    def num_masks(self) -> int:
+        """How many masks the late part brings; 0: there is none."""
+        return int(self.header[NUM_MASKS])
+
+
+@dataclass(frozen=True, slots=True)
+class LateMasks:
+    """The late part of a step at full capacity; the plan's `num_masks` says how much counts."""
+
+    masks: np.ndarray
+    """int32 [S, W]: bit t % 32 of word t // 32 says whether token t may be sampled."""
+
+    @classmethod
+    def over(cls, layout: ArrayLayout, buffer: memoryview | bytearray) -> "LateMasks":
+        return cls(**layout.views(buffer))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ class _WorkerMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
 
 
 class Doorbell(_WorkerMessage, frozen=True, kw_only=True, tag="bell"):
-    """Sequence number `sequence` of the ring towards the receiver is complete."""
+    """Sequence number `sequence` of the ring towards the receiver is complete, or its late part is."""
 
     sequence: int
 
@@ -32,6 +32,8 @@ class WorkerReady(_WorkerMessage, frozen=True, kw_only=True, tag="ready"):
     rank: int
     weight_bytes: int
     kv_cache_bytes: int
+    device_free_bytes: int
+    """What is left of the device; 0 where that says nothing (a CPU's memory is not ours alone)."""
 
 
 class WorkerFailed(_WorkerMessage, frozen=True, kw_only=True, tag="failed"):

@@ -48,6 +48,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 16 * 2**20
     strict_requests: bool = False
     drain_timeout: Annotated[float, Meta(ge=0, le=86400)] = 30.0
+    hang_timeout: Annotated[float, Meta(ge=0, le=86400)] | None = None
     trace: str | None = None
 
 
@@ -78,14 +79,16 @@ HELP = {
     "max_body_bytes": "longest request body",
     "strict_requests": "refuse unknown fields in requests instead of ignoring them",
     "drain_timeout": "seconds for running requests to finish after SIGTERM",
-    "trace": "file for a timeline of the steps in Chrome's trace format",
+    "hang_timeout": "seconds without a sign of life after which a process hangs, which ends the server; 0: never "
+    "(default: 60, and on a CPU what its largest step may take)",
+    "trace": "file for a timeline of steps and requests in Chrome's trace format",
 }
 GROUPS = {
     "Model": "served_model_name device dtype load_format max_model_len chat_template generation_config seed",
     "Scheduling": "max_num_seqs max_num_batched_tokens max_num_waiting max_num_penalty_rows",
     "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching",
     "Execution": "enforce_eager num_threads trace",
-    "Server": "host port frontends max_body_bytes strict_requests drain_timeout",
+    "Server": "host port frontends max_body_bytes strict_requests drain_timeout hang_timeout",
 }
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),

@@ -41,6 +41,7 @@ def _settings(resolved: Resolved) -> list[str]:
             f"{frontend.num_frontends} on {frontend.host}, bodies up to {format_bytes(frontend.max_body_bytes)}",
         ),
         ("on SIGTERM", f"up to {frontend.drain_timeout:g} s for running requests"),
+        ("hanging", f"after {frontend.hang_timeout:g} s of silence" if frontend.hang_timeout else "never"),
     ]
     extras = [
         ("template", "from --chat-template" if frontend.chat_template is not None else ""),

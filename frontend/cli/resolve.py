@@ -16,6 +16,7 @@ from engine_core.config.consistency import check_checkpoint
 from engine_core.config.devices import DeviceMemory, probe_device
 from engine_core.config.engine_config import EngineConfig, FrontendConfig, SchedulerConfig, ServeConfig
 from engine_core.config.errors import ConfigError
+from engine_core.config.hang_timeout import default_hang_timeout
 from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan
 from engine_core.config.model_config import ModelConfig, load_model_config, read_json_object
 from engine_core.ipc.sampling_params import MAX_LOGPROBS, SamplingParams
@@ -26,6 +27,8 @@ from frontend.tokenizer import TokenizerError
 
 DEFAULT_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
 MAX_TEMPLATE_BYTES = 2**20
+MIN_HANG_TIMEOUT = 3.0
+"""Processes give signs of life once a second."""
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -76,7 +79,7 @@ def resolve(args: ServeArgs) -> Resolved:
         num_threads=args.num_threads,
         trace_file=None if args.trace is None else _trace_file(args.trace),
     )
-    return Resolved(engine, _resolve_frontend(args, folder, scheduler), plan)
+    return Resolved(engine, _resolve_frontend(args, folder, scheduler, _resolve_hang_timeout(args, engine)), plan)
 
 
 def _resolve_dtype(args: ServeArgs, model: ModelConfig, device: DeviceMemory) -> str:
@@ -112,7 +115,18 @@ def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory
     )
 
 
-def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig) -> FrontendConfig:
+def _resolve_hang_timeout(args: ServeArgs, engine: EngineConfig) -> float:
+    if args.hang_timeout is None:
+        return default_hang_timeout(engine.model, engine.scheduler, engine.device)
+    if 0 < args.hang_timeout < MIN_HANG_TIMEOUT:
+        raise ConfigError(
+            f"--hang-timeout {args.hang_timeout:g} is too short for processes that give a sign of life once a second: "
+            f"at least {MIN_HANG_TIMEOUT:g}, or 0 for never."
+        )
+    return args.hang_timeout
+
+
+def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig, hang_timeout: float) -> FrontendConfig:
     assert args.model is not None
     chat_template = None if args.chat_template is None else _read_template(Path(args.chat_template).expanduser())
     try:
@@ -132,6 +146,7 @@ def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig)
         max_body_bytes=args.max_body_bytes,
         strict_requests=args.strict_requests,
         drain_timeout=args.drain_timeout,
+        hang_timeout=hang_timeout,
         max_model_len=scheduler.max_model_len,
         max_logprobs=MAX_LOGPROBS,
     )

@@ -1,6 +1,7 @@
-"""Taking over grandchildren: a worker whose engine core was killed becomes our child and is waited for like one.
+"""Grandchildren: a worker whose engine core was killed becomes our child and is waited for like one.
 
 Workers end by themselves when the link to their core ends; this makes sure of it before we say that nothing is left.
+One that hangs is killed while it still is its core's child.
 """
 
 import contextlib
@@ -18,6 +19,13 @@ _PR_SET_CHILD_SUBREAPER = 36
 def adopt_orphans() -> None:
     """From now on descendants whose parent dies become children of this process instead of init's."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_children(pid: int) -> None:
+    """Kills the children of a process of ours, which sees to the rest. Processes that are gone need no killing."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children():
+            child.kill()
 
 
 def reap_orphans(grace: float) -> None:

@@ -1,7 +1,8 @@
 """The parent of all processes: starts engine cores and frontends, watches them, and leaves nothing behind.
 
-It loads neither torch nor Sanic nor ZeroMQ, handles no request, and sleeps until a signal, a message or a death. Each
-of its three phases (starting, serving, stopping) is one loop over the watcher's events.
+It loads neither torch nor Sanic nor ZeroMQ, handles no request, and sleeps until a signal, a message or a death; while
+it serves it also looks at the heartbeats every few seconds. Each of its three phases (starting, serving, stopping) is
+one loop over the watcher's events.
 """
 
 import os
@@ -15,11 +16,12 @@ from types import TracebackType
 import msgspec
 
 from engine_core.ipc.control import Progress
-from engine_core.ipc.heartbeat import Heartbeats
+from engine_core.ipc.heartbeat import Heartbeats, core_line, worker_line
 from frontend.cli.resolve import Resolved
 from frontend.launcher import Child, start_core, start_frontend
+from frontend.supervisor.hangs import Hang, HangWatch, Watched
 from frontend.supervisor.listeners import open_listeners, url_of
-from frontend.supervisor.orphans import adopt_orphans, reap_orphans
+from frontend.supervisor.orphans import adopt_orphans, kill_children, reap_orphans
 from frontend.supervisor.progress import ProgressDisplay
 from frontend.supervisor.run_dir import RunDir, remove_stale_run_dirs
 from frontend.supervisor.watcher import Ended, Event, Reported, Signalled, TimedOut, Watcher
@@ -46,6 +48,8 @@ class Supervisor:
         self._cores: list[Child] = []
         self._frontends: list[Child] = []
         self._listeners: list[socket.socket] = []
+        self._watched: list[Watched] = []
+        self._by_line: dict[int, Child] = {}
         self._run_dir: RunDir | None = None
         self._progress = ProgressDisplay()
 
@@ -97,18 +101,26 @@ class Supervisor:
         """Cores first: their workers have the longest way to go, and frontends load meanwhile."""
         assert self._run_dir is not None
         config_file = self._run_dir.config_file
-        num_cores = self._resolved.engine.parallel.data_parallel_size
-        heartbeats = Heartbeats.create(num_cores + len(self._listeners))
-        self._heartbeats = heartbeats
-        for replica in range(num_cores):
-            self._watch(self._cores, start_core(config_file, replica, heartbeats, index=replica))
+        parallel = self._resolved.engine.parallel
+        first_frontend = core_line(parallel.data_parallel_size, parallel.world_size)
+        self._heartbeats = heartbeats = Heartbeats.create(first_frontend + len(self._listeners))
+        for replica in range(parallel.data_parallel_size):
+            line = core_line(replica, parallel.world_size)
+            child = start_core(config_file, replica, heartbeats, line)
+            self._watch(self._cores, child, Watched(f"Engine core {replica}", line))
+            for rank in range(parallel.world_size):
+                name = f"Worker {rank} of replica {replica}"
+                self._watched.append(Watched(name, worker_line(line, rank), core=line))
         for number, listener in enumerate(self._listeners):
-            child = start_frontend(config_file, number, listener.fileno(), heartbeats, index=num_cores + number)
-            self._watch(self._frontends, child)
+            line = first_frontend + number
+            child = start_frontend(config_file, number, listener.fileno(), heartbeats, line)
+            self._watch(self._frontends, child, Watched(f"Frontend {number}", line))
 
-    def _watch(self, group: list[Child], child: Child) -> None:
+    def _watch(self, group: list[Child], child: Child, watched: Watched) -> None:
         group.append(child)
         self._watcher.add(child)
+        self._watched.append(watched)
+        self._by_line[watched.index] = child
 
     def _announce(self) -> None:
         frontend = self._resolved.frontend
@@ -119,10 +131,33 @@ class Supervisor:
     # Serving
 
     def _serve(self) -> Verdict:
-        """Until somebody asks us to stop or a child dies."""
+        """Until somebody asks us to stop, or a process dies or hangs."""
+        frontend = self._resolved.frontend
+        watch, look_at = None, None
+        if frontend.hang_timeout > 0:
+            now = time.monotonic()
+            watch = HangWatch(self._heartbeats, self._watched, frontend.hang_timeout, now)
+            look_at = now + watch.interval
         while True:
-            if verdict := _verdict_on(self._watcher.wait(), self._resolved.frontend.drain_timeout):
+            event = self._watcher.wait(look_at)
+            if verdict := _verdict_on(event, frontend.drain_timeout):
                 return verdict
+            if watch is not None and isinstance(event, TimedOut):
+                now = time.monotonic()
+                look_at = now + watch.interval
+                if hang := watch.look(now):
+                    return self._end_hanging(hang)
+
+    def _end_hanging(self, hang: Hang) -> Verdict:
+        """Kills what hangs (it would not hear anything else), so that the others see a death, which they know."""
+        process = hang.process
+        if process.core is None:
+            self._by_line[process.index].kill()
+        else:  # of a group that waits for one worker none is of use
+            kill_children(self._by_line[process.core].pid)
+        since = time.strftime("%H:%M:%S", time.localtime(time.time() - hang.seconds))
+        message = f"{process.name} hangs: no sign of life since {since}, for {hang.seconds:.0f} s."
+        return Verdict(1, ERROR_DELIVERY_SECONDS, message)
 
     # Stopping
 

@@ -1,4 +1,4 @@
-"""Waiting for whatever happens next: a message of a child, its end, a signal. No timer ticks while nothing happens."""
+"""Waiting for whatever happens next: a message of a child, its end, a signal, or a deadline of the caller's."""
 
 import contextlib
 import selectors

@@ -84,5 +84,14 @@ class CausalLM(nn.Module):
 
     def forward(self, context: ForwardContext) -> torch.Tensor:
         """Logits float32 [num_sampled, vocab_size]."""
-        logits: torch.Tensor = self.lm_head(self.model(context))
+        return self.logits(self.last_hidden(context))
+
+    def last_hidden(self, context: ForwardContext) -> torch.Tensor:
+        """Hidden states [num_sampled, hidden_size] of the tokens whose logits are wanted."""
+        hidden: torch.Tensor = self.model(context)
+        return hidden
+
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits float32 [num_rows, vocab_size] of such states; into `out` where it is given."""
+        logits: torch.Tensor = self.lm_head(hidden, out)
         return logits

@@ -36,5 +36,5 @@ class LMHead(nn.Module):
         self._packed = self._operations.pack_weight(self.weight.data)
         del self.weight
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:  # [num_rows, hidden_size]
-        return self._operations.logits(hidden, self._packed)  # [num_rows, vocab_size]
+    def forward(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:  # [num_rows, hidden_size]
+        return self._operations.logits(hidden, self._packed, out)  # [num_rows, vocab_size]

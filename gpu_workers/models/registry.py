@@ -2,11 +2,10 @@
 
 import importlib
 
-from torch import nn
-
 from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import ModelConfig
 from gpu_workers.layers.build import BuildContext
+from gpu_workers.layers.decoder import CausalLM
 
 MODELS = {
     "LlamaForCausalLM": "gpu_workers.models.llama:build_llama",
@@ -14,11 +13,11 @@ MODELS = {
 }
 
 
-def build_model(config: ModelConfig, max_positions: int, build: BuildContext) -> nn.Module:
+def build_model(config: ModelConfig, max_positions: int, build: BuildContext) -> CausalLM:
     """The model without weights. Raises `ConfigError` for an architecture that is not known."""
     target = MODELS.get(config.architecture)
     if target is None:
         raise ConfigError(f"The architecture {config.architecture} is not supported; supported: {', '.join(MODELS)}.")
     module, _, name = target.partition(":")
-    model: nn.Module = getattr(importlib.import_module(module), name)(config, max_positions, build)
+    model: CausalLM = getattr(importlib.import_module(module), name)(config, max_positions, build)
     return model

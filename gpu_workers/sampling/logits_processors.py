@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gpu_workers.input_batch import InputBatch
-from gpu_workers.operations import Operations
+from gpu_workers.operations import HostOperations
 
 
 def add_logit_bias(
@@ -17,7 +17,7 @@ def add_logit_bias(
     rows: torch.Tensor,
     positions: torch.Tensor,
     batch: InputBatch,
-    operations: Operations,
+    operations: HostOperations,
 ) -> None:
     """Adds each row's own numbers to the logits of the tokens it names."""
     for i in np.flatnonzero(records["bias_length"]):
@@ -33,7 +33,7 @@ def hold_back_stops(
     rows: torch.Tensor,
     positions: torch.Tensor,
     batch: InputBatch,
-    operations: Operations,
+    operations: HostOperations,
 ) -> None:
     """EOS and stop token ids cannot be sampled before `min_tokens` tokens were generated."""
     if not records["stop_length"].any():
@@ -50,7 +50,7 @@ def apply_penalties(
     rows: torch.Tensor,
     positions: torch.Tensor,
     batch: InputBatch,
-    operations: Operations,
+    operations: HostOperations,
 ) -> None:
     """Repetition, presence and frequency penalties from the counts of the rows' slots."""
     index = torch.from_numpy(np.flatnonzero(records["penalty_slot"] >= 0))

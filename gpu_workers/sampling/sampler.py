@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gpu_workers.input_batch import InputBatch
-from gpu_workers.operations import Operations
+from gpu_workers.operations import HostOperations
 from gpu_workers.sampling.logits_processors import PROCESSORS
 
 
@@ -33,7 +33,7 @@ class SamplerOutput:
 
 
 class Sampler:
-    def __init__(self, batch: InputBatch, operations: Operations) -> None:
+    def __init__(self, batch: InputBatch, operations: HostOperations) -> None:
         self._batch = batch
         self._operations = operations
 

@@ -10,6 +10,7 @@ from engine_core.config import devices
 from engine_core.config.devices import DeviceMemory
 from engine_core.config.engine_config import ServeConfig
 from engine_core.config.errors import ConfigError
+from engine_core.config.hang_timeout import default_hang_timeout
 from frontend.cli import resolve as resolve_module
 from frontend.cli.flags import make_args
 from frontend.cli.report import format_report
@@ -39,6 +40,15 @@ def test_what_follows_from_the_model(tmp_path: Path) -> None:
     assert frontend.served_model_names == ("tiny",)
     assert frontend.model_path == str(tmp_path / "tiny")
     assert frontend.chat_template is None
+
+
+def test_the_hang_timeout(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "tiny")
+    engine = resolved(folder).engine
+    derived = default_hang_timeout(engine.model, engine.scheduler, "cpu")
+    assert resolved(folder).frontend.hang_timeout == derived > 60
+    for given in (0.0, 3.0, 1000.0):
+        assert resolved(folder, hang_timeout=given).frontend.hang_timeout == given
 
 
 def test_it_survives_the_way_to_the_children(tmp_path: Path) -> None:
@@ -79,6 +89,7 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatc
         ({"num_gpu_blocks_override": 10**12}, "does not fit into memory"),
         ({"chat_template": "/nowhere.jinja"}, "--chat-template /nowhere.jinja cannot be read"),
         ({"generation_config": "/nowhere"}, "--generation-config /nowhere"),
+        ({"hang_timeout": 2.9}, "--hang-timeout 2.9 is too short"),
         ({"trace": "/nowhere/t.json"}, "--trace /nowhere/t.json: there is no folder /nowhere"),
         ({"trace": "/"}, "--trace / is a folder"),
     ],

@@ -19,11 +19,11 @@ from frontend.launcher import start_core, stop, wait_until_ready
 @contextlib.asynccontextmanager
 async def engine(folder: Path, run_dir: Path, **arguments: Any) -> AsyncIterator[EngineClient]:
     """A client of a running engine core for the model in `folder`; `arguments` are flags of `quire serve`."""
-    args = ServeArgs(model=str(folder), device="cpu", num_threads=2, **arguments)
+    args = ServeArgs(model=str(folder), **{"device": "cpu", "num_threads": 2, **arguments})
     config = resolve(args).serve_config(str(run_dir), 0)
     config_file = run_dir / "config.json"
     config_file.write_bytes(msgspec.json.encode(config))
-    child = start_core(str(config_file), 0, Heartbeats.create(1), 0)
+    child = start_core(str(config_file), 0, Heartbeats.create(2), 0)
     try:
         await asyncio.to_thread(wait_until_ready, child, lambda progress: None)
         client = EngineClient(config.core_endpoint())

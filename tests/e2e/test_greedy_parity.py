@@ -1,4 +1,7 @@
-"""Greedy tokens against transformers' `generate` in fp32: 64 prompts served together, in small chunks, preempted."""
+"""Greedy tokens against transformers' `generate` in fp32: 64 prompts served together, in small chunks, preempted.
+
+On a GPU where there is one, and on the CPU everywhere.
+"""
 
 import asyncio
 from pathlib import Path
@@ -9,6 +12,7 @@ import transformers
 
 from tests.e2e.engines import engine, generate, mixed_prompts
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 TIE = 1e-4
 """A first divergence where the reference's two best logits are closer than this counts as equal."""
 NUM_PROMPTS = 64
@@ -99,7 +103,9 @@ def count_ties(ours: list[list[int]], theirs: list[tuple[list[int], list[float]]
     return ties
 
 
-async def serve_all(folder: Path, run_dir: Path, prompts: list[list[int]], num_blocks: int, max_tokens: int) -> tuple:
+async def serve_all(
+    folder: Path, run_dir: Path, prompts: list[list[int]], num_blocks: int, max_tokens: int, device: str
+) -> tuple:
     """All outputs, and how many preemptions and cache hits there were on the way."""
     arguments = {
         "num_gpu_blocks_override": num_blocks,
@@ -108,6 +114,7 @@ async def serve_all(folder: Path, run_dir: Path, prompts: list[list[int]], num_b
         "max_model_len": 160,
         "block_size": 8,
         "dtype": "float32",
+        "device": device,
     }
     async with engine(folder, run_dir, **arguments) as client:
         outputs = await asyncio.gather(
@@ -120,22 +127,24 @@ async def serve_all(folder: Path, run_dir: Path, prompts: list[list[int]], num_b
     return outputs, figures["vllm:num_preemptions_total"], figures["vllm:prefix_cache_hits_total"]
 
 
-def compare(folder: Path, run_dir: Path, max_tokens: int) -> None:
+def compare(folder: Path, run_dir: Path, max_tokens: int, device: str) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompts = mixed_prompts(NUM_PROMPTS, model.config.vocab_size, 100)
     expected = [reference(model, prompt, max_tokens) for prompt in prompts]
-    outputs, preemptions, hits = asyncio.run(serve_all(folder, run_dir, prompts, 40, max_tokens))
+    outputs, preemptions, hits = asyncio.run(serve_all(folder, run_dir, prompts, 40, max_tokens, device))
     ties = count_ties(outputs, expected)
     print(f"{NUM_PROMPTS} prompts, {ties} ties, {preemptions:.0f} preemptions, {hits:.0f} cached tokens")
     assert preemptions > 0
     assert hits > 0
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS.keys())
-def test_small_random_models(fields: dict[str, object], tmp_path: Path) -> None:
+def test_small_random_models(fields: dict[str, object], device: str, tmp_path: Path) -> None:
     save_small_model(tmp_path / "model", fields)
-    compare(tmp_path / "model", tmp_path, max_tokens=16)
+    compare(tmp_path / "model", tmp_path, 16, device)
 
 
-def test_demo_model(tmp_path: Path) -> None:
-    compare(DEMO_MODEL, tmp_path, max_tokens=16)
+@pytest.mark.parametrize("device", DEVICES)
+def test_demo_model(device: str, tmp_path: Path) -> None:
+    compare(DEMO_MODEL, tmp_path, 16, device)

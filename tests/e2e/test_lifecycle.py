@@ -1,10 +1,12 @@
 """How a server ends: asked to, asked twice, or because a process of it was killed. Nothing may be left in any case."""
 
 import concurrent.futures
+import contextlib
 import os
+import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,54 @@ def test_a_killed_frontend_ends_the_server(start: Start) -> None:
     os.kill(server.processes("frontend")[0], signal.SIGKILL)
     assert server.wait() == 1
     assert server.complaints() == ["quire: The frontend was killed by SIGKILL."]
+    server.assert_nothing_left()
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process stands still meanwhile, and is gone afterwards in any case."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("gpu_workers", "Worker 0 of replica 0"), ("engine_core", "Engine core 0")]
+)
+def test_an_engine_that_hangs_ends_its_requests_with_an_error(start: Start, module: str, name: str) -> None:
+    server = start("--hang-timeout", "4").wait_until_ready()
+    load = Load(server).running()
+    with stopped(server.processes(module)[0]):
+        for end in load.ends():
+            assert isinstance(end, openai.APIError), end
+            assert str(end)
+        assert server.wait(20) == 1
+    (complaint,) = server.complaints()
+    assert re.fullmatch(rf"quire: {name} hangs: no sign of life since \d\d:\d\d:\d\d, for [4-9] s\.", complaint)
+    assert "Traceback" not in "\n".join(server.errors())
+    server.assert_nothing_left()
+
+
+def test_a_frontend_that_hangs_ends_the_server(start: Start) -> None:
+    server = start("--hang-timeout", "4").wait_until_ready()
+    with stopped(server.processes("frontend")[0]):
+        assert server.wait(40) == 1
+    (complaint,) = server.complaints()
+    assert complaint.startswith("quire: Frontend 0 hangs: no sign of life since ")
+    server.assert_nothing_left()
+
+
+@pytest.mark.parametrize("module", ["gpu_workers", "engine_core", "frontend"])
+def test_what_stands_still_does_not_keep_a_server_from_stopping(start: Start, module: str) -> None:
+    server = start("--drain-timeout", "0", "--hang-timeout", "0").wait_until_ready()
+    with stopped(server.processes(module)[0]):
+        server.signal(signal.SIGTERM)
+        assert server.wait(40) in (0, 1)
     server.assert_nothing_left()
 
 

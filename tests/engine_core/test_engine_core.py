@@ -1,9 +1,11 @@
 """The engine core's loop over a real socket, with the fake worker behind it: what a client sees."""
 
+import json
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -185,6 +187,22 @@ class Reader:
     def read_finals(self, count: int) -> None:
         while len(self.finished) + len(self.errors) < count:
             self.read_frame()
+
+
+def test_requests_stand_in_the_timeline_with_their_trace_context(harness: Harness, tmp_path: Path) -> None:
+    """However they ended: here by their length, and by an abort before a step could be collected."""
+    client = harness.client()
+    client.send(encode(add(7, trace_context="00-ab-cd-01")))
+    reader = Reader(client)
+    reader.read_finals(1)
+    harness.executor.gate.clear()
+    client.send(encode(add(8)))
+    client.send(encode(AbortRequest(handles=[8])))
+    reader.read_finals(2)
+    harness.core.timeline.write(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    ended = [event["args"] for event in events if event["name"] == "request" and event["ph"] == "b"]
+    assert [(args["request_id"], args["traceparent"]) for args in ended] == [("id-7", "00-ab-cd-01"), ("id-8", None)]
 
 
 def test_a_request_from_hello_to_its_final_reply(harness: Harness) -> None:

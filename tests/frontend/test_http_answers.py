@@ -170,6 +170,17 @@ def test_sampling_reaches_the_engine(setup):
     assert (add.priority, add.cache_salt) == (3, "s")
 
 
+def test_a_trace_context_reaches_the_engine(setup):
+    setup.say("x")
+    headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    setup.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "n": 2}, headers=headers)
+    setup.post("/v1/completions", {"prompt": "Hi"}, headers=headers)
+    assert [add.trace_context for add in setup.core.received(AddRequest)[-3:]] == [headers["traceparent"]] * 3
+    setup.complete()
+    setup.post("/v1/completions", {"prompt": "Hi"}, headers={"traceparent": "0" * 513})
+    assert [add.trace_context for add in setup.core.received(AddRequest)[-2:]] == [None, None]
+
+
 def test_max_tokens_and_its_newer_name(setup):
     setup.say("a b c d e f g h")
     body = setup.chat(max_tokens=9, max_completion_tokens=3).json()

@@ -70,11 +70,11 @@ def engine_config(path: Path, **changes: Any) -> EngineConfig:
     cache: dict[str, Any] = {"block_size": 4, "num_blocks": 100, "bytes_per_block": 0, "dtype": "float32"}
     for part in (scheduler, cache):
         part.update({name: changes.pop(name) for name in list(changes) if name in part})
+    changes = {"device": "cpu", "dtype": "float32", **changes}
+    cache["dtype"] = changes["dtype"]
     return EngineConfig(
         model=load_model_config(path),
         cache=CacheConfig(**cache),
         scheduler=SchedulerConfig(**scheduler),
-        device="cpu",
-        dtype="float32",
         **changes,
     )

@@ -129,9 +129,9 @@ def test_unknown_names_are_refused(path: Path) -> None:
 
 def loaded_parameters(path: Path) -> dict[str, torch.Tensor]:
     """The weights as they are before they are packed."""
-    runner = ModelRunner(engine_config(path))
-    loader._fill_from_files(runner._model, path, lambda done, total: None)
-    return {name: parameter.detach().clone() for name, parameter in runner._model.named_parameters()}
+    model = ModelRunner(engine_config(path))._model.module
+    loader._fill_from_files(model, path, lambda done, total: None)
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def test_weights_staged_in_pieces_are_those_copied_directly(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_weights_staged_in_pieces_are_those_copied_directly(path: Path, monkeypa
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dummy_weights_follow_the_seed(path: Path, dtype: str) -> None:
     def dummies(seed: int) -> dict[str, torch.Tensor]:
-        model = ModelRunner(msgspec.structs.replace(engine_config(path), dtype=dtype))._model
+        model = ModelRunner(msgspec.structs.replace(engine_config(path), dtype=dtype))._model.module
         with torch.no_grad():
             loader._fill_with_noise(model, seed, lambda done, total: None)
         return {name: parameter.detach().float() for name, parameter in model.named_parameters()}
@@ -164,7 +164,7 @@ def test_dummy_weights_follow_the_seed(path: Path, dtype: str) -> None:
 def test_a_loaded_weight_goes_when_it_is_packed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than one of the linear layers' weights is there beside its packed form."""
     runner = ModelRunner(engine_config(path))
-    loaded = {p.data_ptr(): weakref.ref(p) for p in runner._model.parameters() if p.dim() == 2}
+    loaded = {p.data_ptr(): weakref.ref(p) for p in runner._model.module.parameters() if p.dim() == 2}
     packed: list[int] = []
 
     def pack(weight: torch.Tensor) -> object:

@@ -1,6 +1,10 @@
-"""The runner against transformers' generate in fp32: chunked prefill, mixed steps, fed back tokens, rows used again."""
+"""The runners against transformers' generate in fp32: chunked prefill, mixed steps, fed back tokens, rows used again.
+
+The GPU's runner takes part everywhere: natively where there is a GPU, else with its kernels in Triton's interpreter.
+"""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,26 @@ from transformers import PreTrainedModel
 from engine_core.config.model_config import SUPPORTED_ARCHITECTURES
 from gpu_workers.models.registry import MODELS
 from tests.gpu_workers.plan_driver import Driver, Request
+from tests.gpu_workers.ring_runner import RingRunner
 from tests.gpu_workers.small_models import SHAPE, VARIANTS, engine_config, save_model
 
 NEAR_TIE = 1e-4
+
+MakeDriver = Callable[..., Driver]
+
+
+def cpu_driver(path: Path, **changes: Any) -> Driver:
+    return Driver(engine_config(path, **changes))
+
+
+def cuda_driver(path: Path, **changes: Any) -> Driver:
+    config = engine_config(path, device="cuda", **changes)
+    return Driver(config, RingRunner(config))
+
+
+@pytest.fixture(scope="module", params=[cpu_driver, cuda_driver], ids=["cpu", "cuda"])
+def make_driver(request: pytest.FixtureRequest) -> MakeDriver:
+    return request.param
 
 
 def test_registry_matches_what_configs_may_name() -> None:
@@ -44,10 +65,10 @@ def assert_greedy(model: PreTrainedModel, request: Request) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_greedy_tokens_are_those_of_transformers(variant: str, tmp_path: Path) -> None:
+def test_greedy_tokens_are_those_of_transformers(variant: str, make_driver: MakeDriver, tmp_path: Path) -> None:
     """Prompts longer than the budget, short ones beside them, more requests than rows one after the other."""
     model = save_model(tmp_path, **VARIANTS[variant])
-    driver = Driver(engine_config(tmp_path))
+    driver = make_driver(tmp_path)
     rng = random.Random(variant)
     for lengths in ([1, 70, 3, 25, 24, 7], [30, 2, 5, 90]):  # the second lot takes rows and blocks of the first
         requests = [Request(random_prompt(rng, n), rng.randrange(3, 25), row) for row, n in enumerate(lengths)]
@@ -57,9 +78,9 @@ def test_greedy_tokens_are_those_of_transformers(variant: str, tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Driver]:
+def small(tmp_path_factory: pytest.TempPathFactory, make_driver: MakeDriver) -> tuple[PreTrainedModel, Driver]:
     path = tmp_path_factory.mktemp("model")
-    return save_model(path), Driver(engine_config(path))
+    return save_model(path), make_driver(path)
 
 
 def run_one(driver: Driver, prompt: list[int], max_tokens: int, row: int = 0, **sampling: Any) -> Request:
@@ -182,12 +203,12 @@ def test_a_step_without_samples_or_with_other_kinds_of_rows(small: tuple[PreTrai
     assert_greedy(model, request)
 
 
-def test_dummy_weights_repeat(tmp_path: Path) -> None:
+def test_dummy_weights_repeat(make_driver: MakeDriver, tmp_path: Path) -> None:
     save_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     outputs = []
     for seed in (3, 3, 4):
         request = Request([1, 2, 3], 8, 0)
-        Driver(engine_config(tmp_path, load_format="dummy", seed=seed)).run([request])
+        make_driver(tmp_path, load_format="dummy", seed=seed).run([request])
         outputs.append(request.output)
     assert outputs[0] == outputs[1]

@@ -74,6 +74,11 @@ def test_serves_two_steps_in_flight_until_the_lifeline_closes(worker: WorkerProc
         assert (result.step_id, result.num_seqs, int(result.num_sampled[0])) == (sequence - 1, 1, 1)
         assert started < int(result.header[2]) < int(result.header[3]) < time.monotonic_ns()
     tokens.append(int(worker.result(20).sampled[0, 0]))
+    while (line := worker.heartbeats.read(1)).pending:  # the beat follows the result
+        assert worker.process.poll() is None
+    assert line.progress == 20
+    assert started < line.beat_ns <= time.monotonic_ns()
+    assert worker.heartbeats.read(0) == (0, 0, 0)
     request = Request(prompt, 20, 0)
     Driver(engine_config(model_path)).run([request])
     assert tokens == request.output

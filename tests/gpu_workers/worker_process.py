@@ -9,6 +9,7 @@ import msgspec
 import zmq
 
 from engine_core.config.engine_config import EngineConfig, FrontendConfig, ServeConfig
+from engine_core.ipc.heartbeat import Heartbeats, worker_line
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.sockets import bind_pair
 from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
@@ -46,12 +47,15 @@ class WorkerProcess:
         self._results = [StepResult.over(results, slot) for slot in self.result_ring.slots]
         self._context = zmq.Context()
         self._socket = bind_pair(self._context, serve.worker_endpoint(0, 0))
+        self._bell = bind_pair(self._context, serve.bell_endpoint(0, 0))
         reader, self._lifeline = os.pipe()
         command = [sys.executable, "-P", "-m", "gpu_workers", str(file), "--replica", "0", "--rank", "0"]
         command += ["--plan-fd", str(self.plan_ring.fd), "--result-fd", str(self.result_ring.fd)]
+        self.heartbeats = Heartbeats.create(2)
+        command += ["--heartbeat-fd", str(self.heartbeats.fd), "--heartbeat-index", str(worker_line(core=0, rank=0))]
         self.process = subprocess.Popen(
             [*command, "--lifeline-fd", str(reader)],
-            pass_fds=(self.plan_ring.fd, self.result_ring.fd, reader),
+            pass_fds=(self.plan_ring.fd, self.result_ring.fd, self.heartbeats.fd, reader),
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
@@ -71,7 +75,8 @@ class WorkerProcess:
 
     def result(self, sequence: int) -> StepResult:
         """Waits for the result of `sequence`; the next call for another one frees it."""
-        assert self.receive() == Doorbell(sequence=sequence)
+        assert self._bell.poll(TIMEOUT_MS), "no bell rings"
+        assert decode_worker_message(self._bell.recv()) == Doorbell(sequence=sequence)
         assert self.result_ring.is_published(sequence)
         self.result_ring.release(0, sequence - 1)
         return self._results[self.result_ring.slot_of(sequence)]
@@ -86,6 +91,6 @@ class WorkerProcess:
         self.close_lifeline()
         _, errors = self.process.communicate(timeout=TIMEOUT_MS / 1000)
         self._context.destroy(linger=0)
-        for ring in (self.plan_ring, self.result_ring):
-            os.close(ring.fd)
+        for memory in (self.plan_ring, self.result_ring, self.heartbeats):
+            os.close(memory.fd)
         return self.process.returncode, errors.decode()

@@ -68,6 +68,17 @@ def test_silu_and_mul(rows: int, size: int) -> None:
     )
 
 
+@pytest.mark.parametrize(("rows", "size"), SHAPES)
+def test_gelu_and_mul(rows: int, size: int) -> None:
+    gate_up = torch.randn(rows, 2 * size) * 4
+    gate, up = gate_up.double().chunk(2, dim=-1)
+    by_erf = gate / 2 * (1 + torch.erf(gate / 2**0.5))
+    by_tanh = gate / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)))
+    for approximate, wanted in (("none", by_erf * up), ("tanh", by_tanh * up)):
+        got = reference.gelu_and_mul(gate_up, approximate)
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("num_tokens", "num_heads", "head_dim"), [(1, 1, 2), (5, 3, 6), (17, 4, 64)])
 def test_rope_rotates_pairs_of_halves(num_tokens: int, num_heads: int, head_dim: int) -> None:
     half = head_dim // 2

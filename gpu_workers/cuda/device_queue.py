@@ -1,0 +1,102 @@
+"""Streams, events and pinned rings of one GPU: plans flow in, steps run, results flow out, and nobody waits on the way.
+
+Three streams: copies in, compute, copies out. A plan is copied while the step before it runs; a result is copied while
+the next step runs. The only place that waits is `wait`, which a thread of its own calls.
+"""
+
+import mmap
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+
+from engine_core.config.errors import ConfigError
+
+
+class DeviceQueue:
+    """One per worker. Slots are those of the rings: each has its staging memory and its events."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._copy_in = torch.cuda.Stream(device)
+        self._compute = torch.cuda.Stream(device)
+        self._copy_out = torch.cuda.Stream(device)
+
+    def open(self, plans: Sequence[torch.Tensor], results: Sequence[torch.Tensor], rings: Sequence[mmap.mmap]) -> None:
+        """`plans` and `results`: the slots of the two rings as int32 tensors over `rings`, which become pinned."""
+        for ring in rings:
+            _pin(ring)
+        self._plans, self._results = plans, results
+        self._staging = [torch.zeros_like(plan, device=self.device) for plan in plans]
+        self.device_results = [torch.zeros_like(result, device=self.device) for result in results]
+        """Where the sampler writes a step's result, laid out as the slot that it is copied to."""
+        self._copied = [torch.cuda.Event() for _ in plans]
+        self._started = [torch.cuda.Event(enable_timing=True) for _ in plans]
+        self._ended = [torch.cuda.Event(enable_timing=True) for _ in plans]
+        self._collected = [torch.cuda.Event() for _ in plans]
+        self._launched_ns = [0 for _ in plans]
+        self._last_ended: torch.cuda.Event | None = None
+        self._last_ended_ns = 0
+
+    def compute(self) -> AbstractContextManager[object]:
+        """The stream on which everything between copy in and copy out is queued."""
+        return torch.cuda.stream(self._compute)
+
+    def synchronize(self) -> None:
+        """Waits for all that was queued; not for the steady state."""
+        torch.cuda.synchronize(self.device)
+
+    def free_bytes(self) -> int:
+        """What the driver says is left of the device's memory."""
+        return torch.cuda.mem_get_info(self.device)[0]
+
+    def begin(self, slot: int, num_words: int) -> torch.Tensor:
+        """Queues the copy of a plan's first `num_words` and returns the device's copy; compute waits for it."""
+        staging = self._staging[slot]
+        with torch.cuda.stream(self._copy_in):
+            staging[:num_words].copy_(self._plans[slot][:num_words], non_blocking=True)
+            self._copied[slot].record()
+        self._launched_ns[slot] = time.monotonic_ns()
+        self._compute.wait_event(self._copied[slot])
+        self._started[slot].record(self._compute)
+        return staging
+
+    def end(self, slot: int, first_word: int, last_word: int) -> None:
+        """Queues the copy of the words [first_word, last_word) of a result to its slot."""
+        self._ended[slot].record(self._compute)
+        with torch.cuda.stream(self._copy_out):
+            self._copy_out.wait_event(self._ended[slot])
+            self._results[slot][first_word:last_word].copy_(
+                self.device_results[slot][first_word:last_word], non_blocking=True
+            )
+            self._collected[slot].record()
+
+    def wait(self, slot: int) -> tuple[int, int]:
+        """Blocks, without the interpreter's lock, until the slot's result is complete. Steps must be waited for in
+        order. Returns when the step started and ended on the device, in monotonic ns.
+
+        Device times are differences between events; chained from step to step they would drift, so a step never starts
+        before it was launched nor ends after it was seen to have ended.
+        """
+        self._collected[slot].synchronize()
+        now = time.monotonic_ns()
+        started_ns = self._launched_ns[slot]
+        if self._last_ended is not None:
+            gap_ms = self._last_ended.elapsed_time(self._started[slot])
+            started_ns = max(started_ns, self._last_ended_ns + int(gap_ms * 1e6))
+        ended_ns = started_ns + int(self._started[slot].elapsed_time(self._ended[slot]) * 1e6)
+        late = max(0, ended_ns - now)
+        self._last_ended, self._last_ended_ns = self._ended[slot], ended_ns - late
+        return started_ns - late, ended_ns - late
+
+
+def _pin(ring: mmap.mmap) -> None:
+    """Registers a ring's memory with the driver, so that the device copies from and to it by itself."""
+    view = torch.frombuffer(ring, dtype=torch.uint8)
+    error = torch.cuda.cudart().cudaHostRegister(view.data_ptr(), view.numel(), 0)
+    if int(error) != 0:
+        raise ConfigError(
+            f"The driver refuses to pin {view.numel() / 2**20:.1f} MiB of shared memory (CUDA error {int(error)}); "
+            "raise the limit of locked memory (ulimit -l)."
+        )

@@ -1,0 +1,115 @@
+"""The rows on a GPU and the step's inputs there; what of them the host has to know stays on the host as well.
+
+The host never reads the device's copy. Of each row it remembers which of the sampler's operations it needs, because
+which kernels a step launches is decided before the step's results are known.
+"""
+
+import numpy as np
+import torch
+
+from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
+from engine_core.ipc.step import (
+    NUM_BLOCK_DELTAS,
+    NUM_ROW_FIELDS,
+    NUM_ROW_INITS,
+    ROW_FIELD_INDEX,
+    StepPlan,
+    StepShape,
+    plan_layout,
+)
+from kernels.prepare_step import PlanPlaces, RowTensors, StepTensors, apply_plan, prepare_inputs
+
+MAX_HELD_BACK = MAX_STOP_TOKEN_IDS + 64
+"""Stop token ids and EOS ids of one row that may not be sampled before `min_tokens`."""
+
+RANDOM, FILTERS, BIAS, HELD_BACK, PENALTIES, LOGPROBS = (1 << bit for bit in range(6))
+"""What a row needs of the sampler, as bits."""
+
+
+def plan_places(shape: StepShape) -> PlanPlaces:
+    """Where the kernels find a plan's arrays."""
+    arrays = {name: offset // 4 for name, offset in plan_layout(shape).offsets.items()}
+    return PlanPlaces(arrays, ROW_FIELD_INDEX, NUM_ROW_FIELDS)
+
+
+class DeviceRows:
+    """The rows of one worker and the inputs of the step that runs. Legend as in `kernels/prepare_step.py`."""
+
+    def __init__(self, shape: StepShape, vocab_size: int, num_penalty_slots: int, device: torch.device) -> None:
+        num_rows, num_tokens = shape.max_num_seqs, shape.max_num_batched_tokens
+        self._shape = shape
+        self._places = plan_places(shape)
+        self._needs = np.zeros(num_rows, np.int32)
+        self._empty_plan = torch.zeros(plan_layout(shape).num_bytes // 4, dtype=torch.int32, device=device)
+
+        def zeros(*size: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+            return torch.zeros(size, dtype=dtype, device=device)
+
+        self.rows = RowTensors(
+            fields=zeros(num_rows, NUM_ROW_FIELDS),
+            last_token=zeros(num_rows),
+            num_computed_tokens=zeros(num_rows),
+            block_tables=zeros(shape.num_groups, num_rows, shape.max_blocks_per_row),
+            bias_ids=zeros(num_rows, MAX_LOGIT_BIAS),
+            bias_values=zeros(num_rows, MAX_LOGIT_BIAS, dtype=torch.float32),
+            stop_ids=zeros(num_rows, MAX_HELD_BACK),
+            prompt_mask=zeros(num_penalty_slots, vocab_size, dtype=torch.uint8),
+            output_counts=zeros(num_penalty_slots, vocab_size),
+        )
+        self.step = StepTensors(
+            rows=zeros(num_rows),
+            samples=zeros(num_rows),
+            query_start_loc=zeros(num_rows + 1),
+            seq_lens=zeros(num_rows),
+            logits_indices=zeros(num_rows),
+            input_ids=zeros(num_tokens),
+            positions=zeros(num_tokens),
+            slot_mapping=zeros(num_tokens),
+        )
+
+    def note(self, plan: StepPlan) -> int:
+        """Takes the plan's row records over into the host's memory; returns what its rows need, as bits."""
+        num_inits = int(plan.header[NUM_ROW_INITS])
+        if num_inits:
+            inits = plan.row_inits[:num_inits]
+            self._needs[inits["row"]] = _needs(inits)
+        return int(np.bitwise_or.reduce(self._needs[plan.rows[: plan.num_seqs]]))
+
+    def prepare(self, plan: StepPlan, slot: torch.Tensor, num_padded_seqs: int, num_padded_tokens: int) -> None:
+        """Queues the kernels that apply the plan and build its inputs from `slot`, the device's copy of it."""
+        header = plan.header
+        apply_plan(slot, self._places, int(header[NUM_ROW_INITS]), int(header[NUM_BLOCK_DELTAS]), self.rows)
+        self._prepare(slot, plan.num_seqs, plan.num_tokens, num_padded_seqs, num_padded_tokens)
+
+    def pad(self, num_padded_seqs: int, num_padded_tokens: int) -> None:
+        """A step of nothing but padding, for a warm-up."""
+        self._prepare(self._empty_plan, 0, 0, num_padded_seqs, num_padded_tokens)
+
+    def warm_up(self) -> None:
+        """Runs the kernel that applies plans, on a plan that resets row 0 and its first block to what they are."""
+        apply_plan(self._empty_plan, self._places, 1, 1, self.rows)
+
+    def _prepare(
+        self, slot: torch.Tensor, num_seqs: int, num_tokens: int, num_padded_seqs: int, num_padded_tokens: int
+    ) -> None:
+        prepare_inputs(
+            slot,
+            self._places,
+            num_seqs,
+            num_tokens,
+            num_padded_seqs,
+            num_padded_tokens,
+            self.rows,
+            self.step,
+            self._shape.block_size,
+        )
+
+
+def _needs(inits: np.ndarray) -> np.ndarray:
+    """Bits for each of the records [N]."""
+    random = (inits["temperature"] > 0) & (inits["top_k"] != 1)
+    filters = random & ((inits["top_k"] > 0) | (inits["top_p"] < 1) | (inits["min_p"] > 0))
+    bits = np.where(random, RANDOM, 0) | np.where(filters, FILTERS, 0)
+    bits |= np.where(inits["bias_length"] > 0, BIAS, 0) | np.where(inits["stop_length"] > 0, HELD_BACK, 0)
+    bits |= np.where(inits["penalty_slot"] >= 0, PENALTIES, 0) | np.where(inits["num_logprobs"] >= 0, LOGPROBS, 0)
+    return bits.astype(np.int32)

@@ -1,0 +1,55 @@
+"""The padded sizes for which a step's graph exists: fine where steps are short, coarse where padding costs little.
+
+A graph serves every step that fits into it. Decode steps (one token per sequence) have as many tokens as sequences;
+mixed ones always have room for all sequences, because a padded sequence costs next to nothing.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+_DECODE_STEPS = ((8, 8), (256, 8), (512, 16), (8192, 64))
+_MIXED_STEPS = ((64, 32), (512, 64), (1024, 128), (4096, 256), (16384, 512), (2**20, 2048))
+"""Up to that many, sizes lie that far apart. GEMM tiles have 64 to 256 rows: finer steps would save nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSize:
+    """Tokens and sequences of a padded step."""
+
+    num_tokens: int
+    num_seqs: int
+    is_decode: bool
+    """One token per sequence: only the short variant of attention runs, and the graph goes on to the logits."""
+
+
+class StepSizes:
+    """All sizes of one worker."""
+
+    def __init__(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self._max_num_seqs = max_num_seqs
+        most = min(max_num_seqs, max_num_batched_tokens)
+        self._decode = sorted({1, 2, 4, *_multiples(_DECODE_STEPS, most)} & set(range(1, most + 1)))
+        self._mixed = _multiples(_MIXED_STEPS, max_num_batched_tokens)
+
+    def all(self) -> list[StepSize]:
+        """The largest first: captured in this order, smaller graphs find their memory in the larger ones'."""
+        mixed = [StepSize(size, self._max_num_seqs, False) for size in reversed(self._mixed)]
+        return mixed + [StepSize(size, size, True) for size in reversed(self._decode)]
+
+    def fit(self, num_tokens: int, num_seqs: int) -> StepSize:
+        """The smallest size that holds a step."""
+        if num_tokens == num_seqs:
+            size = self._decode[bisect_left(self._decode, num_seqs)]
+            return StepSize(size, size, True)
+        return StepSize(self._mixed[bisect_left(self._mixed, num_tokens)], self._max_num_seqs, False)
+
+
+def _multiples(steps: tuple[tuple[int, int], ...], most: int) -> list[int]:
+    """Multiples of each step up to its bound, up to and including `most`."""
+    sizes = []
+    size = 0
+    for bound, step in steps:
+        while size < min(bound, most):
+            size = min((size // step + 1) * step, most)
+            sizes.append(size)
+    return sizes

@@ -1,0 +1,107 @@
+"""The end of a q-tile's attention: partial results of several programs combined, rows normalized and written.
+
+Device functions of kernels/paged_attention.py, whose docstring has formulas and legend. Partials (m, l, acc) of a row,
+m in units of log2, combine to m' = max m, l' = sum l · 2^(m - m'), acc' = sum acc · 2^(m - m'); the output is acc' /
+l'.
+
+Measured: see docs/log.md.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+HIDDEN = tl.constexpr(-1.0e38)
+"""The score of what a query may not see. It is finite, so that no difference of two of them is NaN: a row that has seen
+nothing yet sums up rubbish, which the first real score multiplies by 2^(-1e38 - s) = 0."""
+
+
+@triton.jit
+def store_output(
+    out,
+    sinks,
+    acc,
+    row_max,
+    row_sum,
+    row,
+    num_rows,
+    first_token,
+    head,
+    NUM_Q_HEADS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    SINKS: tl.constexpr,
+):
+    """Divides rows `row` of a q-tile's accumulator by their sums and writes them to `out` [T, H·G, D]."""
+    dim = tl.arange(0, PADDED_DIM)
+    is_row = row < num_rows
+    q_head = head * GROUP_SIZE + row % GROUP_SIZE
+    if SINKS:
+        sink = tl.load(sinks + q_head, mask=is_row, other=0.0) * LOG2E
+        new_max = tl.maximum(row_max, sink)
+        shrink = tl.exp2(row_max - new_max)
+        acc = acc * shrink[:, None]
+        row_sum = row_sum * shrink + tl.exp2(sink - new_max)
+    offset = (first_token + row // GROUP_SIZE).to(tl.int64) * (NUM_Q_HEADS * HEAD_DIM) + q_head * HEAD_DIM
+    result = (acc / row_sum[:, None]).to(out.dtype.element_ty)
+    is_written = is_row[:, None] & (dim < HEAD_DIM)[None, :]
+    tl.store(out + (offset[:, None] + dim[None, :]), result, mask=is_written)
+
+
+@triton.jit
+def combine_partials(
+    out,
+    sinks,
+    partial_acc,
+    partial_stats,
+    first_program,
+    last_program,
+    num_rows,
+    first_token,
+    head,
+    NUM_Q_HEADS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    SINKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """Combines the partials of programs first_program..last_program, PARTS at a time and for ROWS rows at a time.
+
+    The first program's partial lies in its slot 1 (a piece that goes on in the next program), the others' in slot 0.
+    """
+    dim = tl.arange(0, PADDED_DIM)
+    for first_row in range(0, num_rows, ROWS):
+        row = first_row + tl.arange(0, ROWS)
+        acc = tl.zeros([ROWS, PADDED_DIM], tl.float32)
+        row_max = tl.full([ROWS], HIDDEN, tl.float32)
+        row_sum = tl.zeros([ROWS], tl.float32)
+        for first in range(first_program, last_program + 1, PARTS):
+            program = first + tl.arange(0, PARTS)
+            is_part = (program <= last_program)[:, None] & (row < num_rows)[None, :]  # [PARTS, ROWS]
+            slot = program * 2 + tl.where(program == first_program, 1, 0)
+            stats = partial_stats + (slot[:, None] * (2 * BLOCK_M) + row[None, :])
+            # Past the first-level cache, which knows nothing of other SMs' stores.
+            part_max = tl.load(stats, mask=is_part, other=HIDDEN, cache_modifier=".cg")
+            # What is no part weighs 2^(HIDDEN - m) = 0; in rows that are none the 1 spares a division of 0 by 0.
+            part_sum = tl.load(stats + BLOCK_M, mask=is_part, other=1.0, cache_modifier=".cg")
+            offset = (slot[:, None] * BLOCK_M + row[None, :]) * PADDED_DIM
+            part = tl.load(
+                partial_acc + (offset[:, :, None] + dim[None, None, :]),
+                mask=is_part[:, :, None],
+                other=0.0,
+                cache_modifier=".cg",
+            )  # [PARTS, ROWS, DP]
+            new_max = tl.maximum(row_max, tl.max(part_max, 0))
+            weight = tl.exp2(part_max - new_max[None, :])
+            shrink = tl.exp2(row_max - new_max)
+            acc = acc * shrink[:, None] + tl.sum(part * weight[:, :, None], 0)
+            row_sum = row_sum * shrink + tl.sum(part_sum * weight, 0)
+            row_max = new_max
+        store_output(
+            out, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
+            NUM_Q_HEADS, GROUP_SIZE, HEAD_DIM, PADDED_DIM, SINKS,
+        )  # fmt: skip

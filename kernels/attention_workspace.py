@@ -1,0 +1,164 @@
+"""What paged attention keeps between calls: tile shapes, the task map's buffers, room for partial results.
+
+Everything has a fixed capacity and a fixed address, so that a CUDA graph captured once stays right whatever a step
+holds. A workspace belongs to one layer group: its layers share head counts and the sliding window, and so the task map.
+
+Each step is worked on by two variants of one kernel: "short" rows are those whose queries (query_len · G rows) fit into
+one small tile, i.e. decode and small verification; all others are "long" and are cut into q-tiles.
+
+Legend: S = max_num_seqs, T = max_num_tokens, H = KV heads, G = query heads per KV head, D = head_dim.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+
+SEGMENT_WORDS = 8
+"""int32 words of a segment's record, see kernels/attention_tasks.py."""
+PROGRAM_WORDS = 16
+"""int32 words of a program's record."""
+_PROGRAMS_WITHOUT_GPU = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How one variant cuts its work; which values are fast is a question for benchmarks/sweep_attention.py."""
+
+    block_m: int  # rows of a q-tile: (token, head of the group) pairs
+    block_n: int  # tokens of a KV tile
+    num_warps: int
+    num_stages: int  # KV tiles in flight, the one in use included
+    programs_per_sm: int
+    min_units: int = 1  # KV tiles that a program takes at least: less would cost more to combine than to read
+
+    def __post_init__(self) -> None:
+        for size in (self.block_m, self.block_n):
+            assert size in (16, 32, 64, 128, 256), f"matrix units take powers of two from 16 on, not {size}"
+
+
+# Keyed by the bytes of one token's key in one head, D padded to a power of two; smaller keys take the first entry's
+# tiles. A stage holds a K and a V tile: 2 · block_n · bytes; an SM has 227 KB for its programs.
+SHORT_TILES = {
+    128: Tile(16, 128, 4, 3, 2, min_units=2),
+    256: Tile(16, 64, 4, 3, 2, min_units=4),
+    512: Tile(16, 32, 4, 3, 2, min_units=8),
+    1024: Tile(16, 16, 4, 3, 2, min_units=16),
+}
+LONG_TILES = {
+    128: Tile(128, 128, 8, 3, 1),
+    256: Tile(128, 64, 8, 3, 1),
+    512: Tile(128, 32, 8, 2, 1),
+    1024: Tile(64, 16, 4, 2, 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of the two kernel variants of a workspace with its share of the task map."""
+
+    tile: Tile
+    tokens_per_tile: int  # block_m // G
+    num_programs: int
+    segments: torch.Tensor  # int32 [capacity + 1, SEGMENT_WORDS]; the last one is read ahead and never used
+    programs: torch.Tensor  # int32 [num_programs, PROGRAM_WORDS]
+    first_segment: torch.Tensor  # int32 [S], scratch of the task map: segments before each scheduled sequence
+    partial_acc: torch.Tensor  # float32 [num_programs, 2, block_m, padded D]
+    partial_stats: torch.Tensor  # float32 [num_programs, 2, 2, block_m]: running maximum, sum
+    arrivals: torch.Tensor  # int32 [capacity, H]: partials stored so far; all zero between launches
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """All buffers, for the memory plan."""
+        yield from (self.segments, self.programs, self.first_segment)
+        yield from (self.partial_acc, self.partial_stats, self.arrivals)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWorkspace:
+    """The buffers of one layer group. Calls that share it run on one stream, one after the other."""
+
+    max_num_seqs: int
+    max_num_tokens: int
+    num_kv_heads: int
+    group_size: int
+    head_dim: int
+    padded_dim: int  # D as a power of two, at least 16
+    sliding_window: int  # tokens that a query sees, itself included; 0: all
+    short: Variant
+    long: Variant
+
+    @property
+    def num_bytes(self) -> int:
+        """Device memory that the workspace holds."""
+        tensors = (*self.short.tensors(), *self.long.tensors())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def make_attention_workspace(
+    max_num_seqs: int,
+    max_num_tokens: int,
+    num_kv_heads: int,
+    group_size: int,
+    head_dim: int,
+    device: torch.device | str,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    sliding_window: int = 0,
+    short_tile: Tile | None = None,
+    long_tile: Tile | None = None,
+    num_programs_short: int | None = None,
+    num_programs_long: int | None = None,
+) -> AttentionWorkspace:
+    """Buffers for steps of up to `max_num_seqs` sequences and `max_num_tokens` tokens, padding included.
+
+    `dtype` is the KV cache's. Tiles and program counts come from the tables and the device unless they are given.
+    """
+    assert num_kv_heads > 0
+    assert group_size > 0
+    assert head_dim > 0
+    assert sliding_window >= 0
+    device = torch.device(device)
+    padded_dim = max(16, triton.next_power_of_2(head_dim))
+    row_bytes = max(128, padded_dim * dtype.itemsize)
+    assert row_bytes in SHORT_TILES, f"no tile for keys of {row_bytes} bytes"
+    short_tile, long_tile = short_tile or SHORT_TILES[row_bytes], long_tile or LONG_TILES[row_bytes]
+    # A q-tile holds the heads of at least one token.
+    group_rows = triton.next_power_of_2(group_size)
+    short_tile = replace(short_tile, block_m=max(short_tile.block_m, group_rows))
+    long_tile = replace(long_tile, block_m=max(long_tile.block_m, group_rows))
+    # Every sequence of the long variant may end in a tile that is not full.
+    long_capacity = max_num_tokens // (long_tile.block_m // group_size) + max_num_seqs
+
+    def make_variant(tile: Tile, capacity: int, num_programs: int | None) -> Variant:
+        count = num_programs or tile.programs_per_sm * _num_sms(device)
+        return Variant(
+            tile=tile,
+            tokens_per_tile=tile.block_m // group_size,
+            num_programs=count,
+            segments=torch.zeros(capacity + 1, SEGMENT_WORDS, dtype=torch.int32, device=device),
+            programs=torch.zeros(count, PROGRAM_WORDS, dtype=torch.int32, device=device),
+            first_segment=torch.zeros(max_num_seqs, dtype=torch.int32, device=device),
+            partial_acc=torch.zeros(count, 2, tile.block_m, padded_dim, device=device),
+            partial_stats=torch.zeros(count, 2, 2, tile.block_m, device=device),
+            arrivals=torch.zeros(capacity, num_kv_heads, dtype=torch.int32, device=device),
+        )
+
+    return AttentionWorkspace(
+        max_num_seqs=max_num_seqs,
+        max_num_tokens=max_num_tokens,
+        num_kv_heads=num_kv_heads,
+        group_size=group_size,
+        head_dim=head_dim,
+        padded_dim=padded_dim,
+        sliding_window=sliding_window,
+        short=make_variant(short_tile, max_num_seqs, num_programs_short),
+        long=make_variant(long_tile, long_capacity, num_programs_long),
+    )
+
+
+def _num_sms(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _PROGRAMS_WITHOUT_GPU
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count

@@ -1,0 +1,351 @@
+"""Attention of mixed batches over a paged KV cache: softmax(scale · q·kᵀ, causal) · v with online softmax.
+
+One kernel in two variants (see kernels/attention_workspace.py) covers decode, verification, prefill and chunks of it.
+The G query heads of a KV head are packed into one q-tile, row m = token m // G, head m % G, so keys and values are read
+once for all of them. Persistent programs walk over their runs of the task map (kernels/attention_tasks.py). A program
+that has all KV tiles of a (segment, head) writes its output; where programs share one, each stores its (maximum, sum,
+accumulator) and the last to arrive combines them, in the order of the KV tiles: the result does not depend on who came
+last.
+
+With scores in units of log2 (scale · log2(e) folded in) and m the running maximum, per KV tile:
+
+    m' = max(m, max_j s_j)    p_j = 2^(s_j - m')    l' = l · 2^(m - m') + sum_j p_j    acc' = acc · 2^(m - m') + p · v
+
+and partials (m, l, acc) combine by the same rule. Sources: online softmax (Milakov and Gimelshein 2018),
+FlashAttention-2 (Dao 2023), split KV with a later combine (Flash-Decoding), paged KV (Kwon et al. 2023), stream-K
+(Osama et al. 2023). Options: sliding window, soft cap (Gemma 2), ALiBi (Press et al. 2022), attention sinks as one more
+logit (gpt-oss).
+
+Traffic: decode reads 2 · seq_len · H · D elements of the cache per sequence and layer and has 2 · G operations per byte
+of bf16, far below the 200 or so where Hopper's matrix units become the limit: its roofline is the memory's read
+bandwidth. Prefill does 4 · D operations per (query, key) pair and is bound by the matrix units. Measured: see
+docs/log.md.
+
+Legend: T = tokens of the step, S = rows, H = KV heads, G = query heads per KV head, D = head_dim (DP padded to a power
+of two), B = block_size, M and N = rows and KV tokens of a tile, P = programs.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.attention_combine import HIDDEN, LOG2E, combine_partials, store_output
+from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionWorkspace, Variant
+
+_COMBINE_ELEMENTS = 8192
+"""Partial accumulator elements that a combining program holds at once: 64 registers per thread with 4 warps."""
+
+
+@triton.jit
+def _attend(
+    acc,
+    row_max,
+    row_sum,
+    query,
+    query_position,
+    slope,
+    table,
+    key_base,
+    value_base,
+    first_tile,
+    end_tile,
+    last_key,
+    stride_block,
+    qk_scale,
+    soft_cap,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Online softmax over the KV tiles [first_tile, end_tile). MASKED: some of their keys may be hidden from some
+    rows."""
+    lane = tl.arange(0, BLOCK_N)
+    dim = tl.arange(0, PADDED_DIM)
+    # Tokens past the last key are read as the last key: always a valid address with finite content, and no more
+    # traffic. The block table is read one tile ahead. Loaded in the same iteration, it would halve the distance at
+    # which Triton's pipeliner prefetches keys and values.
+    blocks = tl.load(table + tl.minimum(first_tile * BLOCK_N + lane, last_key) // BLOCK_SIZE)
+    for tile in range(first_tile, end_tile):
+        key_position = tile * BLOCK_N + lane
+        token = tl.minimum(key_position, last_key)
+        offset = blocks.to(tl.int64) * stride_block + (token % BLOCK_SIZE) * HEAD_DIM
+        if HEAD_DIM == PADDED_DIM:
+            key = tl.load(key_base + (offset[:, None] + dim[None, :]))
+            value = tl.load(value_base + (offset[:, None] + dim[None, :]))
+        else:
+            key = tl.load(key_base + (offset[:, None] + dim[None, :]), mask=dim[None, :] < HEAD_DIM, other=0.0)
+            value = tl.load(value_base + (offset[:, None] + dim[None, :]), mask=dim[None, :] < HEAD_DIM, other=0.0)
+        blocks = tl.load(table + tl.minimum(key_position + BLOCK_N, last_key) // BLOCK_SIZE)
+
+        scores = tl.dot(query, tl.trans(key), input_precision="ieee")  # [M, N]
+        if SOFT_CAP:
+            # tanh(x) = 1 - 2 / (1 + e^2x), 1 in float32 from far below x = 100 on; qk_scale and soft_cap hold log2(e).
+            scores = soft_cap * (1.0 - 2.0 / (1.0 + tl.exp2(tl.minimum(scores * qk_scale, 100.0))))
+        elif ALIBI:
+            scores = scores * qk_scale
+        if ALIBI:
+            scores += slope[:, None] * (key_position[None, :] - query_position[:, None]).to(tl.float32)
+        if MASKED:
+            visible = key_position[None, :] <= query_position[:, None]
+            if WINDOW > 0:
+                visible = visible & (key_position[None, :] > query_position[:, None] - WINDOW)
+            scores = tl.where(visible, scores, HIDDEN)
+        if SOFT_CAP or ALIBI:
+            new_max = tl.maximum(row_max, tl.max(scores, 1))
+            p = tl.exp2(scores - new_max[:, None])
+        else:
+            new_max = tl.maximum(row_max, tl.max(scores, 1) * qk_scale)  # the scale is positive
+            p = tl.exp2(scores * qk_scale - new_max[:, None])
+        shrink = tl.exp2(row_max - new_max)
+        row_sum = row_sum * shrink + tl.sum(p, 1)
+        acc = acc * shrink[:, None]
+        acc = tl.dot(p.to(value.dtype), value, acc, input_precision="ieee")
+        row_max = new_max
+    return acc, row_max, row_sum
+
+
+@triton.jit
+def _paged_attention_kernel(
+    query,
+    kv_cache,
+    out,
+    block_tables,
+    segments,
+    programs,
+    partial_acc,
+    partial_stats,
+    arrivals,
+    alibi_slopes,
+    sinks,
+    stride_query_token,
+    stride_query_head,
+    stride_block,
+    stride_value,
+    stride_head,
+    stride_table,
+    qk_scale,
+    soft_cap,
+    NUM_KV_HEADS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    SINKS: tl.constexpr,
+    PEELED: tl.constexpr,
+    COMBINE_ROWS: tl.constexpr,
+    COMBINE_PARTS: tl.constexpr,
+    SEGMENT_WORDS: tl.constexpr,
+    PROGRAM_WORDS: tl.constexpr,
+):
+    """One persistent program: its run of units, piece by piece. PEELED: tiles without hidden keys run without masks."""
+    program = tl.program_id(0)
+    record = programs + program * PROGRAM_WORDS
+    unit, end_unit, per = tl.load(record), tl.load(record + 1), tl.load(record + 2)
+    segment, head, tile = tl.load(record + 3), tl.load(record + 4), tl.load(record + 5)
+    record += PROGRAM_WORDS - SEGMENT_WORDS
+    tiles_before, num_tiles, table_row = tl.load(record), tl.load(record + 1), tl.load(record + 2)
+    first_token, num_tokens = tl.load(record + 3), tl.load(record + 4)
+    first_position, first_tile = tl.load(record + 5), tl.load(record + 6)
+    row = tl.arange(0, BLOCK_M)
+    dim = tl.arange(0, PADDED_DIM)
+
+    while unit < end_unit:
+        # A piece: the tiles of this (segment, head) that belong to this program.
+        piece_tiles = tl.minimum(num_tiles - tile, end_unit - unit)
+        num_rows = num_tokens * GROUP_SIZE
+        q_head = head * GROUP_SIZE + row % GROUP_SIZE
+        offset = (first_token + row // GROUP_SIZE).to(tl.int64) * stride_query_token + q_head * stride_query_head
+        is_query = (row < num_rows)[:, None] & (dim < HEAD_DIM)[None, :]
+        q = tl.load(query + (offset[:, None] + dim[None, :]), mask=is_query, other=0.0)
+        query_position = first_position + row // GROUP_SIZE
+        slope = tl.zeros([BLOCK_M], tl.float32)
+        if ALIBI:
+            slope = tl.load(alibi_slopes + q_head, mask=row < num_rows, other=0.0) * LOG2E
+
+        table = block_tables + table_row.to(tl.int64) * stride_table
+        key_base = kv_cache + head.to(tl.int64) * stride_head
+        value_base = key_base + stride_value
+        last_key = first_position + num_tokens - 1
+        begin_tile = first_tile + tile
+        end_tile = begin_tile + piece_tiles
+        acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
+        row_max = tl.full([BLOCK_M], HIDDEN, tl.float32)
+        row_sum = tl.zeros([BLOCK_M], tl.float32)
+        masked_from = begin_tile
+        if PEELED:
+            # Tiles before `full_from` begin outside the last token's window, those from `masked_from` on have keys that
+            # the first token does not see.
+            full_from = begin_tile
+            if WINDOW > 0:
+                window_end = (tl.maximum(last_key - WINDOW + 1, 0) + BLOCK_N - 1) // BLOCK_N
+                full_from = tl.minimum(tl.maximum(window_end, begin_tile), end_tile)
+                acc, row_max, row_sum = _attend(
+                    acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, begin_tile, full_from,
+                    last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
+                    SOFT_CAP, ALIBI, True,
+                )  # fmt: skip
+            masked_from = tl.minimum(tl.maximum((first_position + 1) // BLOCK_N, full_from), end_tile)
+            acc, row_max, row_sum = _attend(
+                acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, full_from, masked_from,
+                last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
+                SOFT_CAP, ALIBI, False,
+            )  # fmt: skip
+        acc, row_max, row_sum = _attend(
+            acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, masked_from, end_tile,
+            last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
+            SOFT_CAP, ALIBI, True,
+        )  # fmt: skip
+
+        if piece_tiles == num_tiles:
+            store_output(
+                out, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
+                NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, SINKS,
+            )  # fmt: skip
+        else:
+            # Slot 0: the piece began in an earlier program; slot 1: it begins here and goes on in the next one.
+            slot = program * 2 + tl.where(tile == 0, 1, 0)
+            partial = partial_acc + (slot * BLOCK_M + row[:, None]) * PADDED_DIM + dim[None, :]
+            tl.store(partial, acc, mask=(row < num_rows)[:, None])
+            stats = partial_stats + slot * (2 * BLOCK_M) + row
+            tl.store(stats, row_max)
+            tl.store(stats + BLOCK_M, row_sum)
+            first_unit = tiles_before * NUM_KV_HEADS + head * num_tiles
+            first_program = first_unit // per
+            last_program = (first_unit + num_tiles - 1) // per
+            # All threads' stores come before the one thread's release.
+            tl.debug_barrier()
+            arrival = arrivals + segment * NUM_KV_HEADS + head
+            arrived = tl.atomic_add(arrival, 1, sem="acq_rel", scope="gpu") + 1
+            if arrived == last_program - first_program + 1:
+                combine_partials(
+                    out, sinks, partial_acc, partial_stats, first_program, last_program, num_rows, first_token, head,
+                    NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, SINKS,
+                    COMBINE_ROWS, COMBINE_PARTS,
+                )  # fmt: skip
+                tl.store(arrival, 0)
+
+        unit += piece_tiles
+        tile = tile * 0
+        head += 1
+        if head == NUM_KV_HEADS:
+            head = head * 0
+            segment += 1
+            following = segments + segment * SEGMENT_WORDS
+            tiles_before, num_tiles, table_row = tl.load(following), tl.load(following + 1), tl.load(following + 2)
+            first_token, num_tokens = tl.load(following + 3), tl.load(following + 4)
+            first_position, first_tile = tl.load(following + 5), tl.load(following + 6)
+
+
+def _launch(
+    workspace: AttentionWorkspace,
+    variant: Variant,
+    query: torch.Tensor,
+    layer_cache: torch.Tensor,
+    out: torch.Tensor,
+    block_tables: torch.Tensor,
+    scale: float,
+    soft_cap: float,
+    alibi_slopes: torch.Tensor | None,
+    sinks: torch.Tensor | None,
+) -> None:
+    tile = variant.tile
+    # With a soft cap c: c · log2(e) · tanh(s / c), whose exponent 2s / c is taken to base 2; else scores in units of
+    # log2.
+    qk_scale = scale * LOG2E.value * (2 / soft_cap if soft_cap > 0 else 1)
+    combine_rows = min(tile.block_m, 4 if tile.block_m <= 16 else 32)
+    _paged_attention_kernel[(variant.num_programs,)](
+        query,
+        layer_cache,
+        out,
+        block_tables,
+        variant.segments,
+        variant.programs,
+        variant.partial_acc,
+        variant.partial_stats,
+        variant.arrivals,
+        alibi_slopes,
+        sinks,
+        query.stride(0),
+        query.stride(1),
+        layer_cache.stride(0),
+        layer_cache.stride(1),
+        layer_cache.stride(2),
+        block_tables.stride(0),
+        qk_scale,
+        soft_cap * LOG2E.value,
+        NUM_KV_HEADS=workspace.num_kv_heads,
+        GROUP_SIZE=workspace.group_size,
+        HEAD_DIM=workspace.head_dim,
+        PADDED_DIM=workspace.padded_dim,
+        BLOCK_SIZE=layer_cache.shape[3],
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
+        WINDOW=workspace.sliding_window,
+        SOFT_CAP=soft_cap > 0,
+        ALIBI=alibi_slopes is not None,
+        SINKS=sinks is not None,
+        PEELED=variant is workspace.long,
+        COMBINE_ROWS=combine_rows,
+        COMBINE_PARTS=max(2, _COMBINE_ELEMENTS // (combine_rows * workspace.padded_dim)),
+        SEGMENT_WORDS=SEGMENT_WORDS,
+        PROGRAM_WORDS=PROGRAM_WORDS,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
+
+
+def paged_attention(
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    layer: int,
+    workspace: AttentionWorkspace,
+    block_tables: torch.Tensor,
+    scale: float,
+    out: torch.Tensor | None = None,
+    *,
+    has_long: bool = True,
+    soft_cap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention of the step that `plan_attention` mapped last: queries [T, H·G, D] to [T, H·G·D], in the queries'
+    dtype.
+
+    `kv_cache` [num_blocks, L, 2, H, B, D] with any strides, but each B x D tile contiguous. `block_tables` int32 [S,
+    max_blocks], indexed by row. `has_long=False` saves a launch where the caller knows that every sequence is short
+    (one query token always is). Options: `soft_cap` c: c · tanh(s / c); `alibi_slopes` and `sinks` float32 [H·G].
+    Output rows of tokens that belong to no sequence are left as they are.
+    """
+    num_tokens, num_q_heads, head_dim = query.shape
+    num_heads, block_size = kv_cache.shape[3:5]
+    assert kv_cache.shape[2:] == (2, workspace.num_kv_heads, block_size, workspace.head_dim)
+    assert num_q_heads == num_heads * workspace.group_size
+    assert head_dim == workspace.head_dim
+    assert num_tokens <= workspace.max_num_tokens
+    assert scale > 0
+    assert soft_cap >= 0
+    assert query.dtype == kv_cache.dtype
+    assert query.stride(2) == 1
+    assert kv_cache.stride()[-2:] == (head_dim, 1)
+    assert block_tables.dtype == torch.int32
+    assert block_tables.stride(1) == 1
+    for option in (alibi_slopes, sinks):
+        assert option is None or (option.shape == (num_q_heads,) and option.dtype == torch.float32)
+    if out is None:
+        out = torch.empty(num_tokens, num_q_heads * head_dim, dtype=query.dtype, device=query.device)
+    assert out.shape == (num_tokens, num_q_heads * head_dim)
+    assert out.is_contiguous()
+    assert out.dtype == query.dtype
+    for variant in (workspace.short, workspace.long) if has_long else (workspace.short,):
+        _launch(workspace, variant, query, kv_cache[:, layer], out, block_tables, scale, soft_cap, alibi_slopes, sinks)
+    return out

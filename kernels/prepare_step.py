@@ -1,0 +1,330 @@
+"""What happens to the rows before a forward pass: a plan's deltas applied, the step's inputs built, all on the device.
+
+The plan lies in device memory as one copy of its slot (`engine_core/ipc/step.py` lays it out); both kernels read its
+int32 words at fixed places. `apply_plan` starts rows and extends block tables and is launched only for plans that do
+so; `prepare_inputs` runs in every step. For scheduled sequence i of row r, with c tokens computed so far and q to run:
+
+    positions = c .. c + q - 1          input_ids = [last_token[r] if one is missing] + the plan's given ids
+    slot      = block_tables[r, position // B] * B + position % B           num_computed_tokens[r] = c + q
+
+The plain versions stand in `reference_inputs.py`. Traffic is a few kilobytes: what counts is the number of launches.
+
+Legend: S = rows, N = scheduled sequences of the padded step, T = tokens of the padded step, F = fields of a row's
+record, V = vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+_DELTAS = 256
+"""Block table entries per program."""
+_CHUNK = 1024
+"""Tokens at once: of a sequence's prompt, of the padding, of a history."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanPlaces:
+    """Constants of the kernels that follow from the plan's format: where its arrays begin, in int32 words of the slot
+    (`arrays`), and which words of a row's record mean what (`fields`). Names as in the step's format, in capitals."""
+
+    arrays: dict[str, int]
+    fields: dict[str, int]
+    num_fields: int
+
+    def constants(self, arrays: tuple[str, ...], fields: tuple[str, ...] = ()) -> dict[str, int]:
+        """AT_... and FIELD_... for a launch."""
+        places = {f"AT_{name.upper()}": self.arrays[name] for name in arrays}
+        return places | {f"FIELD_{name.upper()}": self.fields[name] for name in fields}
+
+
+@dataclass(frozen=True, slots=True)
+class RowTensors:
+    """The rows on the device; all int32 but for `bias_values` (float32) and `prompt_mask` (uint8)."""
+
+    fields: torch.Tensor  # [S, F]
+    last_token: torch.Tensor  # [S]
+    num_computed_tokens: torch.Tensor  # [S]
+    block_tables: torch.Tensor  # [groups, S, max_blocks]
+    bias_ids: torch.Tensor  # [S, max biases]
+    bias_values: torch.Tensor  # [S, max biases]
+    stop_ids: torch.Tensor  # [S, max ids held back]
+    prompt_mask: torch.Tensor  # [penalty slots, V]
+    output_counts: torch.Tensor  # [penalty slots, V]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTensors:
+    """One step's inputs at full capacity; a padded step uses their beginnings. All int32."""
+
+    rows: torch.Tensor  # [S]; padding names row 0
+    samples: torch.Tensor  # [S]: whether the sequence samples; 0 where padded
+    query_start_loc: torch.Tensor  # [S + 1]
+    seq_lens: torch.Tensor  # [S], this step's tokens included; 0 where padded
+    logits_indices: torch.Tensor  # [S]: each sequence's last token; 0 where padded
+    input_ids: torch.Tensor  # [max tokens]; 0 where padded
+    positions: torch.Tensor  # [max tokens]; 0 where padded
+    slot_mapping: torch.Tensor  # [max tokens]; -1 where padded
+
+
+@triton.jit(do_not_specialize=["num_inits", "num_deltas"])
+def _apply_plan_kernel(
+    slot,
+    num_inits,
+    num_deltas,
+    fields,
+    num_computed_tokens,
+    block_tables,
+    bias_ids,
+    bias_values,
+    stop_ids,
+    prompt_mask,
+    output_counts,
+    stride_group: tl.constexpr,
+    stride_row: tl.constexpr,
+    vocab_size: tl.constexpr,
+    max_biases: tl.constexpr,
+    max_stops: tl.constexpr,
+    AT_ROW_INITS: tl.constexpr,
+    AT_BLOCK_DELTAS: tl.constexpr,
+    AT_BULK: tl.constexpr,
+    NUM_FIELDS: tl.constexpr,
+    FIELD_NUM_COMPUTED_TOKENS: tl.constexpr,
+    FIELD_NUM_PROMPT_TOKENS: tl.constexpr,
+    FIELD_PENALTY_SLOT: tl.constexpr,
+    FIELD_HISTORY_OFFSET: tl.constexpr,
+    FIELD_HISTORY_LENGTH: tl.constexpr,
+    FIELD_BIAS_OFFSET: tl.constexpr,
+    FIELD_BIAS_LENGTH: tl.constexpr,
+    FIELD_STOP_OFFSET: tl.constexpr,
+    FIELD_STOP_LENGTH: tl.constexpr,
+    FIELDS_POW2: tl.constexpr,
+    BIASES_POW2: tl.constexpr,
+    STOPS_POW2: tl.constexpr,
+    DELTAS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """The first `num_inits` programs start a row each, the others write DELTAS block table entries each."""
+    pid = tl.program_id(0)
+    if pid >= num_inits:
+        entry = (pid - num_inits) * DELTAS + tl.arange(0, DELTAS)
+        mask = entry < num_deltas
+        words = slot + AT_BLOCK_DELTAS + entry * 4
+        group = tl.load(words, mask=mask, other=0).to(tl.int64)
+        row = tl.load(words + 1, mask=mask, other=0).to(tl.int64)
+        index = tl.load(words + 2, mask=mask, other=0)
+        block = tl.load(words + 3, mask=mask, other=0)
+        tl.store(block_tables + group * stride_group + row * stride_row + index, block, mask=mask)
+    else:
+        record = slot + AT_ROW_INITS + pid * NUM_FIELDS
+        row = tl.load(record).to(tl.int64)
+        field = tl.arange(0, FIELDS_POW2)
+        values = tl.load(record + field, mask=field < NUM_FIELDS, other=0)
+        tl.store(fields + row * NUM_FIELDS + field, values, mask=field < NUM_FIELDS)
+        tl.store(num_computed_tokens + row, tl.load(record + FIELD_NUM_COMPUTED_TOKENS))
+
+        bias = tl.arange(0, BIASES_POW2)
+        bias_length = tl.load(record + FIELD_BIAS_LENGTH)
+        bias_words = slot + AT_BULK + tl.load(record + FIELD_BIAS_OFFSET)
+        mask = bias < tl.minimum(bias_length, max_biases)
+        tl.store(bias_ids + row * max_biases + bias, tl.load(bias_words + bias, mask=mask, other=0), mask=mask)
+        value = tl.load(bias_words + bias_length + bias, mask=mask, other=0).to(tl.float32, bitcast=True)
+        tl.store(bias_values + row * max_biases + bias, value, mask=mask)
+
+        stop = tl.arange(0, STOPS_POW2)
+        stop_words = slot + AT_BULK + tl.load(record + FIELD_STOP_OFFSET)
+        mask = stop < tl.minimum(tl.load(record + FIELD_STOP_LENGTH), max_stops)
+        tl.store(stop_ids + row * max_stops + stop, tl.load(stop_words + stop, mask=mask, other=0), mask=mask)
+
+        penalty_slot = tl.load(record + FIELD_PENALTY_SLOT).to(tl.int64)
+        if penalty_slot >= 0:
+            seen = prompt_mask + penalty_slot * vocab_size
+            counts = output_counts + penalty_slot * vocab_size
+            chunk = tl.arange(0, CHUNK)
+            for start in range(0, vocab_size, CHUNK):
+                mask = start + chunk < vocab_size
+                tl.store(seen + start + chunk, tl.zeros((CHUNK,), tl.uint8), mask=mask)
+                tl.store(counts + start + chunk, tl.zeros((CHUNK,), tl.int32), mask=mask)
+            tl.debug_barrier()  # all zeros are there before the first count
+            num_prompt_tokens = tl.load(record + FIELD_NUM_PROMPT_TOKENS)
+            length = tl.load(record + FIELD_HISTORY_LENGTH)
+            history = slot + AT_BULK + tl.load(record + FIELD_HISTORY_OFFSET)
+            for start in range(0, length, CHUNK):
+                index = start + chunk
+                token = tl.load(history + index, mask=index < length, other=0)
+                in_prompt = (index < length) & (index < num_prompt_tokens)
+                tl.store(seen + token, tl.full((CHUNK,), 1, tl.uint8), mask=in_prompt)
+                in_output = (index < length) & (index >= num_prompt_tokens)
+                tl.atomic_add(counts + token, tl.full((CHUNK,), 1, tl.int32), mask=in_output)
+
+
+@triton.jit(do_not_specialize=["num_seqs", "num_tokens", "num_padded_seqs", "num_padded_tokens"])
+def _prepare_inputs_kernel(
+    slot,
+    num_seqs,
+    num_tokens,
+    num_padded_seqs,
+    num_padded_tokens,
+    last_token,
+    num_computed_tokens,
+    block_tables,
+    out_rows,
+    out_samples,
+    query_start_loc,
+    seq_lens,
+    logits_indices,
+    input_ids,
+    positions,
+    slot_mapping,
+    stride_row: tl.constexpr,
+    block_size: tl.constexpr,
+    AT_ROWS: tl.constexpr,
+    AT_NUM_QUERY_TOKENS: tl.constexpr,
+    AT_NUM_GIVEN: tl.constexpr,
+    AT_SAMPLES: tl.constexpr,
+    AT_TOKEN_IDS: tl.constexpr,
+    SEQS_POW2: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Program i < num_padded_seqs: scheduled sequence i, or its padding; the others pad CHUNK tokens each."""
+    pid = tl.program_id(0)
+    chunk = tl.arange(0, CHUNK)
+    if pid >= num_padded_seqs:
+        index = num_tokens + (pid - num_padded_seqs) * CHUNK + chunk
+        mask = index < num_padded_tokens
+        tl.store(input_ids + index, tl.zeros((CHUNK,), tl.int32), mask=mask)
+        tl.store(positions + index, tl.zeros((CHUNK,), tl.int32), mask=mask)
+        tl.store(slot_mapping + index, tl.full((CHUNK,), -1, tl.int32), mask=mask)
+    elif pid >= num_seqs:
+        tl.store(out_rows + pid, 0)
+        tl.store(out_samples + pid, 0)
+        tl.store(query_start_loc + pid + 1, num_tokens)
+        tl.store(seq_lens + pid, 0)
+        tl.store(logits_indices + pid, 0)
+    else:
+        before = tl.arange(0, SEQS_POW2)
+        first = tl.sum(tl.load(slot + AT_NUM_QUERY_TOKENS + before, mask=before < pid, other=0))
+        first_given = tl.sum(tl.load(slot + AT_NUM_GIVEN + before, mask=before < pid, other=0))
+        row = tl.load(slot + AT_ROWS + pid).to(tl.int64)
+        num_query_tokens = tl.load(slot + AT_NUM_QUERY_TOKENS + pid)
+        num_missing = num_query_tokens - tl.load(slot + AT_NUM_GIVEN + pid)  # 0, or 1: the token that never left
+        computed = tl.load(num_computed_tokens + row)
+        last = tl.load(last_token + row)
+        table = block_tables + row * stride_row
+        for start in range(0, num_query_tokens, CHUNK):
+            index = start + chunk
+            mask = index < num_query_tokens
+            given = tl.load(
+                slot + AT_TOKEN_IDS + first_given + index - num_missing, mask=mask & (index >= num_missing), other=0
+            )
+            position = computed + index
+            block = tl.load(table + position // block_size, mask=mask, other=0)
+            tl.store(input_ids + first + index, tl.where(index >= num_missing, given, last), mask=mask)
+            tl.store(positions + first + index, position, mask=mask)
+            tl.store(slot_mapping + first + index, block * block_size + position % block_size, mask=mask)
+        if pid == 0:
+            tl.store(query_start_loc, 0)
+        tl.store(out_rows + pid, row.to(tl.int32))
+        tl.store(out_samples + pid, tl.load(slot + AT_SAMPLES + pid))
+        tl.store(query_start_loc + pid + 1, first + num_query_tokens)
+        tl.store(seq_lens + pid, computed + num_query_tokens)
+        tl.store(logits_indices + pid, first + num_query_tokens - 1)
+        tl.store(num_computed_tokens + row, computed + num_query_tokens)
+
+
+_INIT_FIELDS = (
+    "num_computed_tokens",
+    "num_prompt_tokens",
+    "penalty_slot",
+    "history_offset",
+    "history_length",
+    "bias_offset",
+    "bias_length",
+    "stop_offset",
+    "stop_length",
+)
+
+
+def apply_plan(slot: torch.Tensor, places: PlanPlaces, num_inits: int, num_deltas: int, rows: RowTensors) -> None:
+    """Starts the rows of a plan's `num_inits` records and writes its `num_deltas` block table entries.
+
+    `slot` int32: the plan's words. Lists longer than a row's room are cut; the engine's limits keep them shorter.
+    """
+    num_programs = num_inits + triton.cdiv(num_deltas, _DELTAS)
+    if num_programs == 0:
+        return
+    assert slot.dtype == torch.int32
+    assert rows.block_tables.is_contiguous()
+    max_biases, max_stops = rows.bias_ids.shape[1], rows.stop_ids.shape[1]
+    _apply_plan_kernel[(num_programs,)](
+        slot,
+        num_inits,
+        num_deltas,
+        rows.fields,
+        rows.num_computed_tokens,
+        rows.block_tables,
+        rows.bias_ids,
+        rows.bias_values,
+        rows.stop_ids,
+        rows.prompt_mask,
+        rows.output_counts,
+        stride_group=rows.block_tables.stride(0),
+        stride_row=rows.block_tables.stride(1),
+        vocab_size=rows.prompt_mask.shape[1],
+        max_biases=max_biases,
+        max_stops=max_stops,
+        NUM_FIELDS=places.num_fields,
+        FIELDS_POW2=triton.next_power_of_2(places.num_fields),
+        BIASES_POW2=triton.next_power_of_2(max_biases),
+        STOPS_POW2=triton.next_power_of_2(max_stops),
+        DELTAS=_DELTAS,
+        CHUNK=_CHUNK,
+        num_warps=8,
+        **places.constants(("row_inits", "block_deltas", "bulk"), _INIT_FIELDS),
+    )
+
+
+def prepare_inputs(
+    slot: torch.Tensor,
+    places: PlanPlaces,
+    num_seqs: int,
+    num_tokens: int,
+    num_padded_seqs: int,
+    num_padded_tokens: int,
+    rows: RowTensors,
+    step: StepTensors,
+    block_size: int,
+) -> None:
+    """Builds the inputs of the plan's `num_seqs` sequences, pads them, and advances the rows' counters.
+
+    `slot` int32: the plan's words. Block tables are those of the first layer group.
+    """
+    assert num_seqs <= num_padded_seqs <= len(step.rows), (num_seqs, num_padded_seqs)
+    assert num_tokens <= num_padded_tokens <= len(step.input_ids), (num_tokens, num_padded_tokens)
+    num_fillers = triton.cdiv(num_padded_tokens - num_tokens, _CHUNK)
+    _prepare_inputs_kernel[(num_padded_seqs + num_fillers,)](
+        slot,
+        num_seqs,
+        num_tokens,
+        num_padded_seqs,
+        num_padded_tokens,
+        rows.last_token,
+        rows.num_computed_tokens,
+        rows.block_tables,
+        step.rows,
+        step.samples,
+        step.query_start_loc,
+        step.seq_lens,
+        step.logits_indices,
+        step.input_ids,
+        step.positions,
+        step.slot_mapping,
+        stride_row=rows.block_tables.stride(1),
+        block_size=block_size,
+        SEQS_POW2=triton.next_power_of_2(len(step.rows)),
+        CHUNK=_CHUNK,
+        num_warps=4,
+        **places.constants(("rows", "num_query_tokens", "num_given", "samples", "token_ids")),
+    )

@@ -1,0 +1,93 @@
+"""A `CudaRunner` behind the interface of the CPU's: one whole step at a time, through real rings.
+
+Without a GPU its kernels run through Triton's interpreter on CPU tensors, and `InlineQueue` takes the place of streams:
+everything but graphs, streams and events is the code that a GPU runs.
+"""
+
+import contextlib
+import mmap
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+
+from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is imported
+
+from engine_core.config.engine_config import EngineConfig
+from engine_core.ipc.ring import Ring
+from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
+from gpu_workers.cuda.device_queue import DeviceQueue
+from gpu_workers.cuda.runner import CudaRunner
+
+_TIMEOUT_SECONDS = 120.0
+
+
+class InlineQueue(DeviceQueue):
+    """Everything happens at once, in the memory of the rings themselves."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+
+    def open(self, plans: Sequence[torch.Tensor], results: Sequence[torch.Tensor], rings: Sequence[mmap.mmap]) -> None:
+        self._plans, self._results = plans, results
+        self.device_results = [torch.zeros_like(result) for result in results]
+
+    def compute(self) -> AbstractContextManager[object]:
+        return contextlib.nullcontext()
+
+    def synchronize(self) -> None:
+        pass
+
+    def free_bytes(self) -> int:
+        return 0
+
+    def begin(self, slot: int, num_words: int) -> torch.Tensor:
+        staged = torch.full_like(self._plans[slot], -(2**30))  # what is not copied must not be read
+        staged[:num_words] = self._plans[slot][:num_words]
+        return staged
+
+    def end(self, slot: int, first_word: int, last_word: int) -> None:
+        self._results[slot][first_word:last_word] = self.device_results[slot][first_word:last_word]
+
+    def wait(self, slot: int) -> tuple[int, int]:
+        return 1, 2
+
+
+class RingRunner:
+    """Starts a runner for `config` (on the CPU always without graphs) and runs single steps on it."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.runner = CudaRunner(config, queue=InlineQueue() if DEVICE == "cpu" else None)
+        self.runner.load(lambda done, total: None)
+        self.runner.start(lambda done, total: None)
+        shape = StepShape(**config.step_capacities())
+        plans, results = plan_layout(shape), result_layout(shape)
+        self._plan_ring = Ring.create("plans", plans.num_bytes, 4)
+        self._result_ring = Ring.create("results", results.num_bytes, 4)
+        self._plans = [StepPlan.over(plans, slot) for slot in self._plan_ring.slots]
+        self._results = [StepResult.over(results, slot) for slot in self._result_ring.slots]
+        self._sequence = 0
+        self._finished: list[int] = []
+        self._is_finished = threading.Event()
+        self.runner.open(self._plan_ring, self._result_ring, self._on_finished)
+
+    def _on_finished(self, sequence: int) -> None:
+        self._finished.append(sequence)
+        self._is_finished.set()
+
+    def execute(self, plan: StepPlan, result: StepResult) -> None:
+        """Copies the plan into the ring, runs it, waits, and copies the result out."""
+        self._sequence += 1
+        slot = self._plan_ring.slot_of(self._sequence)
+        for name in StepPlan.__slots__:
+            getattr(self._plans[slot], name)[...] = getattr(plan, name)
+        self._is_finished.clear()
+        self.runner.step(self._sequence)
+        assert self._is_finished.wait(_TIMEOUT_SECONDS), "the step does not end"
+        assert self._finished[-1] == self._sequence
+        for name in StepResult.__slots__:
+            getattr(result, name)[...] = getattr(self._results[slot], name)
+
+    def close(self) -> None:
+        self.runner.close()

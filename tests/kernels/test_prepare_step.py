@@ -1,0 +1,199 @@
+"""Plans applied and inputs built on the device, from slots as the engine core writes them: as the plain versions do."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is imported
+
+from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS
+from engine_core.ipc.step import ROW_INIT_DTYPE, StepPlan, StepShape, plan_layout
+from gpu_workers.cuda.device_rows import (
+    BIAS,
+    FILTERS,
+    HELD_BACK,
+    LOGPROBS,
+    MAX_HELD_BACK,
+    PENALTIES,
+    RANDOM,
+    DeviceRows,
+    plan_places,
+)
+from kernels.prepare_step import StepTensors
+from kernels.reference_inputs import apply_block_deltas
+from kernels.reference_inputs import prepare_inputs as reference_inputs
+
+SHAPE = StepShape(max_num_seqs=13, max_num_batched_tokens=1500, max_model_len=1800, block_size=7)
+VOCAB = 1111
+
+
+class Step:
+    """A plan under construction, over memory like a ring's slot, and the rows that it is for."""
+
+    def __init__(self) -> None:
+        layout = plan_layout(SHAPE)
+        buffer = bytearray(layout.num_bytes)
+        self.plan = StepPlan.over(layout, buffer)
+        self.slot = torch.frombuffer(buffer, dtype=torch.int32)
+        self.num_bulk = 0
+
+    def append(self, values: list[int]) -> tuple[int, int]:
+        offset = self.num_bulk
+        self.plan.bulk[offset : offset + len(values)] = values
+        self.num_bulk += len(values)
+        return offset, len(values)
+
+    def start(self, index: int, **fields: object) -> None:
+        record = np.zeros(1, ROW_INIT_DTYPE)
+        record["penalty_slot"], record["num_logprobs"], record["top_p"] = -1, -1, 1.0
+        for name, value in fields.items():
+            record[name] = value
+        self.plan.row_inits[index] = record[0]
+
+
+def make_rows(generator: torch.Generator) -> DeviceRows:
+    """Rows that hold something from before."""
+    rows = DeviceRows(SHAPE, VOCAB, 3, torch.device(DEVICE))
+    blocks = torch.randperm(13 * 258, generator=generator)[: 13 * SHAPE.max_blocks_per_row].view(13, -1)
+    rows.rows.block_tables[0] = blocks.to(torch.int32)
+    rows.rows.last_token.copy_(torch.randint(0, VOCAB, (13,), generator=generator))
+    rows.rows.num_computed_tokens.copy_(torch.randint(0, 300, (13,), generator=generator))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("counts", "given"),
+    [
+        ([1], [0]),
+        ([1, 1, 1], [0, 1, 0]),
+        ([1], [1]),
+        ([1300, 1, 3, 4, 2], [1300, 0, 2, 4, 1]),
+        ([5, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 30], [5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 29]),
+    ],
+)
+@pytest.mark.parametrize("padding", [(0, 0), (2, 60), (8, 180)])
+def test_inputs_equal_the_reference(counts: list[int], given: list[int], padding: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(len(counts))
+    device_rows, step = make_rows(generator), Step()
+    num_seqs, num_tokens = len(counts), sum(counts)
+    chosen = torch.randperm(13, generator=generator)[:num_seqs].to(torch.int32)
+    token_ids = torch.randint(0, VOCAB, (sum(given),), generator=generator, dtype=torch.int32)
+    step.plan.rows[:num_seqs], step.plan.samples[:num_seqs] = chosen.numpy(), [i % 2 for i in range(num_seqs)]
+    step.plan.num_query_tokens[:num_seqs], step.plan.num_given[:num_seqs] = counts, given
+    step.plan.token_ids[: sum(given)] = token_ids.numpy()
+    rows = device_rows.rows
+    computed = rows.num_computed_tokens.cpu().long()
+    expected = reference_inputs(
+        rows=chosen.long(),
+        num_query_tokens=torch.tensor(counts),
+        num_given=torch.tensor(given),
+        token_ids=token_ids.long(),
+        last_token=rows.last_token.cpu().long(),
+        num_computed_tokens=computed,
+        block_tables=rows.block_tables[0].cpu(),
+        block_size=SHAPE.block_size,
+    )
+    poison(device_rows.step)
+    num_padded_seqs = min(num_seqs + padding[0], SHAPE.max_num_seqs)
+    num_padded_tokens = min(num_tokens + padding[1], SHAPE.max_num_batched_tokens)
+    step.plan.header[1], step.plan.header[2] = num_seqs, num_tokens
+    device_rows.prepare(step.plan, step.slot.to(DEVICE), num_padded_seqs, num_padded_tokens)
+
+    made, extra_seqs = device_rows.step, num_padded_seqs - num_seqs
+    extra_tokens = num_padded_tokens - num_tokens
+    check(made.input_ids, expected.input_ids.tolist() + [0] * extra_tokens)
+    check(made.positions, expected.positions.tolist() + [0] * extra_tokens)
+    check(made.slot_mapping, expected.slot_mapping.tolist() + [-1] * extra_tokens)
+    check(made.rows, chosen.tolist() + [0] * extra_seqs)
+    check(made.samples, [i % 2 for i in range(num_seqs)] + [0] * extra_seqs)
+    check(made.query_start_loc, expected.query_start_loc.tolist() + [num_tokens] * extra_seqs)
+    check(made.seq_lens, expected.seq_lens.tolist() + [0] * extra_seqs)
+    check(made.logits_indices, (expected.query_start_loc[1:] - 1).tolist() + [0] * extra_seqs)
+    assert rows.num_computed_tokens.tolist() == computed.tolist()
+
+
+def poison(step: StepTensors) -> None:
+    for name in StepTensors.__slots__:
+        getattr(step, name).fill_(-77)
+
+
+def check(made: torch.Tensor, expected: list[int]) -> None:
+    """As expected, and nothing written behind it."""
+    assert made.tolist() == expected + [-77] * (len(made) - len(expected))
+
+
+def test_a_plan_starts_rows_and_extends_tables() -> None:
+    generator = torch.Generator().manual_seed(7)
+    device_rows, step = make_rows(generator), Step()
+    rows = device_rows.rows
+    rows.prompt_mask.fill_(9)
+    rows.output_counts.fill_(9)
+    before = {name: getattr(rows, name).clone() for name in ("fields", "block_tables", "bias_ids", "stop_ids")}
+
+    history = torch.randint(0, VOCAB, (1700,), generator=generator).tolist()
+    step.append([5, 5])  # something of another row before
+    offset, length = step.append(history)
+    bias_offset, _ = step.append([3, VOCAB + 5, 8])
+    step.append(np.array([1.5, -2.0, 0.25], np.float32).view(np.int32).tolist())
+    stop_offset, stop_length = step.append([11, 12])
+    step.start(0, row=4, num_computed_tokens=21, num_prompt_tokens=1200, penalty_slot=1)
+    step.plan.row_inits[0]["history_offset"], step.plan.row_inits[0]["history_length"] = offset, length
+    step.start(1, row=9, num_computed_tokens=0, temperature=0.5, top_k=3, num_logprobs=2)
+    record = step.plan.row_inits[1]
+    record["bias_offset"], record["bias_length"] = bias_offset, 3
+    record["stop_offset"], record["stop_length"] = stop_offset, stop_length
+    deltas = torch.stack(
+        [
+            torch.zeros(300, dtype=torch.long),
+            torch.arange(300) % 13,
+            torch.arange(300) // 13,
+            torch.randint(0, 10**6, (300,), generator=generator),
+        ],
+        dim=1,
+    ).to(torch.int32)
+    step.plan.block_deltas[:300] = deltas.numpy()
+    step.plan.header[1], step.plan.header[4], step.plan.header[5] = 1, 2, 300
+    step.plan.rows[0], step.plan.num_query_tokens[0], step.plan.num_given[0] = 9, 1, 1
+    step.plan.header[2] = 1
+
+    assert device_rows.note(step.plan) == RANDOM | FILTERS | BIAS | HELD_BACK | LOGPROBS
+    device_rows.prepare(step.plan, step.slot.to(DEVICE), 1, 1)
+
+    apply_block_deltas(before["block_tables"], deltas.to(DEVICE))
+    torch.testing.assert_close(rows.block_tables, before["block_tables"])
+    expected = before["fields"]
+    expected[4], expected[9] = (torch.from_numpy(step.plan.row_inits[i : i + 1].view(np.int32).copy()) for i in (0, 1))
+    torch.testing.assert_close(rows.fields, expected)
+    assert rows.num_computed_tokens[[4, 9]].tolist() == [21, 1]  # row 9 has run its one token
+    assert rows.bias_ids[9, :3].tolist() == [3, VOCAB + 5, 8]
+    assert rows.bias_values[9, :3].tolist() == [1.5, -2.0, 0.25]
+    assert rows.stop_ids[9, :2].tolist() == [11, 12]
+    assert rows.bias_ids.shape[1] == MAX_LOGIT_BIAS
+    assert rows.stop_ids.shape[1] == MAX_HELD_BACK
+    seen = torch.zeros(VOCAB, dtype=torch.uint8)
+    seen[history[:1200]] = 1
+    assert rows.prompt_mask[1].tolist() == seen.tolist()
+    assert rows.output_counts[1].tolist() == torch.bincount(torch.tensor(history[1200:]), minlength=VOCAB).tolist()
+    assert (rows.prompt_mask[[0, 2]] == 9).all()
+    assert (rows.output_counts[[0, 2]] == 9).all()
+
+
+def test_what_rows_need_of_the_sampler() -> None:
+    """The bits of all rows of a step together, of those that started earlier too; greedy rows need nothing."""
+    device_rows, step = make_rows(torch.Generator().manual_seed(0)), Step()
+    step.start(0, row=0, temperature=0.0, top_k=5, top_p=0.5)
+    step.start(1, row=1, temperature=0.7)
+    step.start(2, row=2, temperature=0.7, top_k=1)
+    step.start(3, row=3, temperature=1.0, min_p=0.1, penalty_slot=0)
+    step.plan.header[4] = 4
+    for index, rows, expected in [
+        (0, [0, 2], 0),
+        (1, [0, 1], RANDOM),
+        (2, [3], RANDOM | FILTERS | PENALTIES),
+        (3, [2, 1, 0, 3], RANDOM | FILTERS | PENALTIES),
+    ]:
+        step.plan.header[1], step.plan.rows[: len(rows)] = len(rows), rows
+        if index:
+            step.plan.header[4] = 0
+        assert device_rows.note(step.plan) == expected
+    assert plan_places(SHAPE).arrays["header"] == 0
