@@ -1,4 +1,4 @@
-"""Fills a model's parameters from safetensors files, straight from the mapped file, or with made-up numbers.
+"""Fills a model's parameters from mapped safetensors files, or with made-up numbers.
 
 Every parameter is loaded exactly once and every tensor of the checkpoint is used: a checkpoint that does not fit the
 model is refused by name instead of serving nonsense.
@@ -13,7 +13,8 @@ from torch import nn
 
 from engine_core.config.checkpoint import read_header, weight_files
 from engine_core.config.errors import ConfigError
-from gpu_workers.layers.build import ShapeMismatch
+from gpu_workers.layers.build import Placement, ShapeMismatch
+from gpu_workers.weight_copier import make_copier
 
 ProgressCallback = Callable[[int, int], None]
 """Called with what is done and what there is in all: bytes of weights, steps of the warm-up."""
@@ -34,6 +35,7 @@ def _fill_from_files(model: nn.Module, path: Path, progress: ProgressCallback) -
     parameters = dict(model.named_parameters())
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(parameters)
     missing = {(id(p), shard): name for name, p in parameters.items() for shard in getattr(p, "shards", (None,))}
+    copier = make_copier(next(model.parameters()).device)
     done = 0
     progress(0, total)
     for file, header in headers.items():
@@ -43,7 +45,8 @@ def _fill_from_files(model: nn.Module, path: Path, progress: ProgressCallback) -
                     # A tied model's stored copy of its embedding, and what is computed here, are left where they are.
                     if name not in tied and not name.endswith(_COMPUTED):
                         target = _target(name, getattr(model, "FUSED", {}))
-                        _load_tensor(parameters, missing, target, tensors.get_tensor(name), f"{file}: {name}")
+                        tensor = tensors.get_tensor(name)
+                        copier.copy(*_place(parameters, missing, target, tensor, f"{file}: {name}"))
                     done += header[name].num_bytes
                     progress(done, total)
         except (SafetensorError, OSError) as error:
@@ -52,16 +55,17 @@ def _fill_from_files(model: nn.Module, path: Path, progress: ProgressCallback) -
         name, shard = next((name, shard) for (_, shard), name in missing.items())
         part = "" if shard is None else f" (its part {shard})"
         raise ConfigError(f"{path} is incomplete: it has no weights for {name}{part}.")
+    copier.finish()
 
 
-def _load_tensor(
+def _place(
     parameters: dict[str, nn.Parameter],
     missing: dict[tuple[int, object], str],
     target: tuple[str, object],
     tensor: torch.Tensor,
     origin: str,
-) -> None:
-    """One tensor into its parameter, whose part is then no longer `missing`."""
+) -> Placement:
+    """Where in which parameter a tensor goes; that part of it is then no longer `missing`."""
     name, shard = target
     parameter = parameters.get(name)
     if parameter is None:
@@ -69,10 +73,11 @@ def _load_tensor(
     if (id(parameter), shard) not in missing:
         raise ConfigError(f"{origin} is there a second time.")
     try:
-        parameter.weight_loader(parameter, tensor, shard)  # type: ignore[attr-defined]
+        placement: Placement = parameter.weight_loader(parameter, tensor, shard)  # type: ignore[attr-defined]
     except ShapeMismatch as error:
         raise ConfigError(f"{origin} {error}.") from None
     del missing[id(parameter), shard]
+    return placement
 
 
 def _target(name: str, fused: dict[str, tuple[str, object]]) -> tuple[str, object]:
@@ -86,23 +91,26 @@ def _target(name: str, fused: dict[str, tuple[str, object]]) -> tuple[str, objec
 
 @torch.no_grad()
 def fill_dummy_weights(model: nn.Module, seed: int, progress: ProgressCallback) -> None:
-    """Random weights of a plausible size, the same for the same seed: speed can be measured without a checkpoint."""
+    """Random weights of a plausible size, made on the device: speed can be measured without a checkpoint. The same seed
+    gives the same weights on the same kind of device, in the same dtype."""
     _fill_with_noise(model, seed, progress)
     _finish(model)
 
 
 def _fill_with_noise(model: nn.Module, seed: int, progress: ProgressCallback) -> None:
-    generator = torch.Generator().manual_seed(seed & (2**63 - 1))
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed & (2**63 - 1))
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     done = 0
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1 and name.endswith("weight"):
             parameter.fill_(1.0)  # norms
         else:
-            values = torch.empty(parameter.shape).normal_(0.0, 0.02, generator=generator)
-            parameter.copy_(values)
+            parameter.normal_(0.0, 0.02, generator=generator)
         done += parameter.numel() * parameter.element_size()
         progress(done, total)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # other streams than this one will read them
 
 
 def _finish(model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -32,8 +33,20 @@ class BuildContext:
         return size // self.tp_size
 
 
-def set_loader(parameter: nn.Parameter, loader: Callable[..., None], shards: tuple[object, ...] = (None,)) -> None:
-    """Gives a parameter its `weight_loader(parameter, tensor, shard)` and the shards that make it complete."""
+class Placement(NamedTuple):
+    """What of a checkpoint's tensor goes where: two views of one shape, whose dtypes may differ."""
+
+    target: torch.Tensor
+    source: torch.Tensor
+
+
+WeightLoader = Callable[[nn.Parameter, torch.Tensor, Any], Placement]
+"""From a parameter, a checkpoint's tensor and the shard that it is to where its values go. Copies nothing itself: how
+they get there is up to the device (`gpu_workers/weight_copier.py`)."""
+
+
+def set_loader(parameter: nn.Parameter, loader: WeightLoader, shards: tuple[object, ...] = (None,)) -> None:
+    """Gives a parameter its `weight_loader` and the shards that make it complete."""
     parameter.weight_loader = loader  # type: ignore[attr-defined]
     parameter.shards = shards  # type: ignore[attr-defined]
 
@@ -42,14 +55,14 @@ class ShapeMismatch(ValueError):
     """A checkpoint's tensor has another shape than the parameter it is meant for."""
 
 
-def copy_checked(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Copies and converts. Raises `ShapeMismatch` when the shapes differ: nothing is broadcast by accident."""
+def place(target: torch.Tensor, source: torch.Tensor) -> Placement:
+    """Raises `ShapeMismatch` when the shapes differ: nothing is broadcast by accident."""
     if target.shape != source.shape:
         raise ShapeMismatch(f"has the shape {list(source.shape)} where the model needs {list(target.shape)}")
-    target.copy_(source)
+    return Placement(target, source)
 
 
-def load_whole(parameter: nn.Parameter, tensor: torch.Tensor, shard: object) -> None:
+def load_whole(parameter: nn.Parameter, tensor: torch.Tensor, shard: object) -> Placement:
     """The weight loader of parameters that every rank keeps whole."""
     assert shard is None, shard
-    copy_checked(parameter.data, tensor)
+    return place(parameter.data, tensor)

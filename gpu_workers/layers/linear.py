@@ -7,7 +7,7 @@ Column-parallel layers split their output features, row-parallel ones their inpu
 import torch
 from torch import nn
 
-from gpu_workers.layers.build import BuildContext, copy_checked, set_loader
+from gpu_workers.layers.build import BuildContext, Placement, place, set_loader
 
 
 class Linear(nn.Module):
@@ -40,10 +40,10 @@ class MergedColumnParallelLinear(Linear):
         for parameter in self._loadable:
             set_loader(parameter, self._load, shards=tuple(range(len(self._sizes))))
 
-    def _load(self, parameter: nn.Parameter, tensor: torch.Tensor, shard: int) -> None:
+    def _load(self, parameter: nn.Parameter, tensor: torch.Tensor, shard: int) -> Placement:
         size = self._sizes[shard]
         target = parameter.data.narrow(0, sum(self._sizes[:shard]), size)
-        copy_checked(target, _part(tensor, 0, self._tp_rank, self._tp_size, size))
+        return place(target, _part(tensor, 0, self._tp_rank, self._tp_size, size))
 
 
 class QKVParallelLinear(Linear):
@@ -64,12 +64,12 @@ class QKVParallelLinear(Linear):
         for parameter in self._loadable:
             set_loader(parameter, self._load, shards=("q", "k", "v"))
 
-    def _load(self, parameter: nn.Parameter, tensor: torch.Tensor, shard: str) -> None:
+    def _load(self, parameter: nn.Parameter, tensor: torch.Tensor, shard: str) -> Placement:
         size = self._sizes[shard]
         offset = {"q": 0, "k": self._sizes["q"], "v": self._sizes["q"] + self._sizes["k"]}[shard]
         replicas = 1 if shard == "q" else self._kv_replicas
         source = _part(tensor, 0, self._tp_rank // replicas, self._tp_size // replicas, size)
-        copy_checked(parameter.data.narrow(0, offset, size), source)
+        return place(parameter.data.narrow(0, offset, size), source)
 
 
 class RowParallelLinear(Linear):
@@ -81,12 +81,12 @@ class RowParallelLinear(Linear):
         for parameter in self._loadable:
             set_loader(parameter, self._load)
 
-    def _load(self, parameter: nn.Parameter, tensor: torch.Tensor, shard: object) -> None:
+    def _load(self, parameter: nn.Parameter, tensor: torch.Tensor, shard: object) -> Placement:
         if parameter is not self.bias:
             tensor = _part(tensor, 1, self._tp_rank, self._tp_size, self._in_size)
         elif self._tp_rank:  # the sum over the ranks takes the bias once
             tensor = torch.zeros_like(tensor)
-        copy_checked(parameter.data, tensor)
+        return place(parameter.data, tensor)
 
 
 def _part(tensor: torch.Tensor, dim: int, rank: int, num_parts: int, size: int) -> torch.Tensor:

@@ -33,7 +33,8 @@ def fill(layer: Linear, **tensors: torch.Tensor) -> Linear:
     for name, tensor in tensors.items():
         kind, _, shard = name.partition("_")
         parameter = getattr(layer, kind)
-        parameter.weight_loader(parameter, tensor, {"whole": None, "0": 0, "1": 1}.get(shard, shard))
+        target, source = parameter.weight_loader(parameter, tensor, {"whole": None, "0": 0, "1": 1}.get(shard, shard))
+        target.copy_(source)
     layer.finish_loading()
     return layer
 

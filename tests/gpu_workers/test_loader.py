@@ -4,12 +4,15 @@ import json
 import weakref
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from engine_core.config.errors import ConfigError
+from gpu_workers import loader
 from gpu_workers.model_runner import ModelRunner
+from gpu_workers.weight_copier import StagedCopier
 from kernels import reference_linear
 from tests.gpu_workers.small_models import engine_config, save_model
 
@@ -122,6 +125,40 @@ def test_unknown_names_are_refused(path: Path) -> None:
     (path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
     with pytest.raises(ConfigError, match=r"model\.layers\.2\..* has no place"):
         load(path)
+
+
+def loaded_parameters(path: Path) -> dict[str, torch.Tensor]:
+    """The weights as they are before they are packed."""
+    model = ModelRunner(engine_config(path))._model.module
+    loader._fill_from_files(model, path, lambda done, total: None)
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def test_weights_staged_in_pieces_are_those_copied_directly(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = loaded_parameters(path)
+    monkeypatch.setattr(loader, "make_copier", lambda device: StagedCopier(device, piece_bytes=1000, num_buffers=2))
+    got = loaded_parameters(path)
+    assert got.keys() == wanted.keys()
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dummy_weights_follow_the_seed(path: Path, dtype: str) -> None:
+    def dummies(seed: int) -> dict[str, torch.Tensor]:
+        model = ModelRunner(msgspec.structs.replace(engine_config(path), dtype=dtype))._model.module
+        with torch.no_grad():
+            loader._fill_with_noise(model, seed, lambda done, total: None)
+        return {name: parameter.detach().float() for name, parameter in model.named_parameters()}
+
+    first, again, other = dummies(-3), dummies(-3), dummies(4)
+    for name, values in first.items():
+        assert torch.equal(values, again[name])
+        if values.dim() == 1:
+            assert torch.equal(values, torch.ones_like(values)), "norms"
+        else:
+            assert not torch.equal(values, other[name])
+            assert float(values.mean()) == pytest.approx(0.0, abs=0.002)
+            assert float(values.std()) == pytest.approx(0.02, rel=0.1)
 
 
 def test_a_loaded_weight_goes_when_it_is_packed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
