@@ -8,14 +8,14 @@ out like a result's slot.
 from dataclasses import dataclass
 
 import torch
-from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back_stops
-from kernels.sample import make_sample_workspace, sample
-from kernels.sampling_fields import FieldColumns, SampledRows
-from kernels.token_logprobs import token_logprobs
 
 from engine_core.ipc.sampling_params import MAX_LOGPROBS
 from engine_core.ipc.step import ROW_FIELD_INDEX, StepShape, result_layout
 from gpu_workers.cuda.device_rows import BIAS, FILTERS, HELD_BACK, LOGPROBS, PENALTIES, RANDOM, DeviceRows
+from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back_stops
+from kernels.sample import make_sample_workspace, sample
+from kernels.sampling_fields import FieldColumns, SampledRows
+from kernels.token_logprobs import token_logprobs
 
 _CHANGES_LOGITS = BIAS | HELD_BACK | PENALTIES
 
