@@ -15,9 +15,10 @@ from kernels.attention_workspace import Tile
 _REGISTERS = 32
 """Elements of partial accumulators that a combining thread holds at once; more would take them from the main loop."""
 LOG2E = tl.constexpr(1.4426950408889634)
-HIDDEN = tl.constexpr(-1.0e38)
+HIDDEN = tl.constexpr(-(2.0**120))
 """The score of what a query may not see. It is finite, so that no difference of two of them is NaN: a row that has seen
-nothing yet sums up rubbish, which the first real score multiplies by 2^(-1e38 - s) = 0."""
+nothing yet sums up rubbish, which the first real score multiplies by 2^(HIDDEN - s) = 0. A power of two, so that its
+product with the scale is exact: a fused multiply-add would else leave the product's rounding error, which is huge."""
 
 
 @triton.jit

@@ -110,13 +110,13 @@ def _apply_plan_kernel(
     pid = tl.program_id(0)
     if pid >= num_inits:
         entry = (pid - num_inits) * DELTAS + tl.arange(0, DELTAS)
-        mask = entry < num_deltas
+        is_entry = entry < num_deltas
         words = slot + AT_BLOCK_DELTAS + entry * 4
-        group = tl.load(words, mask=mask, other=0).to(tl.int64)
-        row = tl.load(words + 1, mask=mask, other=0).to(tl.int64)
-        index = tl.load(words + 2, mask=mask, other=0)
-        block = tl.load(words + 3, mask=mask, other=0)
-        tl.store(block_tables + group * stride_group + row * stride_row + index, block, mask=mask)
+        group = tl.load(words, mask=is_entry, other=0).to(tl.int64)
+        table_row = tl.load(words + 1, mask=is_entry, other=0).to(tl.int64)
+        column = tl.load(words + 2, mask=is_entry, other=0)
+        block = tl.load(words + 3, mask=is_entry, other=0)
+        tl.store(block_tables + group * stride_group + table_row * stride_row + column, block, mask=is_entry)
     else:
         record = slot + AT_ROW_INITS + pid * NUM_FIELDS
         row = tl.load(record).to(tl.int64)
@@ -128,15 +128,15 @@ def _apply_plan_kernel(
         bias = tl.arange(0, BIASES_POW2)
         bias_length = tl.load(record + FIELD_BIAS_LENGTH)
         bias_words = slot + AT_BULK + tl.load(record + FIELD_BIAS_OFFSET)
-        mask = bias < tl.minimum(bias_length, max_biases)
-        tl.store(bias_ids + row * max_biases + bias, tl.load(bias_words + bias, mask=mask, other=0), mask=mask)
-        value = tl.load(bias_words + bias_length + bias, mask=mask, other=0).to(tl.float32, bitcast=True)
-        tl.store(bias_values + row * max_biases + bias, value, mask=mask)
+        is_bias = bias < tl.minimum(bias_length, max_biases)
+        tl.store(bias_ids + row * max_biases + bias, tl.load(bias_words + bias, mask=is_bias, other=0), mask=is_bias)
+        value = tl.load(bias_words + bias_length + bias, mask=is_bias, other=0).to(tl.float32, bitcast=True)
+        tl.store(bias_values + row * max_biases + bias, value, mask=is_bias)
 
         stop = tl.arange(0, STOPS_POW2)
         stop_words = slot + AT_BULK + tl.load(record + FIELD_STOP_OFFSET)
-        mask = stop < tl.minimum(tl.load(record + FIELD_STOP_LENGTH), max_stops)
-        tl.store(stop_ids + row * max_stops + stop, tl.load(stop_words + stop, mask=mask, other=0), mask=mask)
+        is_stop = stop < tl.minimum(tl.load(record + FIELD_STOP_LENGTH), max_stops)
+        tl.store(stop_ids + row * max_stops + stop, tl.load(stop_words + stop, mask=is_stop, other=0), mask=is_stop)
 
         penalty_slot = tl.load(record + FIELD_PENALTY_SLOT).to(tl.int64)
         if penalty_slot >= 0:
@@ -144,9 +144,9 @@ def _apply_plan_kernel(
             counts = output_counts + penalty_slot * vocab_size
             chunk = tl.arange(0, CHUNK)
             for start in range(0, vocab_size, CHUNK):
-                mask = start + chunk < vocab_size
-                tl.store(seen + start + chunk, tl.zeros((CHUNK,), tl.uint8), mask=mask)
-                tl.store(counts + start + chunk, tl.zeros((CHUNK,), tl.int32), mask=mask)
+                inside = start + chunk < vocab_size
+                tl.store(seen + start + chunk, tl.zeros((CHUNK,), tl.uint8), mask=inside)
+                tl.store(counts + start + chunk, tl.zeros((CHUNK,), tl.int32), mask=inside)
             tl.debug_barrier()  # all zeros are there before the first count
             num_prompt_tokens = tl.load(record + FIELD_NUM_PROMPT_TOKENS)
             length = tl.load(record + FIELD_HISTORY_LENGTH)
@@ -192,11 +192,11 @@ def _prepare_inputs_kernel(
     pid = tl.program_id(0)
     chunk = tl.arange(0, CHUNK)
     if pid >= num_padded_seqs:
-        index = num_tokens + (pid - num_padded_seqs) * CHUNK + chunk
-        mask = index < num_padded_tokens
-        tl.store(input_ids + index, tl.zeros((CHUNK,), tl.int32), mask=mask)
-        tl.store(positions + index, tl.zeros((CHUNK,), tl.int32), mask=mask)
-        tl.store(slot_mapping + index, tl.full((CHUNK,), -1, tl.int32), mask=mask)
+        padded = num_tokens + (pid - num_padded_seqs) * CHUNK + chunk
+        is_padded = padded < num_padded_tokens
+        tl.store(input_ids + padded, tl.zeros((CHUNK,), tl.int32), mask=is_padded)
+        tl.store(positions + padded, tl.zeros((CHUNK,), tl.int32), mask=is_padded)
+        tl.store(slot_mapping + padded, tl.full((CHUNK,), -1, tl.int32), mask=is_padded)
     elif pid >= num_seqs:
         tl.store(out_rows + pid, 0)
         tl.store(out_samples + pid, 0)

@@ -67,6 +67,7 @@ class CudaRunner:
         )
         self._kv_cache = torch.zeros(cache_shape, dtype=torch_dtype(config.cache.dtype), device=device)
         sizes = self._sizes.all()
+        self._queue.synchronize()  # what was allocated here was filled on another stream
         with self._queue.compute():
             self._warm_up(sizes)
             if not config.enforce_eager:
