@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 import psutil
 
@@ -11,6 +12,7 @@ SPIN_COUNT = "5000"
 """Turns of OpenMP's waiting loop before a thread sleeps, some tens of microseconds: enough to bridge the operations
 of a step that run on one thread (waking a thread for each product costs a third of a small model's step), too short to
 be seen on an idle machine."""
+SWITCH_INTERVAL_SECONDS = 5e-5
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -45,3 +47,9 @@ def limit_threads(config: EngineConfig) -> None:
     physical = psutil.cpu_count(logical=False) or usable
     torch.set_num_threads(choose_num_threads(config.num_threads, min(usable, physical)))
     torch.set_num_interop_threads(1)
+
+
+def share_interpreter() -> None:
+    """A GPU's worker has two threads, one that launches and one that publishes results. A result must not wait for the
+    5 ms that Python by default leaves a thread at work before it makes it give way."""
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)

@@ -25,7 +25,7 @@ from engine_core.ipc.worker_messages import (
     encode_worker_message,
 )
 from gpu_workers.loader import ProgressCallback
-from gpu_workers.threads import keep_freed_memory
+from gpu_workers.threads import keep_freed_memory, share_interpreter
 
 PROGRESS_INTERVAL_NS = 50_000_000
 
@@ -127,6 +127,8 @@ class Worker:
         self._check_lifeline()
         if self._config.device == "cpu":
             keep_freed_memory()
+        else:
+            share_interpreter()
         self._runner.start(self._report_warm_up)
         self._runner.open(links.plan_ring, links.result_ring, self._finished)
         if self._runner.failure_fd is not None:

@@ -36,6 +36,9 @@ class CudaRunner:
         self._config = config
         self._queue = queue or DeviceQueue(torch.device("cuda", torch.cuda.current_device()))
         self._operations = load_operations("cuda")
+        # Partial sums of products whose inner dimension is split stay in float32.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         self._shape = StepShape(**config.step_capacities())
         self._model = ServedModel(config, self._operations, self._queue.device, tp_rank)
         self._sizes = StepSizes(self._shape.max_num_seqs, self._shape.max_num_batched_tokens)

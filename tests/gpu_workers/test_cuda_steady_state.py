@@ -59,7 +59,7 @@ def test_nothing_is_compiled_or_allocated(driver: Driver, monkeypatch: pytest.Mo
 
 def test_the_launching_thread_never_waits(driver: Driver) -> None:
     driver.run(requests_of_all_kinds(random.Random(7)))
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiler:
         driver.run(requests_of_all_kinds(random.Random(8)))
     names = {event.name for event in profiler.events()}
     assert "cudaGraphLaunch" in names
