@@ -81,6 +81,7 @@ class Profiler:
         self._sequence = 0
         self._rng = np.random.default_rng(0)
 
+    @torch.inference_mode()
     def scatter_blocks(self, steps: Steps) -> None:
         """Gives every sequence blocks from all over the cache, for this and all coming steps of its kind."""
         blocks_per_row = -(-(steps.context + 256) // self.shape.block_size)

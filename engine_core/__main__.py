@@ -76,7 +76,8 @@ def serve(
         arguments.replica,
         config.frontend.served_model_names[0],
     )
-    link.send(Ready(details={"replica": arguments.replica, "measured_bytes": executor.measured_bytes}))
+    details = {"replica": arguments.replica, "device_free_bytes": executor.device_free_bytes}
+    link.send(Ready(details=details))
     try:
         core.run()
         core.fail_all(ERROR_SHUTTING_DOWN, "The engine is shutting down.")

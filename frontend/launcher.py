@@ -31,7 +31,7 @@ class Child:
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], fds: Sequence[int]) -> None:
         self.name = name
-        self.is_ready = False
+        self.ready: Ready | None = None
         self.failed: Failed | None = None
         self.link, theirs = ControlLink.pair()
         link_fd = theirs.fileno()
@@ -52,6 +52,10 @@ class Child:
         self.pidfd = os.pidfd_open(self.pid)
 
     @property
+    def is_ready(self) -> bool:
+        return self.ready is not None
+
+    @property
     def is_alive(self) -> bool:
         return self._process.returncode is None
 
@@ -67,7 +71,7 @@ class Child:
             while (message := self.link.receive()) is not None:
                 messages.append(message)
                 if isinstance(message, Ready):
-                    self.is_ready = True
+                    self.ready = message
                 elif isinstance(message, Failed):
                     self.failed = message
         except LinkClosed:

@@ -49,7 +49,7 @@ class Tile:
 # has 227 KB of shared memory and 64 K registers for its programs. Float32 does without matrix units: small tiles.
 SHORT_TILES = {
     (64, 2): Tile(16, 128, 4, 3, 3, min_units=2),
-    (128, 2): Tile(16, 64, 4, 3, 3, min_units=4),
+    (128, 2): Tile(16, 32, 4, 3, 4, min_units=8),
     (256, 2): Tile(16, 32, 4, 3, 3, min_units=8),
     (64, 4): Tile(16, 64, 4, 3, 3, min_units=4),
     (128, 4): Tile(16, 32, 4, 3, 3, min_units=8),

@@ -85,8 +85,6 @@ class LocalExecutor(Executor):
         self._next_plan = 1
         self._next_result = 1
         self._workers: list[_Worker] = []
-        self.measured_bytes = 0
-        """Weights and KV cache of all workers, as they report them when ready."""
         self.device_free_bytes = 0
         """What the last worker to become ready left of its device; 0 on a CPU."""
 
@@ -169,10 +167,9 @@ class LocalExecutor(Executor):
                 match decode_worker_message(worker.socket.recv()):
                     case WorkerProgress(rank=0, stage=stage, done=done, total=total, unit=unit):
                         on_progress(stage, done, total, unit)
-                    case WorkerReady() as ready:
+                    case WorkerReady(device_free_bytes=device_free_bytes):
                         worker.is_ready = True
-                        self.measured_bytes += ready.weight_bytes + ready.kv_cache_bytes
-                        self.device_free_bytes = ready.device_free_bytes
+                        self.device_free_bytes = device_free_bytes
                     case WorkerFailed(message=message, exit_code=exit_code):
                         raise ExecutorFailed(message, exit_code)
             if gone is not None:

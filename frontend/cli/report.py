@@ -78,6 +78,12 @@ def _memory(plan: MemoryPlan) -> list[str]:
     ]
 
 
+def format_measured(plan: MemoryPlan, free_bytes: int) -> str:
+    """What a GPU's memory lost in the start, beside what was planned; `free_bytes` is what is left of it."""
+    planned, used = plan.fixed_bytes + plan.kv_cache_bytes, plan.device.available - free_bytes
+    return f"  measured       {format_bytes(used)} of GPU memory, {used / planned - 1:+.1%} against the plan"
+
+
 def _count(number: int) -> str:
     """10432000 -> "10.4 M"."""
     for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):

@@ -17,6 +17,7 @@ import msgspec
 
 from engine_core.ipc.control import Progress
 from engine_core.ipc.heartbeat import Heartbeats, core_line, worker_line
+from frontend.cli.report import format_measured
 from frontend.cli.resolve import Resolved
 from frontend.launcher import Child, start_core, start_frontend
 from frontend.supervisor.hangs import Hang, HangWatch, Watched
@@ -123,6 +124,10 @@ class Supervisor:
         self._by_line[watched.index] = child
 
     def _announce(self) -> None:
+        plan, ready = self._resolved.plan, self._cores[0].ready
+        assert ready is not None
+        if free_bytes := int(ready.details["device_free_bytes"]):
+            print(format_measured(plan, free_bytes), file=sys.stderr, flush=True)
         frontend = self._resolved.frontend
         url = url_of(frontend.host, self._port)
         name = frontend.served_model_names[0]

@@ -74,8 +74,10 @@ class CudaRunner:
         with self._queue.compute():
             self._warm_up(sizes)
             if not config.enforce_eager:
+                torch.cuda.empty_cache()  # the graphs' own pool takes the place of what the warm-up used
                 self._graphs = StepGraphs()
                 self._graphs.capture(self._forward, sizes, progress)
+            self._sampler.warm_up(self._logits)
         self._queue.synchronize()
 
     @property
@@ -187,7 +189,6 @@ class CudaRunner:
             self._forward(size)
         for num_seqs in {1, self._shape.max_num_seqs}:
             self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])
-        self._sampler.warm_up(self._logits)
 
 
 def _words(ring: Ring) -> list[torch.Tensor]:

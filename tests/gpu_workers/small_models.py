@@ -67,14 +67,14 @@ def engine_config(path: Path, **changes: Any) -> EngineConfig:
         "max_num_waiting": 8,
         "max_num_penalty_rows": 3,
     }
-    cache: dict[str, Any] = {"block_size": 4, "num_blocks": 100, "bytes_per_block": 0, "dtype": "float32"}
+    dtype = changes.pop("dtype", "float32")
+    cache: dict[str, Any] = {"block_size": 4, "num_blocks": 100, "bytes_per_block": 0}
     for part in (scheduler, cache):
         part.update({name: changes.pop(name) for name in list(changes) if name in part})
-    changes = {"device": "cpu", "dtype": "float32", **changes}
-    cache["dtype"] = changes["dtype"]
     return EngineConfig(
         model=load_model_config(path),
-        cache=CacheConfig(**cache),
+        cache=CacheConfig(**cache, dtype=dtype),
         scheduler=SchedulerConfig(**scheduler),
-        **changes,
+        dtype=dtype,
+        **{"device": "cpu", **changes},
     )
