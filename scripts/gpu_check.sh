@@ -64,7 +64,7 @@ if [ "$dry" = 1 ]; then
     export CUDA_VISIBLE_DEVICES=""
     tiny="max_num_batched_tokens=2048 kv_cache_memory_bytes=64M"
     stage kernel-tests 60 "$python" -m pytest -q -p no:cacheprovider tests/kernels/test_reference_inputs.py
-    [ ! -e benchmarks/compare_gpu.py ] || stage compare 60 "$python" -m benchmarks.compare_gpu --dry
+    stage compare 60 "$python" -m pytest -q -p no:cacheprovider tests/gpu_workers/test_publisher.py
     bench kernels 60 benchmark_kernels --dry --rows rms_norm decode_attention linear
     bench offline-llama8b 60 bench_offline --shape tiny-llama8b --device cpu --works $works --scale 64 --repeats 1 \
         --trace --set $tiny
@@ -75,7 +75,7 @@ if [ "$dry" = 1 ]; then
     bench startup 60 bench_startup --shape tiny-llama8b --device cpu --starts 1 --ways serve --set $tiny
 else
     stage kernel-tests 1200 "$python" -m pytest -q tests/kernels
-    [ ! -e benchmarks/compare_gpu.py ] || stage compare 1200 "$python" -m benchmarks.compare_gpu
+    stage compare 1200 "$python" -m pytest -q -rP tests/gpu_workers tests/e2e/test_greedy_parity.py
     bench kernels 900 benchmark_kernels
     bench offline-llama8b 1200 bench_offline --shape llama8b --device cuda --works $works --repeats "$repeats" --trace
     bench offline-qwen06b 900 bench_offline --shape qwen06b --device cuda --works $works --repeats "$repeats" --trace

@@ -29,6 +29,8 @@ class Request:
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)
     started: bool = False
+    sampled_here: bool = False
+    """Whether its last token was sampled in its row, which then knows it."""
 
     @property
     def num_tokens(self) -> int:
@@ -118,7 +120,7 @@ class Driver:
         builder = PlanBuilder(self._plan, self.num_steps)
         budget, scheduled, chosen = self.shape.max_num_batched_tokens, [], []
         for request in live:
-            fed_back = request.num_computed == request.num_tokens - 1 and bool(request.output) and request.started
+            fed_back = request.num_computed == request.num_tokens - 1 and request.sampled_here
             num_query = 1 if fed_back else min(budget, request.num_tokens - request.num_computed)
             if num_query == 0:
                 continue
@@ -148,6 +150,7 @@ class Driver:
 
     def _collect(self, request: Request, i: int) -> None:
         request.output.append(int(self.result.sampled[i, 0]))
+        request.sampled_here = True
         count = request.sampling.get("num_logprobs", -1)
         if count >= 0:
             request.logprobs.append(

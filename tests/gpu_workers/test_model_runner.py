@@ -4,9 +4,8 @@ The GPU's runner takes part everywhere: natively where there is a GPU, else with
 """
 
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from gpu_workers.models.registry import MODELS
 from tests.gpu_workers.plan_driver import Driver, Request
 from tests.gpu_workers.ring_runner import RingRunner
 from tests.gpu_workers.small_models import SHAPE, VARIANTS, engine_config, save_model
+from tests.kernels.device import DEVICE
 
 pytestmark = [
     # In Triton's interpreter numpy warns of what padding computes from memory that nobody wrote.
@@ -25,20 +25,23 @@ pytestmark = [
 ]
 NEAR_TIE = 1e-4
 
-MakeDriver = Callable[..., Driver]
+
+class Device(NamedTuple):
+    """Where a runner runs, and whether so slowly that tests do less of the same."""
+
+    name: str
+    is_interpreted: bool
+
+    def driver(self, path: Path, **changes: Any) -> Driver:
+        config = engine_config(path, device=self.name, **changes)
+        return Driver(config, RingRunner(config) if self.name == "cuda" else None)
 
 
-def cpu_driver(path: Path, **changes: Any) -> Driver:
-    return Driver(engine_config(path, **changes))
+DEVICES = [Device("cpu", is_interpreted=False), Device("cuda", is_interpreted=DEVICE == "cpu")]
 
 
-def cuda_driver(path: Path, **changes: Any) -> Driver:
-    config = engine_config(path, device="cuda", **changes)
-    return Driver(config, RingRunner(config))
-
-
-@pytest.fixture(scope="module", params=[cpu_driver, cuda_driver], ids=["cpu", "cuda"])
-def make_driver(request: pytest.FixtureRequest) -> MakeDriver:
+@pytest.fixture(scope="module", params=DEVICES, ids=[device.name for device in DEVICES])
+def device(request: pytest.FixtureRequest) -> Device:
     return request.param
 
 
@@ -70,22 +73,26 @@ def assert_greedy(model: PreTrainedModel, request: Request) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_greedy_tokens_are_those_of_transformers(variant: str, make_driver: MakeDriver, tmp_path: Path) -> None:
+def test_greedy_tokens_are_those_of_transformers(variant: str, device: Device, tmp_path: Path) -> None:
     """Prompts longer than the budget, short ones beside them, more requests than rows one after the other."""
     model = save_model(tmp_path, **VARIANTS[variant])
-    driver = make_driver(tmp_path)
+    driver = device.driver(tmp_path)
     rng = random.Random(variant)
-    for lengths in ([1, 70, 3, 25, 24, 7], [30, 2, 5, 90]):  # the second lot takes rows and blocks of the first
-        requests = [Request(random_prompt(rng, n), rng.randrange(3, 25), row) for row, n in enumerate(lengths)]
+    # The second lot takes rows and blocks of the first.
+    lots, most = (
+        (([1, 30, 3, 7], [2, 26]), 5) if device.is_interpreted else (([1, 70, 3, 25, 24, 7], [30, 2, 5, 90]), 25)
+    )
+    for lengths in lots:
+        requests = [Request(random_prompt(rng, n), rng.randrange(3, most), row) for row, n in enumerate(lengths)]
         driver.run(requests)
         for request in requests:
             assert_greedy(model, request)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, make_driver: MakeDriver) -> tuple[PreTrainedModel, Driver]:
+def small(tmp_path_factory: pytest.TempPathFactory, device: Device) -> tuple[PreTrainedModel, Driver]:
     path = tmp_path_factory.mktemp("model")
-    return save_model(path), make_driver(path)
+    return save_model(path, num_hidden_layers=1 if device.is_interpreted else 3), device.driver(path)
 
 
 def run_one(driver: Driver, prompt: list[int], max_tokens: int, row: int = 0, **sampling: Any) -> Request:
@@ -208,12 +215,12 @@ def test_a_step_without_samples_or_with_other_kinds_of_rows(small: tuple[PreTrai
     assert_greedy(model, request)
 
 
-def test_dummy_weights_repeat(make_driver: MakeDriver, tmp_path: Path) -> None:
+def test_dummy_weights_repeat(device: Device, tmp_path: Path) -> None:
     save_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     outputs = []
     for seed in (3, 3, 4):
         request = Request([1, 2, 3], 8, 0)
-        make_driver(tmp_path, load_format="dummy", seed=seed).run([request])
+        device.driver(tmp_path, load_format="dummy", seed=seed).run([request])
         outputs.append(request.output)
     assert outputs[0] == outputs[1]
