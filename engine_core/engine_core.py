@@ -1,6 +1,8 @@
-"""The engine core's loop: receive, schedule, dispatch, collect, update, send. It owns the sockets and the clock.
+"""The engine core's loop: receive, collect, update, schedule, dispatch, send. It owns the sockets and the clock.
 
-Up to `steps_in_flight` steps are under way: while the workers run step N, step N+1 is planned and queued behind it.
+Up to `steps_in_flight` steps are under way: while the workers run step N, step N+1 is planned and queued behind it. The
+time from a result to the plan that it makes room for is what bounds the rate of short steps; so clients get their
+tokens after that plan has gone.
 """
 
 import heapq
@@ -102,10 +104,10 @@ class EngineCore:
         """Serves until drained. Raises `ExecutorFailed` when a worker dies, `LinkClosed` when the parent does."""
         while not self._is_drained():
             self._receive()
-            while (step := self._schedule()) is not None:
-                self._dispatch(step)
             while (result := self._executor.next_result()) is not None:
                 self._update(result)
+            while (step := self._schedule()) is not None:
+                self._dispatch(step)
             self._send()
 
     def fail_all(self, code: str, message: str) -> None:

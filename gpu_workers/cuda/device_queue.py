@@ -7,7 +7,6 @@ the next step runs. The only place that waits is `wait`, which a thread of its o
 import mmap
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import torch
 
@@ -23,12 +22,28 @@ class DeviceQueue:
         self._compute = torch.cuda.Stream(device)
         self._copy_out = torch.cuda.Stream(device)
 
-    def open(self, plans: Sequence[torch.Tensor], results: Sequence[torch.Tensor], rings: Sequence[mmap.mmap]) -> None:
-        """`plans` and `results`: the slots of the two rings as int32 tensors over `rings`, which become pinned."""
+    def enter(self) -> None:
+        """Makes the compute stream the current one of the calling thread, which launches all steps from now on."""
+        torch.cuda.set_stream(self._compute)
+
+    def open(
+        self,
+        plans: Sequence[torch.Tensor],
+        results: Sequence[torch.Tensor],
+        rings: Sequence[mmap.mmap],
+        bulk_word: int,
+    ) -> None:
+        """`plans` and `results`: the slots of the two rings as int32 tensors over `rings`, which become pinned. Most
+        plans end at their word `bulk_word`."""
         for ring in rings:
             _pin(ring)
         self._plans, self._results = plans, results
         self._staging = [torch.zeros_like(plan, device=self.device) for plan in plans]
+        self._bulk_word = bulk_word
+        # Slices cost more than the copies that are made with them.
+        self._usual_copies = [
+            (staging[:bulk_word], plan[:bulk_word]) for staging, plan in zip(self._staging, plans, strict=True)
+        ]
         self.device_results = [torch.zeros_like(result, device=self.device) for result in results]
         """Where the sampler writes a step's result, laid out as the slot that it is copied to."""
         self._copied = [torch.cuda.Event() for _ in plans]
@@ -39,10 +54,6 @@ class DeviceQueue:
         self._last_ended: torch.cuda.Event | None = None
         self._last_ended_ns = 0
 
-    def compute(self) -> AbstractContextManager[object]:
-        """The stream on which everything between copy in and copy out is queued."""
-        return torch.cuda.stream(self._compute)
-
     def synchronize(self) -> None:
         """Waits for all that was queued; not for the steady state."""
         torch.cuda.synchronize(self.device)
@@ -51,26 +62,31 @@ class DeviceQueue:
         """What the driver says is left of the device's memory."""
         return torch.cuda.mem_get_info(self.device)[0]
 
-    def begin(self, slot: int, num_words: int) -> torch.Tensor:
-        """Queues the copy of a plan's first `num_words` and returns the device's copy; compute waits for it."""
-        staging = self._staging[slot]
-        with torch.cuda.stream(self._copy_in):
-            staging[:num_words].copy_(self._plans[slot][:num_words], non_blocking=True)
-            self._copied[slot].record()
+    def begin(self, slot: int, num_bulk_words: int) -> torch.Tensor:
+        """Queues the copy of a plan with so many words of bulk and returns the device's copy; compute waits for it."""
+        target, source = self._usual_copies[slot]
+        if num_bulk_words:
+            num_words = self._bulk_word + num_bulk_words
+            target, source = self._staging[slot][:num_words], self._plans[slot][:num_words]
+        torch.cuda.set_stream(self._copy_in)
+        target.copy_(source, non_blocking=True)
+        torch.cuda.set_stream(self._compute)
+        copied = self._copied[slot]
+        copied.record(self._copy_in)
         self._launched_ns[slot] = time.monotonic_ns()
-        self._compute.wait_event(self._copied[slot])
+        self._compute.wait_event(copied)
         self._started[slot].record(self._compute)
-        return staging
+        return self._staging[slot]
 
-    def end(self, slot: int, first_word: int, last_word: int) -> None:
-        """Queues the copy of the words [first_word, last_word) of a result to its slot."""
-        self._ended[slot].record(self._compute)
-        with torch.cuda.stream(self._copy_out):
-            self._copy_out.wait_event(self._ended[slot])
-            self._results[slot][first_word:last_word].copy_(
-                self.device_results[slot][first_word:last_word], non_blocking=True
-            )
-            self._collected[slot].record()
+    def end(self, slot: int, words: slice) -> None:
+        """Queues the copy of a result's `words` to its slot."""
+        ended = self._ended[slot]
+        ended.record(self._compute)
+        self._copy_out.wait_event(ended)
+        torch.cuda.set_stream(self._copy_out)
+        self._results[slot][words].copy_(self.device_results[slot][words], non_blocking=True)
+        torch.cuda.set_stream(self._compute)
+        self._collected[slot].record(self._copy_out)
 
     def wait(self, slot: int) -> tuple[int, int]:
         """Blocks, without the interpreter's lock, until the slot's result is complete. Steps must be waited for in

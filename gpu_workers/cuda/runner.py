@@ -71,13 +71,13 @@ class CudaRunner:
         self._kv_cache = torch.zeros(cache_shape, dtype=torch_dtype(config.cache.dtype), device=device)
         sizes = self._sizes.all()
         self._queue.synchronize()  # what was allocated here was filled on another stream
-        with self._queue.compute():
-            self._warm_up(sizes)
-            if not config.enforce_eager:
-                torch.cuda.empty_cache()  # the graphs' own pool takes the place of what the warm-up used
-                self._graphs = StepGraphs()
-                self._graphs.capture(self._forward, sizes, progress)
-            self._sampler.warm_up(self._logits)
+        self._queue.enter()
+        self._warm_up(sizes)
+        if not config.enforce_eager:
+            torch.cuda.empty_cache()  # the graphs' own pool takes the place of what the warm-up used
+            self._graphs = StepGraphs()
+            self._graphs.capture(self._forward, sizes, progress)
+        self._sampler.warm_up(self._logits)
         self._queue.synchronize()
 
     @property
@@ -107,13 +107,10 @@ class CudaRunner:
         plans, results = plan_layout(self._shape), result_layout(self._shape)
         self._plan_ring = plan_ring
         self._plans = [StepPlan.over(plans, slot) for slot in plan_ring.slots]
-        self._bulk_word = plans.offsets["bulk"] // 4
-        self._result_words = (
-            results.offsets["num_sampled"] // 4,
-            results.offsets["logprobs"] // 4,
-            results.num_bytes // 4,
-        )
-        self._queue.open(_words(plan_ring), _words(result_ring), (plan_ring.buffer, result_ring.buffer))
+        first, short, whole = results.offsets["num_sampled"], results.offsets["logprobs"], results.num_bytes
+        self._token_words, self._result_words = slice(first // 4, short // 4), slice(first // 4, whole // 4)
+        rings = (plan_ring.buffer, result_ring.buffer)
+        self._queue.open(_words(plan_ring), _words(result_ring), rings, plans.offsets["bulk"] // 4)
         self._sampler.open(self._queue.device_results)
         self._publisher = Publisher(
             self._queue, [StepResult.over(results, slot) for slot in result_ring.slots], finished
@@ -132,18 +129,17 @@ class CudaRunner:
         num_seqs, num_tokens = plan.num_seqs, plan.num_tokens
         needs = self._rows.note(plan)
         size = self._size(num_tokens, num_seqs)
-        with self._queue.compute():
-            staged = self._queue.begin(slot, self._bulk_word + int(plan.header[NUM_BULK]))
-            self._rows.prepare(plan, staged, size.num_seqs, size.num_tokens)
-            if self._graphs is None:
-                self._forward(size)
-            else:
-                self._graphs.replay(size)
-            if not size.is_decode:
-                self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])
-            self._sampler.sample(self._logits[:num_seqs], needs, slot)
-            first, short, whole = self._result_words
-            self._queue.end(slot, first, whole if needs & LOGPROBS else short)
+        staged = self._queue.begin(slot, int(plan.header[NUM_BULK]))
+        self._rows.prepare(plan, staged, size.num_seqs, size.num_tokens)
+        if self._graphs is None:
+            self._forward(size)
+        else:
+            self._graphs.replay(size)
+        logits = self._logits[:num_seqs]
+        if not size.is_decode:
+            self._model.module.logits(self._hidden[:num_seqs], logits)
+        self._sampler.sample(logits, needs, slot)
+        self._queue.end(slot, self._result_words if needs & LOGPROBS else self._token_words)
         self._publisher.put(LaunchedStep(sequence, slot, plan.step_id, num_seqs))
 
     def _size(self, num_tokens: int, num_seqs: int) -> StepSize:

@@ -4,11 +4,9 @@ Without a GPU its kernels run through Triton's interpreter on CPU tensors, and `
 everything but graphs, streams and events is the code that a GPU runs.
 """
 
-import contextlib
 import mmap
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import msgspec
 import torch
@@ -30,12 +28,18 @@ class InlineQueue(DeviceQueue):
     def __init__(self) -> None:
         self.device = torch.device("cpu")
 
-    def open(self, plans: Sequence[torch.Tensor], results: Sequence[torch.Tensor], rings: Sequence[mmap.mmap]) -> None:
-        self._plans, self._results = plans, results
-        self.device_results = [torch.zeros_like(result) for result in results]
+    def enter(self) -> None:
+        pass
 
-    def compute(self) -> AbstractContextManager[object]:
-        return contextlib.nullcontext()
+    def open(
+        self,
+        plans: Sequence[torch.Tensor],
+        results: Sequence[torch.Tensor],
+        rings: Sequence[mmap.mmap],
+        bulk_word: int,
+    ) -> None:
+        self._plans, self._results, self._bulk_word = plans, results, bulk_word
+        self.device_results = [torch.zeros_like(result) for result in results]
 
     def synchronize(self) -> None:
         pass
@@ -43,13 +47,14 @@ class InlineQueue(DeviceQueue):
     def free_bytes(self) -> int:
         return 0
 
-    def begin(self, slot: int, num_words: int) -> torch.Tensor:
+    def begin(self, slot: int, num_bulk_words: int) -> torch.Tensor:
         staged = torch.full_like(self._plans[slot], -(2**30))  # what is not copied must not be read
+        num_words = self._bulk_word + num_bulk_words
         staged[:num_words] = self._plans[slot][:num_words]
         return staged
 
-    def end(self, slot: int, first_word: int, last_word: int) -> None:
-        self._results[slot][first_word:last_word] = self.device_results[slot][first_word:last_word]
+    def end(self, slot: int, words: slice) -> None:
+        self._results[slot][words] = self.device_results[slot][words]
 
     def wait(self, slot: int) -> tuple[int, int]:
         return 1, 2
