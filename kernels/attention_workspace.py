@@ -33,6 +33,7 @@ class Tile:
     num_stages: int  # KV tiles in flight, the one in use included
     programs_per_sm: int
     min_units: int = 1  # KV tiles that a program takes at least: less would cost more to combine than to read
+    overhead: int = 0  # KV tiles that take as long as beginning and ending a walk over them
 
     def __post_init__(self) -> None:
         for size in (self.block_m, self.block_n):
@@ -56,12 +57,12 @@ SHORT_TILES = {
     (256, 4): Tile(16, 16, 4, 3, 2, min_units=16),
 }
 LONG_TILES = {
-    (64, 2): Tile(128, 128, 8, 3, 1),
-    (128, 2): Tile(128, 64, 8, 3, 1),
-    (256, 2): Tile(128, 32, 8, 2, 1),
-    (64, 4): Tile(32, 32, 8, 2, 2),
-    (128, 4): Tile(32, 32, 8, 2, 1),
-    (256, 4): Tile(16, 16, 4, 2, 2),
+    (64, 2): Tile(128, 128, 8, 3, 1, overhead=2),
+    (128, 2): Tile(128, 64, 8, 3, 1, overhead=4),
+    (256, 2): Tile(128, 32, 8, 2, 1, overhead=4),
+    (64, 4): Tile(32, 32, 8, 2, 2, overhead=1),
+    (128, 4): Tile(32, 32, 8, 2, 1, overhead=1),
+    (256, 4): Tile(16, 16, 4, 2, 2, overhead=1),
 }
 
 
@@ -74,15 +75,13 @@ class Variant:
     num_programs: int
     segments: torch.Tensor  # int32 [capacity + 1, SEGMENT_WORDS]; the last one is read ahead and never used
     programs: torch.Tensor  # int32 [num_programs, PROGRAM_WORDS]
-    first_segment: torch.Tensor  # int32 [S], scratch of the task map: segments before each scheduled sequence
     partial_acc: torch.Tensor  # float32 [num_programs, 2, block_m, padded D]
     partial_stats: torch.Tensor  # float32 [num_programs, 2, 2, block_m]: running maximum, sum
     arrivals: torch.Tensor  # int32 [capacity, H]: partials stored so far; all zero between launches
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """All buffers, for the memory plan."""
-        yield from (self.segments, self.programs, self.first_segment)
-        yield from (self.partial_acc, self.partial_stats, self.arrivals)
+        """The variant's buffers."""
+        yield from (self.segments, self.programs, self.partial_acc, self.partial_stats, self.arrivals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +97,17 @@ class AttentionWorkspace:
     sliding_window: int  # tokens that a query sees, itself included; 0: all
     short: Variant
     long: Variant
+    long_seqs: torch.Tensor  # int32 [S], scratch of the task map: which scheduled sequences are long
+    first_segment: torch.Tensor  # int32 [S], likewise: segments before each of them
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """All buffers."""
+        yield from (*self.short.tensors(), *self.long.tensors(), self.long_seqs, self.first_segment)
 
     @property
     def num_bytes(self) -> int:
         """Device memory that the workspace holds."""
-        tensors = (*self.short.tensors(), *self.long.tensors())
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
 
 def make_attention_workspace(
@@ -149,7 +153,6 @@ def make_attention_workspace(
             num_programs=count,
             segments=torch.zeros(capacity + 1, SEGMENT_WORDS, dtype=torch.int32, device=device),
             programs=torch.zeros(count, PROGRAM_WORDS, dtype=torch.int32, device=device),
-            first_segment=torch.zeros(max_num_seqs, dtype=torch.int32, device=device),
             partial_acc=torch.zeros(count, 2, tile.block_m, padded_dim, device=device),
             partial_stats=torch.zeros(count, 2, 2, tile.block_m, device=device),
             arrivals=torch.zeros(capacity, num_kv_heads, dtype=torch.int32, device=device),
@@ -165,6 +168,8 @@ def make_attention_workspace(
         sliding_window=sliding_window,
         short=make_variant(short_tile, max_num_seqs, num_programs_short),
         long=make_variant(long_tile, long_capacity, num_programs_long),
+        long_seqs=torch.zeros(max_num_seqs, dtype=torch.int32, device=device),
+        first_segment=torch.zeros(max_num_seqs, dtype=torch.int32, device=device),
     )
 
 

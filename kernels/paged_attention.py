@@ -107,6 +107,126 @@ def _attend(
 
 
 @triton.jit
+def _work_on_piece(
+    query,
+    kv_cache,
+    out,
+    block_tables,
+    partial_acc,
+    partial_stats,
+    arrivals,
+    alibi_slopes,
+    sinks,
+    stride_query_token,
+    stride_query_head,
+    stride_block,
+    stride_value,
+    stride_head,
+    stride_table,
+    qk_scale,
+    soft_cap,
+    program,
+    first_program,
+    last_program,
+    segment,
+    head,
+    piece_begin,
+    piece_end,
+    num_tiles,
+    table_row,
+    first_token,
+    num_tokens,
+    first_position,
+    first_tile,
+    NUM_KV_HEADS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    SINKS: tl.constexpr,
+    PEELED: tl.constexpr,
+    COMBINE_ROWS: tl.constexpr,
+    COMBINE_PARTS: tl.constexpr,
+):
+    """The tiles [piece_begin, piece_end) of a (segment, head), which programs first_program..last_program share."""
+    row = tl.arange(0, BLOCK_M)
+    dim = tl.arange(0, PADDED_DIM)
+    num_rows = num_tokens * GROUP_SIZE
+    q_head = head * GROUP_SIZE + row % GROUP_SIZE
+    offset = (first_token + row // GROUP_SIZE).to(tl.int64) * stride_query_token + q_head * stride_query_head
+    is_query = (row < num_rows)[:, None] & (dim < HEAD_DIM)[None, :]
+    q = tl.load(query + (offset[:, None] + dim[None, :]), mask=is_query, other=0.0)
+    query_position = first_position + row // GROUP_SIZE
+    slope = tl.zeros([BLOCK_M], tl.float32)
+    if ALIBI:
+        slope = tl.load(alibi_slopes + q_head, mask=row < num_rows, other=0.0) * LOG2E
+
+    table = block_tables + table_row.to(tl.int64) * stride_table
+    key_base = kv_cache + head.to(tl.int64) * stride_head
+    value_base = key_base + stride_value
+    last_key = first_position + num_tokens - 1
+    begin_tile = first_tile + piece_begin
+    end_tile = first_tile + piece_end
+    acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
+    row_max = tl.full([BLOCK_M], HIDDEN, tl.float32)
+    row_sum = tl.zeros([BLOCK_M], tl.float32)
+    masked_from = begin_tile
+    if PEELED:
+        # Tiles before `full_from` begin outside the last token's window, those from `masked_from` on have keys that
+        # the first token does not see.
+        full_from = begin_tile
+        if WINDOW > 0:
+            window_end = (tl.maximum(last_key - WINDOW + 1, 0) + BLOCK_N - 1) // BLOCK_N
+            full_from = tl.minimum(tl.maximum(window_end, begin_tile), end_tile)
+            acc, row_max, row_sum = _attend(
+                acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, begin_tile, full_from,
+                last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
+                SOFT_CAP, ALIBI, True,
+            )  # fmt: skip
+        masked_from = tl.minimum(tl.maximum((first_position + 1) // BLOCK_N, full_from), end_tile)
+        acc, row_max, row_sum = _attend(
+            acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, full_from, masked_from,
+            last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
+            SOFT_CAP, ALIBI, False,
+        )  # fmt: skip
+    acc, row_max, row_sum = _attend(
+        acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, masked_from, end_tile,
+        last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
+        SOFT_CAP, ALIBI, True,
+    )  # fmt: skip
+
+    if piece_end - piece_begin == num_tiles:
+        store_output(
+            out, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
+            NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, SINKS,
+        )  # fmt: skip
+    else:
+        # Slot 0: the piece began in an earlier program; slot 1: it begins here and goes on in the next one.
+        slot = program * 2 + tl.where(piece_begin == 0, 1, 0)
+        partial = partial_acc + (slot * BLOCK_M + row[:, None]) * PADDED_DIM + dim[None, :]
+        tl.store(partial, acc, mask=(row < num_rows)[:, None])
+        stats = partial_stats + slot * (2 * BLOCK_M) + row
+        tl.store(stats, row_max)
+        tl.store(stats + BLOCK_M, row_sum)
+        # All threads' stores come before the one thread's release.
+        tl.debug_barrier()
+        arrival = arrivals + segment * NUM_KV_HEADS + head
+        arrived = tl.atomic_add(arrival, 1, sem="acq_rel", scope="gpu") + 1
+        if arrived == last_program - first_program + 1:
+            combine_partials(
+                out, sinks, partial_acc, partial_stats, first_program, last_program, num_rows, first_token, head,
+                NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, SINKS,
+                COMBINE_ROWS, COMBINE_PARTS,
+            )  # fmt: skip
+            tl.store(arrival, 0)
+
+
+@triton.jit
 def _paged_attention_kernel(
     query,  # [T, H·G, D]
     kv_cache,  # one layer's [num_blocks, 2, H, B, D]
@@ -138,6 +258,7 @@ def _paged_attention_kernel(
     SOFT_CAP: tl.constexpr,
     ALIBI: tl.constexpr,
     SINKS: tl.constexpr,
+    OVERHEAD: tl.constexpr,
     PEELED: tl.constexpr,
     COMBINE_ROWS: tl.constexpr,
     COMBINE_PARTS: tl.constexpr,
@@ -148,97 +269,36 @@ def _paged_attention_kernel(
     program = tl.program_id(0)
     record = programs + program * PROGRAM_WORDS
     unit, end_unit, per = tl.load(record), tl.load(record + 1), tl.load(record + 2)
-    segment, head, tile = tl.load(record + 3), tl.load(record + 4), tl.load(record + 5)
+    segment, head, within = tl.load(record + 3), tl.load(record + 4), tl.load(record + 5)
     record += PROGRAM_WORDS - SEGMENT_WORDS
-    tiles_before, num_tiles, table_row = tl.load(record), tl.load(record + 1), tl.load(record + 2)
+    weight_before, num_tiles, table_row = tl.load(record), tl.load(record + 1), tl.load(record + 2)
     first_token, num_tokens = tl.load(record + 3), tl.load(record + 4)
     first_position, first_tile = tl.load(record + 5), tl.load(record + 6)
-    row = tl.arange(0, BLOCK_M)
-    dim = tl.arange(0, PADDED_DIM)
 
     while unit < end_unit:
-        # A piece: the tiles of this (segment, head) that belong to this program.
-        piece_tiles = tl.minimum(num_tiles - tile, end_unit - unit)
-        num_rows = num_tokens * GROUP_SIZE
-        q_head = head * GROUP_SIZE + row % GROUP_SIZE
-        offset = (first_token + row // GROUP_SIZE).to(tl.int64) * stride_query_token + q_head * stride_query_head
-        is_query = (row < num_rows)[:, None] & (dim < HEAD_DIM)[None, :]
-        q = tl.load(query + (offset[:, None] + dim[None, :]), mask=is_query, other=0.0)
-        query_position = first_position + row // GROUP_SIZE
-        slope = tl.zeros([BLOCK_M], tl.float32)
-        if ALIBI:
-            slope = tl.load(alibi_slopes + q_head, mask=row < num_rows, other=0.0) * LOG2E
-
-        table = block_tables + table_row.to(tl.int64) * stride_table
-        key_base = kv_cache + head.to(tl.int64) * stride_head
-        value_base = key_base + stride_value
-        last_key = first_position + num_tokens - 1
-        begin_tile = first_tile + tile
-        end_tile = begin_tile + piece_tiles
-        acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
-        row_max = tl.full([BLOCK_M], HIDDEN, tl.float32)
-        row_sum = tl.zeros([BLOCK_M], tl.float32)
-        masked_from = begin_tile
-        if PEELED:
-            # Tiles before `full_from` begin outside the last token's window, those from `masked_from` on have keys that
-            # the first token does not see.
-            full_from = begin_tile
-            if WINDOW > 0:
-                window_end = (tl.maximum(last_key - WINDOW + 1, 0) + BLOCK_N - 1) // BLOCK_N
-                full_from = tl.minimum(tl.maximum(window_end, begin_tile), end_tile)
-                acc, row_max, row_sum = _attend(
-                    acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, begin_tile, full_from,
-                    last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
-                    SOFT_CAP, ALIBI, True,
-                )  # fmt: skip
-            masked_from = tl.minimum(tl.maximum((first_position + 1) // BLOCK_N, full_from), end_tile)
-            acc, row_max, row_sum = _attend(
-                acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, full_from, masked_from,
-                last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
-                SOFT_CAP, ALIBI, False,
+        # The units of this (segment, head) that belong to this program, and the piece of its tiles that they stand for.
+        width = num_tiles + OVERHEAD
+        num_units = tl.minimum(width - within, end_unit - unit)
+        piece_begin = tl.maximum(within - OVERHEAD, 0)
+        piece_end = tl.maximum(within + num_units - OVERHEAD, 0)
+        if piece_begin < piece_end:
+            first_unit = weight_before * NUM_KV_HEADS + head * width
+            _work_on_piece(
+                query, kv_cache, out, block_tables, partial_acc, partial_stats, arrivals, alibi_slopes, sinks,
+                stride_query_token, stride_query_head, stride_block, stride_value, stride_head, stride_table,
+                qk_scale, soft_cap, program, (first_unit + OVERHEAD) // per, (first_unit + width - 1) // per,
+                segment, head, piece_begin, piece_end, num_tiles, table_row, first_token, num_tokens,
+                first_position, first_tile, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_SIZE, BLOCK_M,
+                BLOCK_N, WINDOW, SOFT_CAP, ALIBI, SINKS, PEELED, COMBINE_ROWS, COMBINE_PARTS,
             )  # fmt: skip
-        acc, row_max, row_sum = _attend(
-            acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, masked_from, end_tile,
-            last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
-            SOFT_CAP, ALIBI, True,
-        )  # fmt: skip
-
-        if piece_tiles == num_tiles:
-            store_output(
-                out, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
-                NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, SINKS,
-            )  # fmt: skip
-        else:
-            # Slot 0: the piece began in an earlier program; slot 1: it begins here and goes on in the next one.
-            slot = program * 2 + tl.where(tile == 0, 1, 0)
-            partial = partial_acc + (slot * BLOCK_M + row[:, None]) * PADDED_DIM + dim[None, :]
-            tl.store(partial, acc, mask=(row < num_rows)[:, None])
-            stats = partial_stats + slot * (2 * BLOCK_M) + row
-            tl.store(stats, row_max)
-            tl.store(stats + BLOCK_M, row_sum)
-            first_unit = tiles_before * NUM_KV_HEADS + head * num_tiles
-            first_program = first_unit // per
-            last_program = (first_unit + num_tiles - 1) // per
-            # All threads' stores come before the one thread's release.
-            tl.debug_barrier()
-            arrival = arrivals + segment * NUM_KV_HEADS + head
-            arrived = tl.atomic_add(arrival, 1, sem="acq_rel", scope="gpu") + 1
-            if arrived == last_program - first_program + 1:
-                combine_partials(
-                    out, sinks, partial_acc, partial_stats, first_program, last_program, num_rows, first_token, head,
-                    NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, SINKS,
-                    COMBINE_ROWS, COMBINE_PARTS,
-                )  # fmt: skip
-                tl.store(arrival, 0)
-
-        unit += piece_tiles
-        tile = tile * 0
+        unit += num_units
+        within = within * 0
         head += 1
         if head == NUM_KV_HEADS:
             head = head * 0
             segment += 1
             following = segments + segment * SEGMENT_WORDS
-            tiles_before, num_tiles, table_row = tl.load(following), tl.load(following + 1), tl.load(following + 2)
+            weight_before, num_tiles, table_row = tl.load(following), tl.load(following + 1), tl.load(following + 2)
             first_token, num_tokens = tl.load(following + 3), tl.load(following + 4)
             first_position, first_tile = tl.load(following + 5), tl.load(following + 6)
 
@@ -291,6 +351,7 @@ def _launch(
         SOFT_CAP=soft_cap > 0,
         ALIBI=alibi_slopes is not None,
         SINKS=sinks is not None,
+        OVERHEAD=tile.overhead,
         PEELED=variant is workspace.long,
         COMBINE_ROWS=combine_rows,
         COMBINE_PARTS=combine_parts,
