@@ -29,7 +29,7 @@ import triton.language as tl
 
 from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionWorkspace
 
-_CHUNK = 512
+_CHUNK = 256
 _NUM_WARPS = 8
 
 
@@ -211,9 +211,9 @@ def _deal_out(
     tl.store(target + 3, segment, mask=is_busy)
     tl.store(target + 4, within // width, mask=is_busy)
     tl.store(target + 5, within % width, mask=is_busy)
-    for word in tl.static_range(SEGMENT_WORDS - 1):
-        value = tl.load(source + word, mask=is_busy, other=0)
-        tl.store(target + PROGRAM_WORDS - SEGMENT_WORDS + word, value, mask=is_busy)
+    word = tl.arange(0, SEGMENT_WORDS)[None, :]
+    record = tl.load(source[:, None] + word, mask=is_busy[:, None], other=0)  # [PADDED_PROGRAMS, SEGMENT_WORDS]
+    tl.store(target[:, None] + (PROGRAM_WORDS - SEGMENT_WORDS + word), record, mask=is_busy[:, None])
 
 
 @triton.jit(do_not_specialize=["num_seqs"])
