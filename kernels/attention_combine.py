@@ -12,7 +12,7 @@ import triton.language as tl
 
 from kernels.attention_workspace import Tile
 
-_REGISTERS = 32
+_REGISTERS = 64
 """Elements of partial accumulators that a combining thread holds at once; more would take them from the main loop."""
 LOG2E = tl.constexpr(1.4426950408889634)
 HIDDEN = tl.constexpr(-(2.0**120))
@@ -77,34 +77,45 @@ def combine_partials(
     """Combines the partials of programs first_program..last_program, PARTS at a time and for ROWS rows at a time.
 
     The first program's partial lies in its slot 1 (a piece that goes on in the next program), the others' in slot 0.
+    Each thread adds up its own elements: nothing is exchanged, and the loads of all PARTS are under way at once.
     """
     dim = tl.arange(0, PADDED_DIM)
     for first_row in range(0, num_rows, ROWS):
         row = first_row + tl.arange(0, ROWS)
+        is_row = row < num_rows
         acc = tl.zeros([ROWS, PADDED_DIM], tl.float32)
         row_max = tl.full([ROWS], HIDDEN, tl.float32)
         row_sum = tl.zeros([ROWS], tl.float32)
         for first in range(first_program, last_program + 1, PARTS):
-            program = first + tl.arange(0, PARTS)
-            is_part = (program <= last_program)[:, None] & (row < num_rows)[None, :]  # [PARTS, ROWS]
-            slot = program * 2 + tl.where(program == first_program, 1, 0)
-            stats = partial_stats + (slot[:, None] * (2 * BLOCK_M) + row[None, :])
-            # Past the first-level cache, which knows nothing of other SMs' stores.
-            part_max = tl.load(stats, mask=is_part, other=HIDDEN, cache_modifier=".cg")
-            # What is no part weighs 2^(HIDDEN - m) = 0; in rows that are none the 1 spares a division of 0 by 0.
-            part_sum = tl.load(stats + BLOCK_M, mask=is_part, other=1.0, cache_modifier=".cg")
-            offset = (slot[:, None] * BLOCK_M + row[None, :]) * PADDED_DIM
-            part = tl.load(
-                partial_acc + (offset[:, :, None] + dim[None, None, :]),
-                mask=is_part[:, :, None],
-                other=0.0,
-                cache_modifier=".cg",
-            )  # [PARTS, ROWS, DP]
-            new_max = tl.maximum(row_max, tl.max(part_max, 0))
-            weight = tl.exp2(part_max - new_max[None, :])
+            new_max = row_max
+            for i in tl.static_range(PARTS):
+                program = first + i
+                slot = program * 2 + tl.where(program == first_program, 1, 0)
+                stats = partial_stats + slot * (2 * BLOCK_M) + row
+                # Past the first-level cache, which knows nothing of other SMs' stores. What is no part weighs
+                # 2^(HIDDEN - m) = 0.
+                is_part = is_row & (program <= last_program)
+                new_max = tl.maximum(new_max, tl.load(stats, mask=is_part, other=HIDDEN, cache_modifier=".cg"))
             shrink = tl.exp2(row_max - new_max)
-            acc = acc * shrink[:, None] + tl.sum(part * weight[:, :, None], 0)
-            row_sum = row_sum * shrink + tl.sum(part_sum * weight, 0)
+            acc = acc * shrink[:, None]
+            row_sum = row_sum * shrink
+            for i in tl.static_range(PARTS):
+                program = first + i
+                slot = program * 2 + tl.where(program == first_program, 1, 0)
+                stats = partial_stats + slot * (2 * BLOCK_M) + row
+                is_part = is_row & (program <= last_program)
+                part_max = tl.load(stats, mask=is_part, other=HIDDEN, cache_modifier=".cg")
+                # In rows that are none the 1 spares a division of 0 by 0.
+                part_sum = tl.load(stats + BLOCK_M, mask=is_part, other=1.0, cache_modifier=".cg")
+                part = tl.load(
+                    partial_acc + ((slot * BLOCK_M + row) * PADDED_DIM)[:, None] + dim[None, :],
+                    mask=is_part[:, None],
+                    other=0.0,
+                    cache_modifier=".cg",
+                )
+                weight = tl.exp2(part_max - new_max)
+                row_sum += part_sum * weight
+                acc += part * weight[:, None]
             row_max = new_max
         store_output(
             out, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
@@ -115,5 +126,5 @@ def combine_partials(
 def combine_tile(padded_dim: int, tile: Tile, is_short: bool) -> tuple[int, int]:
     """(ROWS, PARTS): decode has few rows and possibly many partials, prefill the other way round."""
     elements = _REGISTERS * 32 * tile.num_warps // padded_dim
-    parts = max(2, elements // 4 if is_short else 2)
+    parts = max(2, min(16, elements // 4) if is_short else 2)
     return min(tile.block_m, max(1, elements // parts)), parts

@@ -1,21 +1,24 @@
 """The task map of paged attention: who computes what, worked out on the GPU once per step and used by every layer.
 
 A *segment* is one q-tile of one sequence. For each KV head it walks over n KV tiles: from the first one that any of its
-tokens can see (sliding window) to the one with its last token (causal). A *unit* is (segment, KV head, KV tile); units
-are numbered segment by segment, then by head, then by tile, so a segment with c tiles of others before it owns the
-units [H·c, H·(c + n)). All W units are dealt out evenly, in runs of per = ceil(W / P): program p owns those from p·per
-on (the "stream-K" decomposition of Osama et al. 2023). The balance is exact up to one unit whatever the mix of lengths:
-there is nothing to tune and no threshold to fall off.
+tokens can see (sliding window) to the one with its last token (causal). Beginning and ending such a walk takes as long
+as some more tiles, the variant's overhead o, so a (segment, head) weighs n + o *units*: o virtual ones and then one for
+each tile. Units are numbered segment by segment, then by head: a segment with a weight of c before it owns the units
+[H·c, H·(c + n + o)). All W units are dealt out evenly, in runs of per = ceil(W / P): program p owns those from p·per on
+(the "stream-K" decomposition of Osama et al. 2023). The balance is exact up to one unit whatever the mix of lengths:
+there is no threshold to fall off. Where a run has none but virtual units of a (segment, head), there is nothing to do.
 
 Records hold all that the attention kernel needs, so that it begins with one load and not with a chain of them:
 
-    segment: 0 tiles before it, 1 its tiles, 2 row, 3 first token (index into the step's tokens), 4 its tokens,
+    segment: 0 weight before it, 1 its tiles, 2 row, 3 first token (index into the step's tokens), 4 its tokens,
              5 position of the first token, 6 first KV tile, 7 unused
-    program: 0 first unit, 1 end, 2 per, 3 segment, 4 KV head, 5 tile within the segment, 6 and 7 unused,
+    program: 0 first unit, 1 end, 2 per, 3 segment, 4 KV head, 5 unit within (segment, head), 6 and 7 unused,
              8 to 15 the segment's record
 
-One launch, one CTA for each variant (short and long rows). It is a matter of latency, not of bandwidth: some kilobytes
-are read, and lists are searched by all threads at once. Measured: see docs/log.md.
+One launch, one CTA for each variant (short and long rows). It is a matter of latency: some kilobytes are read, but each
+load or barrier is waited for. So nothing is searched for that can be counted. A short row is one segment. Segment s
+begins before or with program p if ceil(its first unit / per) <= p: the running sum of a histogram of these numbers
+tells all programs their segments. Measured: see docs/log.md.
 
 Legend: N = scheduled sequences of the (padded) step, S = max_num_seqs, H = KV heads, P = programs of a variant.
 """
@@ -26,51 +29,112 @@ import triton.language as tl
 
 from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionWorkspace
 
-_CHUNK = 512
-_NUM_WARPS = 4
+_CHUNK = 256
+_NUM_WARPS = 8
 
 
 @triton.jit
-def _last_at_most(values, length, stride, wanted, inside, first_step):
-    """The last index below `length` whose value is <= wanted [CHUNK], in ascending values; 0 where there is none."""
+def _store_segments(
+    segments,
+    index,
+    inside,
+    weight_before,
+    row,
+    first_token,
+    num_tokens,
+    first_position,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    OVERHEAD: tl.constexpr,
+    SEGMENT_WORDS: tl.constexpr,
+):
+    """Writes the records `index` [CHUNK] of segments in ascending order; returns the weight of all of them."""
+    first_tile = first_position * 0
+    if WINDOW > 0:
+        first_tile = tl.maximum(first_position - WINDOW + 1, 0) // BLOCK_N
+    tiles = (first_position + num_tokens + BLOCK_N - 1) // BLOCK_N - first_tile
+    weight = tl.where(inside, tiles + OVERHEAD, 0)
+    record = segments + index * SEGMENT_WORDS
+    tl.store(record, weight_before + tl.cumsum(weight, 0) - weight, mask=inside)
+    tl.store(record + 1, tiles, mask=inside)
+    tl.store(record + 2, row, mask=inside)
+    tl.store(record + 3, first_token, mask=inside)
+    tl.store(record + 4, num_tokens, mask=inside)
+    tl.store(record + 5, first_position, mask=inside)
+    tl.store(record + 6, first_tile, mask=inside)
+    return tl.sum(weight, 0)
+
+
+@triton.jit
+def _list_short(
+    rows,
+    query_start_loc,
+    seq_lens,
+    segments,
+    num_seqs,
+    MAX_TOKENS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    OVERHEAD: tl.constexpr,
+    SEGMENT_WORDS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Writes the records of the short rows, each one segment; returns their number and weight."""
+    num_segments = num_seqs * 0
+    weight = num_seqs * 0
+    for first in range(0, num_seqs, CHUNK):
+        seq = first + tl.arange(0, CHUNK)
+        inside = seq < num_seqs
+        start = tl.load(query_start_loc + seq, mask=inside, other=0)
+        query_len = tl.load(query_start_loc + seq + 1, mask=inside, other=0) - start
+        seq_len = tl.load(seq_lens + seq, mask=inside, other=0)
+        row = tl.load(rows + seq, mask=inside, other=0)
+        mine = ((query_len > 0) & (query_len <= MAX_TOKENS) & (seq_len > 0)).to(tl.int32)
+        index = num_segments + tl.cumsum(mine, 0) - mine
+        weight += _store_segments(
+            segments, index, mine > 0, weight, row, start, query_len, seq_len - query_len,
+            BLOCK_N, WINDOW, OVERHEAD, SEGMENT_WORDS,
+        )  # fmt: skip
+        num_segments += tl.sum(mine, 0)
+    return num_segments, weight
+
+
+@triton.jit
+def _last_at_most(values, length, wanted, inside):
+    """The last index below `length` whose value is <= wanted [CHUNK], in ascending values from 0 on."""
+    step = length * 0 + 1
+    while step < length:
+        step = step * 2
     found = wanted * 0
-    step = first_step
     while step > 0:
         candidate = found + step
         is_valid = inside & (candidate < length)
-        value = tl.load(values + candidate * stride, mask=is_valid, other=0)
+        value = tl.load(values + candidate, mask=is_valid, other=0)
         found = tl.where(is_valid & (value <= wanted), candidate, found)
         step = step // 2
     return found
 
 
 @triton.jit
-def _half_of_power_of_two(length):
-    """The first step of a binary search: the largest power of two below `length`."""
-    step = length * 0 + 1
-    while step < length:
-        step = step * 2
-    return step // 2
-
-
-@triton.jit
-def _list_segments(
+def _list_long(
     rows,
     query_start_loc,
     seq_lens,
+    long_seqs,
     first_segment,
     segments,
     num_seqs,
-    IS_SHORT: tl.constexpr,
     MAX_SHORT_TOKENS: tl.constexpr,
     TOKENS_PER_TILE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr,
+    OVERHEAD: tl.constexpr,
     SEGMENT_WORDS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Writes the records of one variant's segments; returns their number and the number of their tiles."""
+    """Writes the records of the long rows' segments; returns their number and weight."""
     lane = tl.arange(0, CHUNK)
+    num_long = num_seqs * 0
     num_segments = num_seqs * 0
     for first in range(0, num_seqs, CHUNK):
         seq = first + lane
@@ -78,41 +142,32 @@ def _list_segments(
         start = tl.load(query_start_loc + seq, mask=inside, other=0)
         query_len = tl.load(query_start_loc + seq + 1, mask=inside, other=0) - start
         seq_len = tl.load(seq_lens + seq, mask=inside, other=0)
-        mine = (query_len > 0) & (seq_len > 0) & ((query_len <= MAX_SHORT_TOKENS) == IS_SHORT)
-        count = tl.where(mine, (query_len + TOKENS_PER_TILE - 1) // TOKENS_PER_TILE, 0)
-        tl.store(first_segment + seq, num_segments + tl.cumsum(count, 0) - count, mask=inside)
+        mine = ((query_len > MAX_SHORT_TOKENS) & (seq_len > 0)).to(tl.int32)
+        count = mine * ((query_len + TOKENS_PER_TILE - 1) // TOKENS_PER_TILE)
+        index = num_long + tl.cumsum(mine, 0) - mine
+        tl.store(long_seqs + index, seq, mask=mine > 0)
+        tl.store(first_segment + index, num_segments + tl.cumsum(count, 0) - count, mask=mine > 0)
+        num_long += tl.sum(mine, 0)
         num_segments += tl.sum(count, 0)
     tl.debug_barrier()  # the list is read by other threads than those that wrote it
 
-    num_tiles = num_seqs * 0
-    seq_step = _half_of_power_of_two(num_seqs)
+    weight = num_seqs * 0
     for first in range(0, num_segments, CHUNK):
         index = first + lane
         inside = index < num_segments
-        seq = _last_at_most(first_segment, num_seqs, 1, index, inside, seq_step)
+        at = _last_at_most(first_segment, num_long, index, inside)  # few rows are long: few steps
+        seq = tl.load(long_seqs + at, mask=inside, other=0)
+        skipped = (index - tl.load(first_segment + at, mask=inside, other=0)) * TOKENS_PER_TILE
         start = tl.load(query_start_loc + seq, mask=inside, other=0)
         query_len = tl.load(query_start_loc + seq + 1, mask=inside, other=0) - start
         seq_len = tl.load(seq_lens + seq, mask=inside, other=0)
         row = tl.load(rows + seq, mask=inside, other=0)
-        first_token = (index - tl.load(first_segment + seq, mask=inside, other=0)) * TOKENS_PER_TILE
-        num_tokens = tl.minimum(query_len - first_token, TOKENS_PER_TILE)
-        first_position = seq_len - query_len + first_token
-        first_tile = first_token * 0
-        if WINDOW > 0:
-            first_tile = tl.maximum(first_position - WINDOW + 1, 0) // BLOCK_N
-        tiles = (first_position + num_tokens + BLOCK_N - 1) // BLOCK_N - first_tile
-        tiles = tl.where(inside, tiles, 0)
-        record = segments + index * SEGMENT_WORDS
-        tl.store(record, num_tiles + tl.cumsum(tiles, 0) - tiles, mask=inside)
-        tl.store(record + 1, tiles, mask=inside)
-        tl.store(record + 2, row, mask=inside)
-        tl.store(record + 3, start + first_token, mask=inside)
-        tl.store(record + 4, num_tokens, mask=inside)
-        tl.store(record + 5, first_position, mask=inside)
-        tl.store(record + 6, first_tile, mask=inside)
-        num_tiles += tl.sum(tiles, 0)
-    tl.debug_barrier()
-    return num_segments, num_tiles
+        num_tokens = tl.minimum(query_len - skipped, TOKENS_PER_TILE)
+        weight += _store_segments(
+            segments, index, inside, weight, row, start + skipped, num_tokens, seq_len - query_len + skipped,
+            BLOCK_N, WINDOW, OVERHEAD, SEGMENT_WORDS,
+        )  # fmt: skip
+    return num_segments, weight
 
 
 @triton.jit
@@ -120,39 +175,45 @@ def _deal_out(
     segments,
     programs,
     num_segments,
-    num_tiles,
+    weight,
     NUM_KV_HEADS: tl.constexpr,
     NUM_PROGRAMS: tl.constexpr,
+    PADDED_PROGRAMS: tl.constexpr,
     MIN_UNITS: tl.constexpr,
+    OVERHEAD: tl.constexpr,
     SEGMENT_WORDS: tl.constexpr,
     PROGRAM_WORDS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Writes every program's record: its run of units and where in the list of segments the run begins."""
-    num_units = num_tiles * NUM_KV_HEADS
-    per = tl.maximum((num_units + NUM_PROGRAMS - 1) // NUM_PROGRAMS, MIN_UNITS)
-    segment_step = _half_of_power_of_two(num_segments)
-    for first in range(0, NUM_PROGRAMS, CHUNK):
-        program = first + tl.arange(0, CHUNK)
-        inside = program < NUM_PROGRAMS
-        begin = tl.minimum(program * per, num_units)
-        # Units of a segment begin at NUM_KV_HEADS times the tiles before it.
-        tile_count = begin // NUM_KV_HEADS
-        is_busy = inside & (begin < num_units)
-        segment = _last_at_most(segments, num_segments, SEGMENT_WORDS, tile_count, is_busy, segment_step)
-        source = segments + segment * SEGMENT_WORDS
-        within = begin - tl.load(source, mask=is_busy, other=0) * NUM_KV_HEADS
-        tiles = tl.load(source + 1, mask=is_busy, other=1)
-        target = programs + program * PROGRAM_WORDS
-        tl.store(target, begin, mask=inside)
-        tl.store(target + 1, tl.minimum(begin + per, num_units), mask=inside)
-        tl.store(target + 2, program * 0 + per, mask=inside)
-        tl.store(target + 3, segment, mask=inside)
-        tl.store(target + 4, within // tiles, mask=inside)
-        tl.store(target + 5, within % tiles, mask=inside)
-        for word in tl.static_range(SEGMENT_WORDS - 1):
-            value = tl.load(source + word, mask=is_busy, other=0)
-            tl.store(target + PROGRAM_WORDS - SEGMENT_WORDS + word, value, mask=inside)
+    num_units = weight * NUM_KV_HEADS
+    per = tl.maximum((num_units + NUM_PROGRAMS - 1) // NUM_PROGRAMS, MIN_UNITS + OVERHEAD)
+    tl.debug_barrier()  # records are read by other threads than those that wrote them
+    begun = tl.zeros([PADDED_PROGRAMS], tl.int32)
+    for first in range(0, num_segments, CHUNK):
+        index = first + tl.arange(0, CHUNK)
+        inside = index < num_segments
+        first_unit = tl.load(segments + index * SEGMENT_WORDS, mask=inside, other=0) * NUM_KV_HEADS
+        first_program = (first_unit + per - 1) // per
+        begun += tl.histogram(first_program, PADDED_PROGRAMS, mask=inside & (first_program < NUM_PROGRAMS))
+    program = tl.arange(0, PADDED_PROGRAMS)
+    inside = program < NUM_PROGRAMS
+    begin = tl.minimum(program * per, num_units)
+    is_busy = inside & (begin < num_units)
+    segment = tl.cumsum(begun, 0) - 1
+    source = segments + segment * SEGMENT_WORDS
+    within = begin - tl.load(source, mask=is_busy, other=0) * NUM_KV_HEADS
+    width = tl.load(source + 1, mask=is_busy, other=1) + OVERHEAD
+    target = programs + program * PROGRAM_WORDS
+    tl.store(target, begin, mask=inside)
+    tl.store(target + 1, tl.minimum(begin + per, num_units), mask=inside)
+    tl.store(target + 2, program * 0 + per, mask=inside)
+    tl.store(target + 3, segment, mask=is_busy)
+    tl.store(target + 4, within // width, mask=is_busy)
+    tl.store(target + 5, within % width, mask=is_busy)
+    word = tl.arange(0, SEGMENT_WORDS)[None, :]
+    record = tl.load(source[:, None] + word, mask=is_busy[:, None], other=0)  # [PADDED_PROGRAMS, SEGMENT_WORDS]
+    tl.store(target[:, None] + (PROGRAM_WORDS - SEGMENT_WORDS + word), record, mask=is_busy[:, None])
 
 
 @triton.jit(do_not_specialize=["num_seqs"])
@@ -160,10 +221,10 @@ def _task_map_kernel(
     rows,
     query_start_loc,
     seq_lens,
-    short_first_segment,
     short_segments,
     short_programs,
-    long_first_segment,
+    long_seqs,
+    first_segment,
     long_segments,
     long_programs,
     num_seqs,
@@ -173,8 +234,12 @@ def _task_map_kernel(
     LONG_BLOCK_N: tl.constexpr,
     SHORT_PROGRAMS: tl.constexpr,
     LONG_PROGRAMS: tl.constexpr,
+    PADDED_SHORT: tl.constexpr,
+    PADDED_LONG: tl.constexpr,
     SHORT_MIN_UNITS: tl.constexpr,
     LONG_MIN_UNITS: tl.constexpr,
+    SHORT_OVERHEAD: tl.constexpr,
+    LONG_OVERHEAD: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     WINDOW: tl.constexpr,
     SEGMENT_WORDS: tl.constexpr,
@@ -183,22 +248,22 @@ def _task_map_kernel(
 ):
     """Program 0 maps the short rows, program 1 the long ones."""
     if tl.program_id(0) == 0:
-        num_segments, num_tiles = _list_segments(
-            rows, query_start_loc, seq_lens, short_first_segment, short_segments, num_seqs,
-            True, SHORT_TOKENS, SHORT_TOKENS, SHORT_BLOCK_N, WINDOW, SEGMENT_WORDS, CHUNK,
+        num_short, short_weight = _list_short(
+            rows, query_start_loc, seq_lens, short_segments, num_seqs,
+            SHORT_TOKENS, SHORT_BLOCK_N, WINDOW, SHORT_OVERHEAD, SEGMENT_WORDS, CHUNK,
         )  # fmt: skip
         _deal_out(
-            short_segments, short_programs, num_segments, num_tiles,
-            NUM_KV_HEADS, SHORT_PROGRAMS, SHORT_MIN_UNITS, SEGMENT_WORDS, PROGRAM_WORDS, CHUNK,
+            short_segments, short_programs, num_short, short_weight, NUM_KV_HEADS, SHORT_PROGRAMS, PADDED_SHORT,
+            SHORT_MIN_UNITS, SHORT_OVERHEAD, SEGMENT_WORDS, PROGRAM_WORDS, CHUNK,
         )  # fmt: skip
     else:
-        num_segments, num_tiles = _list_segments(
-            rows, query_start_loc, seq_lens, long_first_segment, long_segments, num_seqs,
-            False, SHORT_TOKENS, LONG_TOKENS, LONG_BLOCK_N, WINDOW, SEGMENT_WORDS, CHUNK,
+        num_long, long_weight = _list_long(
+            rows, query_start_loc, seq_lens, long_seqs, first_segment, long_segments, num_seqs,
+            SHORT_TOKENS, LONG_TOKENS, LONG_BLOCK_N, WINDOW, LONG_OVERHEAD, SEGMENT_WORDS, CHUNK,
         )  # fmt: skip
         _deal_out(
-            long_segments, long_programs, num_segments, num_tiles,
-            NUM_KV_HEADS, LONG_PROGRAMS, LONG_MIN_UNITS, SEGMENT_WORDS, PROGRAM_WORDS, CHUNK,
+            long_segments, long_programs, num_long, long_weight, NUM_KV_HEADS, LONG_PROGRAMS, PADDED_LONG,
+            LONG_MIN_UNITS, LONG_OVERHEAD, SEGMENT_WORDS, PROGRAM_WORDS, CHUNK,
         )  # fmt: skip
 
 
@@ -222,10 +287,10 @@ def plan_attention(
         rows,
         query_start_loc,
         seq_lens,
-        short.first_segment,
         short.segments,
         short.programs,
-        long.first_segment,
+        workspace.long_seqs,
+        workspace.first_segment,
         long.segments,
         long.programs,
         num_seqs,
@@ -235,8 +300,12 @@ def plan_attention(
         LONG_BLOCK_N=long.tile.block_n,
         SHORT_PROGRAMS=short.num_programs,
         LONG_PROGRAMS=long.num_programs,
+        PADDED_SHORT=triton.next_power_of_2(short.num_programs),
+        PADDED_LONG=triton.next_power_of_2(long.num_programs),
         SHORT_MIN_UNITS=short.tile.min_units,
         LONG_MIN_UNITS=long.tile.min_units,
+        SHORT_OVERHEAD=short.tile.overhead,
+        LONG_OVERHEAD=long.tile.overhead,
         NUM_KV_HEADS=workspace.num_kv_heads,
         WINDOW=workspace.sliding_window,
         SEGMENT_WORDS=SEGMENT_WORDS,

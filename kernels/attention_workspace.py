@@ -33,10 +33,17 @@ class Tile:
     num_stages: int  # KV tiles in flight, the one in use included
     programs_per_sm: int
     min_units: int = 1  # KV tiles that a program takes at least: less would cost more to combine than to read
+    overhead: int = 0  # KV tiles that take as long as beginning and ending a walk over them
 
     def __post_init__(self) -> None:
-        for size in (self.block_m, self.block_n):
-            assert size in (16, 32, 64, 128, 256), f"matrix units take powers of two from 16 on, not {size}"
+        assert self.block_m in (8, 16, 32, 64, 128, 256), f"matrix units take powers of two, not {self.block_m}"
+        assert self.block_n in (16, 32, 64, 128, 256), f"matrix units take powers of two from 16 on, not {self.block_n}"
+
+    @property
+    def shares(self) -> int:
+        """Into how many shares short rows cut a KV tile: one for each warp, of at least the 16 keys that matrix units
+        take at once."""
+        return min(self.num_warps, self.block_n // 16)
 
     @property
     def max_registers(self) -> int | None:
@@ -48,20 +55,20 @@ class Tile:
 # Keyed by D padded to a power of two, at least 64, and the bytes of an element. A stage holds a K and a V tile; an SM
 # has 227 KB of shared memory and 64 K registers for its programs. Float32 does without matrix units: small tiles.
 SHORT_TILES = {
-    (64, 2): Tile(16, 128, 4, 3, 3, min_units=2),
-    (128, 2): Tile(16, 32, 4, 3, 4, min_units=8),
-    (256, 2): Tile(16, 32, 4, 3, 3, min_units=8),
-    (64, 4): Tile(16, 64, 4, 3, 3, min_units=4),
-    (128, 4): Tile(16, 32, 4, 3, 3, min_units=8),
-    (256, 4): Tile(16, 16, 4, 3, 2, min_units=16),
+    (64, 2): Tile(8, 64, 4, 3, 4, min_units=4),
+    (128, 2): Tile(8, 64, 4, 3, 3, min_units=4),
+    (256, 2): Tile(8, 32, 2, 3, 3, min_units=8),
+    (64, 4): Tile(8, 64, 4, 3, 3, min_units=4),
+    (128, 4): Tile(8, 32, 2, 3, 3, min_units=8),
+    (256, 4): Tile(8, 16, 1, 3, 3, min_units=16),
 }
 LONG_TILES = {
-    (64, 2): Tile(128, 128, 8, 3, 1),
-    (128, 2): Tile(128, 64, 8, 3, 1),
-    (256, 2): Tile(128, 32, 8, 2, 1),
-    (64, 4): Tile(32, 32, 8, 2, 2),
-    (128, 4): Tile(32, 32, 8, 2, 1),
-    (256, 4): Tile(16, 16, 4, 2, 2),
+    (64, 2): Tile(128, 128, 8, 3, 1, overhead=2),
+    (128, 2): Tile(128, 64, 8, 3, 1, overhead=4),
+    (256, 2): Tile(128, 32, 8, 2, 1, overhead=4),
+    (64, 4): Tile(32, 32, 8, 2, 2, overhead=1),
+    (128, 4): Tile(32, 32, 8, 2, 1, overhead=1),
+    (256, 4): Tile(16, 16, 4, 2, 2, overhead=1),
 }
 
 
@@ -74,15 +81,13 @@ class Variant:
     num_programs: int
     segments: torch.Tensor  # int32 [capacity + 1, SEGMENT_WORDS]; the last one is read ahead and never used
     programs: torch.Tensor  # int32 [num_programs, PROGRAM_WORDS]
-    first_segment: torch.Tensor  # int32 [S], scratch of the task map: segments before each scheduled sequence
     partial_acc: torch.Tensor  # float32 [num_programs, 2, block_m, padded D]
     partial_stats: torch.Tensor  # float32 [num_programs, 2, 2, block_m]: running maximum, sum
     arrivals: torch.Tensor  # int32 [capacity, H]: partials stored so far; all zero between launches
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """All buffers, for the memory plan."""
-        yield from (self.segments, self.programs, self.first_segment)
-        yield from (self.partial_acc, self.partial_stats, self.arrivals)
+        """The variant's buffers."""
+        yield from (self.segments, self.programs, self.partial_acc, self.partial_stats, self.arrivals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +103,17 @@ class AttentionWorkspace:
     sliding_window: int  # tokens that a query sees, itself included; 0: all
     short: Variant
     long: Variant
+    long_seqs: torch.Tensor  # int32 [S], scratch of the task map: which scheduled sequences are long
+    first_segment: torch.Tensor  # int32 [S], likewise: segments before each of them
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """All buffers."""
+        yield from (*self.short.tensors(), *self.long.tensors(), self.long_seqs, self.first_segment)
 
     @property
     def num_bytes(self) -> int:
         """Device memory that the workspace holds."""
-        tensors = (*self.short.tensors(), *self.long.tensors())
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
 
 def make_attention_workspace(
@@ -116,6 +126,7 @@ def make_attention_workspace(
     *,
     dtype: torch.dtype = torch.bfloat16,
     sliding_window: int = 0,
+    short_tokens: int = 1,
     short_tile: Tile | None = None,
     long_tile: Tile | None = None,
     num_programs_short: int | None = None,
@@ -123,11 +134,13 @@ def make_attention_workspace(
 ) -> AttentionWorkspace:
     """Buffers for steps of up to `max_num_seqs` sequences and `max_num_tokens` tokens, padding included.
 
-    `dtype` is the KV cache's. Tiles and program counts come from the tables and the device unless they are given.
+    `dtype` is the KV cache's. Rows of up to `short_tokens` tokens are short: 1 for decode, more where so many are
+    verified at once. Tiles and program counts come from the tables and the device unless they are given.
     """
     assert num_kv_heads > 0
     assert group_size > 0
     assert head_dim > 0
+    assert short_tokens > 0
     assert sliding_window >= 0
     device = torch.device(device)
     padded_dim = max(16, triton.next_power_of_2(head_dim))
@@ -135,9 +148,9 @@ def make_attention_workspace(
     assert key in SHORT_TILES, f"no tile for head_dim {head_dim} in {dtype}"
     short_tile, long_tile = short_tile or SHORT_TILES[key], long_tile or LONG_TILES[key]
     # A q-tile holds the heads of at least one token.
-    group_rows = triton.next_power_of_2(group_size)
-    short_tile = replace(short_tile, block_m=max(short_tile.block_m, group_rows))
-    long_tile = replace(long_tile, block_m=max(long_tile.block_m, group_rows))
+    short_rows = triton.next_power_of_2(group_size * short_tokens)
+    short_tile = replace(short_tile, block_m=max(short_tile.block_m, short_rows))
+    long_tile = replace(long_tile, block_m=max(long_tile.block_m, triton.next_power_of_2(group_size)))
     # Every sequence of the long variant may end in a tile that is not full.
     long_capacity = max_num_tokens // (long_tile.block_m // group_size) + max_num_seqs
 
@@ -149,7 +162,6 @@ def make_attention_workspace(
             num_programs=count,
             segments=torch.zeros(capacity + 1, SEGMENT_WORDS, dtype=torch.int32, device=device),
             programs=torch.zeros(count, PROGRAM_WORDS, dtype=torch.int32, device=device),
-            first_segment=torch.zeros(max_num_seqs, dtype=torch.int32, device=device),
             partial_acc=torch.zeros(count, 2, tile.block_m, padded_dim, device=device),
             partial_stats=torch.zeros(count, 2, 2, tile.block_m, device=device),
             arrivals=torch.zeros(capacity, num_kv_heads, dtype=torch.int32, device=device),
@@ -165,6 +177,8 @@ def make_attention_workspace(
         sliding_window=sliding_window,
         short=make_variant(short_tile, max_num_seqs, num_programs_short),
         long=make_variant(long_tile, long_capacity, num_programs_long),
+        long_seqs=torch.zeros(max_num_seqs, dtype=torch.int32, device=device),
+        first_segment=torch.zeros(max_num_seqs, dtype=torch.int32, device=device),
     )
 
 

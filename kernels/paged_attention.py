@@ -30,80 +30,132 @@ import triton
 import triton.language as tl
 
 from kernels.attention_combine import HIDDEN, LOG2E, combine_partials, combine_tile, store_output
+from kernels.attention_loop import attend, attend_split
 from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionWorkspace, Variant
 
 
 @triton.jit
-def _attend(
-    acc,
-    row_max,
-    row_sum,
+def _work_on_piece(
     query,
-    query_position,
-    slope,
-    table,
-    key_base,
-    value_base,
-    first_tile,
-    end_tile,
-    last_key,
+    kv_cache,
+    out,
+    block_tables,
+    partial_acc,
+    partial_stats,
+    arrivals,
+    alibi_slopes,
+    sinks,
+    stride_query_token,
+    stride_query_head,
     stride_block,
+    stride_value,
+    stride_head,
+    stride_table,
     qk_scale,
     soft_cap,
-    BLOCK_SIZE: tl.constexpr,
+    program,
+    first_program,
+    last_program,
+    segment,
+    head,
+    piece_begin,
+    piece_end,
+    num_tiles,
+    table_row,
+    first_token,
+    num_tokens,
+    first_position,
+    first_tile,
+    NUM_KV_HEADS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
     ALIBI: tl.constexpr,
-    MASKED: tl.constexpr,
+    SINKS: tl.constexpr,
+    SHARES: tl.constexpr,
+    COMBINE_ROWS: tl.constexpr,
+    COMBINE_PARTS: tl.constexpr,
 ):
-    """Online softmax over the KV tiles [first_tile, end_tile). MASKED: some of their keys may be hidden from some
-    rows."""
-    lane = tl.arange(0, BLOCK_N)
+    """The tiles [piece_begin, piece_end) of a (segment, head), which programs first_program..last_program share."""
+    row = tl.arange(0, BLOCK_M)
     dim = tl.arange(0, PADDED_DIM)
-    # Tokens past the last key are read as the last key: always a valid address with finite content, and no more
-    # traffic. The block table is read one tile ahead. Loaded in the same iteration, it would halve the distance at
-    # which Triton's pipeliner prefetches keys and values.
-    blocks = tl.load(table + tl.minimum(first_tile * BLOCK_N + lane, last_key) // BLOCK_SIZE)
-    for tile in range(first_tile, end_tile):
-        key_position = tile * BLOCK_N + lane
-        token = tl.minimum(key_position, last_key)
-        offset = blocks.to(tl.int64) * stride_block + (token % BLOCK_SIZE) * HEAD_DIM
-        if HEAD_DIM == PADDED_DIM:
-            key = tl.load(key_base + (offset[:, None] + dim[None, :]))
-            value = tl.load(value_base + (offset[:, None] + dim[None, :]))
-        else:
-            key = tl.load(key_base + (offset[:, None] + dim[None, :]), mask=dim[None, :] < HEAD_DIM, other=0.0)
-            value = tl.load(value_base + (offset[:, None] + dim[None, :]), mask=dim[None, :] < HEAD_DIM, other=0.0)
-        blocks = tl.load(table + tl.minimum(key_position + BLOCK_N, last_key) // BLOCK_SIZE)
+    num_rows = num_tokens * GROUP_SIZE
+    q_head = head * GROUP_SIZE + row % GROUP_SIZE
+    offset = (first_token + row // GROUP_SIZE).to(tl.int64) * stride_query_token + q_head * stride_query_head
+    is_query = (row < num_rows)[:, None] & (dim < HEAD_DIM)[None, :]
+    q = tl.load(query + (offset[:, None] + dim[None, :]), mask=is_query, other=0.0)
+    query_position = first_position + row // GROUP_SIZE
+    slope = tl.zeros([BLOCK_M], tl.float32)
+    if ALIBI:
+        slope = tl.load(alibi_slopes + q_head, mask=row < num_rows, other=0.0) * LOG2E
 
-        scores = tl.dot(query, tl.trans(key), input_precision="ieee")  # [M, N]
-        if SOFT_CAP:
-            # tanh(x) = 1 - 2 / (1 + e^2x), 1 in float32 from far below x = 100 on; qk_scale and soft_cap hold log2(e).
-            scores = soft_cap * (1.0 - 2.0 / (1.0 + tl.exp2(tl.minimum(scores * qk_scale, 100.0))))
-        elif ALIBI:
-            scores = scores * qk_scale
-        if ALIBI:
-            scores += slope[:, None] * (key_position[None, :] - query_position[:, None]).to(tl.float32)
-        if MASKED:
-            visible = key_position[None, :] <= query_position[:, None]
-            if WINDOW > 0:
-                visible = visible & (key_position[None, :] > query_position[:, None] - WINDOW)
-            scores = tl.where(visible, scores, HIDDEN)
-        if SOFT_CAP or ALIBI:
-            new_max = tl.maximum(row_max, tl.max(scores, 1))
-            p = tl.exp2(scores - new_max[:, None])
-        else:
-            new_max = tl.maximum(row_max, tl.max(scores, 1) * qk_scale)  # the scale is positive
-            p = tl.exp2(scores * qk_scale - new_max[:, None])
-        shrink = tl.exp2(row_max - new_max)
-        row_sum = row_sum * shrink + tl.sum(p, 1)
-        acc = acc * shrink[:, None]
-        acc = tl.dot(p.to(value.dtype), value, acc, input_precision="ieee")
-        row_max = new_max
-    return acc, row_max, row_sum
+    table = block_tables + table_row.to(tl.int64) * stride_table
+    key_base = kv_cache + head.to(tl.int64) * stride_head
+    value_base = key_base + stride_value
+    last_key = first_position + num_tokens - 1
+    begin_tile = first_tile + piece_begin
+    end_tile = first_tile + piece_end
+    if SHARES > 0:
+        acc, row_max, row_sum = attend_split(
+            q, query_position, slope, table, key_base, value_base, begin_tile, end_tile, last_key, stride_block,
+            qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, BLOCK_N, SHARES, WINDOW, SOFT_CAP, ALIBI,
+        )  # fmt: skip
+    else:
+        acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
+        row_max = tl.full([BLOCK_M], HIDDEN, tl.float32)
+        row_sum = tl.zeros([BLOCK_M], tl.float32)
+        # Tiles before `full_from` begin outside the last token's window, those from `masked_from` on have keys that
+        # the first token does not see.
+        full_from = begin_tile
+        if WINDOW > 0:
+            window_end = (tl.maximum(last_key - WINDOW + 1, 0) + BLOCK_N - 1) // BLOCK_N
+            full_from = tl.minimum(tl.maximum(window_end, begin_tile), end_tile)
+            acc, row_max, row_sum = attend(
+                acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, begin_tile, full_from,
+                last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
+                SOFT_CAP, ALIBI, True,
+            )  # fmt: skip
+        masked_from = tl.minimum(tl.maximum((first_position + 1) // BLOCK_N, full_from), end_tile)
+        acc, row_max, row_sum = attend(
+            acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, full_from, masked_from,
+            last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
+            SOFT_CAP, ALIBI, False,
+        )  # fmt: skip
+        acc, row_max, row_sum = attend(
+            acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, masked_from, end_tile,
+            last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
+            SOFT_CAP, ALIBI, True,
+        )  # fmt: skip
+
+    if piece_end - piece_begin == num_tiles:
+        store_output(
+            out, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
+            NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, SINKS,
+        )  # fmt: skip
+    else:
+        # Slot 0: the piece began in an earlier program; slot 1: it begins here and goes on in the next one.
+        slot = program * 2 + tl.where(piece_begin == 0, 1, 0)
+        partial = partial_acc + (slot * BLOCK_M + row[:, None]) * PADDED_DIM + dim[None, :]
+        tl.store(partial, acc, mask=(row < num_rows)[:, None])
+        stats = partial_stats + slot * (2 * BLOCK_M) + row
+        tl.store(stats, row_max)
+        tl.store(stats + BLOCK_M, row_sum)
+        # All threads' stores come before the one thread's release.
+        tl.debug_barrier()
+        arrival = arrivals + segment * NUM_KV_HEADS + head
+        arrived = tl.atomic_add(arrival, 1, sem="acq_rel", scope="gpu") + 1
+        if arrived == last_program - first_program + 1:
+            combine_partials(
+                out, sinks, partial_acc, partial_stats, first_program, last_program, num_rows, first_token, head,
+                NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, SINKS,
+                COMBINE_ROWS, COMBINE_PARTS,
+            )  # fmt: skip
+            tl.store(arrival, 0)
 
 
 @triton.jit
@@ -121,7 +173,7 @@ def _paged_attention_kernel(
     sinks,  # float32 [H·G], or None
     stride_query_token,
     stride_query_head,
-    stride_block,
+    stride_block,  # in units of B·D
     stride_value,  # from a key to its value
     stride_head,
     stride_table,
@@ -138,107 +190,47 @@ def _paged_attention_kernel(
     SOFT_CAP: tl.constexpr,
     ALIBI: tl.constexpr,
     SINKS: tl.constexpr,
-    PEELED: tl.constexpr,
+    OVERHEAD: tl.constexpr,
+    SHARES: tl.constexpr,
     COMBINE_ROWS: tl.constexpr,
     COMBINE_PARTS: tl.constexpr,
     SEGMENT_WORDS: tl.constexpr,
     PROGRAM_WORDS: tl.constexpr,
 ):
-    """One persistent program: its run of units, piece by piece. PEELED: tiles without hidden keys run without masks."""
+    """One persistent program: its run of units, piece by piece. SHARES: of a KV tile in `attend_split`; 0: `attend`."""
     program = tl.program_id(0)
     record = programs + program * PROGRAM_WORDS
     unit, end_unit, per = tl.load(record), tl.load(record + 1), tl.load(record + 2)
-    segment, head, tile = tl.load(record + 3), tl.load(record + 4), tl.load(record + 5)
+    segment, head, within = tl.load(record + 3), tl.load(record + 4), tl.load(record + 5)
     record += PROGRAM_WORDS - SEGMENT_WORDS
-    tiles_before, num_tiles, table_row = tl.load(record), tl.load(record + 1), tl.load(record + 2)
+    weight_before, num_tiles, table_row = tl.load(record), tl.load(record + 1), tl.load(record + 2)
     first_token, num_tokens = tl.load(record + 3), tl.load(record + 4)
     first_position, first_tile = tl.load(record + 5), tl.load(record + 6)
-    row = tl.arange(0, BLOCK_M)
-    dim = tl.arange(0, PADDED_DIM)
 
     while unit < end_unit:
-        # A piece: the tiles of this (segment, head) that belong to this program.
-        piece_tiles = tl.minimum(num_tiles - tile, end_unit - unit)
-        num_rows = num_tokens * GROUP_SIZE
-        q_head = head * GROUP_SIZE + row % GROUP_SIZE
-        offset = (first_token + row // GROUP_SIZE).to(tl.int64) * stride_query_token + q_head * stride_query_head
-        is_query = (row < num_rows)[:, None] & (dim < HEAD_DIM)[None, :]
-        q = tl.load(query + (offset[:, None] + dim[None, :]), mask=is_query, other=0.0)
-        query_position = first_position + row // GROUP_SIZE
-        slope = tl.zeros([BLOCK_M], tl.float32)
-        if ALIBI:
-            slope = tl.load(alibi_slopes + q_head, mask=row < num_rows, other=0.0) * LOG2E
-
-        table = block_tables + table_row.to(tl.int64) * stride_table
-        key_base = kv_cache + head.to(tl.int64) * stride_head
-        value_base = key_base + stride_value
-        last_key = first_position + num_tokens - 1
-        begin_tile = first_tile + tile
-        end_tile = begin_tile + piece_tiles
-        acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
-        row_max = tl.full([BLOCK_M], HIDDEN, tl.float32)
-        row_sum = tl.zeros([BLOCK_M], tl.float32)
-        masked_from = begin_tile
-        if PEELED:
-            # Tiles before `full_from` begin outside the last token's window, those from `masked_from` on have keys that
-            # the first token does not see.
-            full_from = begin_tile
-            if WINDOW > 0:
-                window_end = (tl.maximum(last_key - WINDOW + 1, 0) + BLOCK_N - 1) // BLOCK_N
-                full_from = tl.minimum(tl.maximum(window_end, begin_tile), end_tile)
-                acc, row_max, row_sum = _attend(
-                    acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, begin_tile, full_from,
-                    last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
-                    SOFT_CAP, ALIBI, True,
-                )  # fmt: skip
-            masked_from = tl.minimum(tl.maximum((first_position + 1) // BLOCK_N, full_from), end_tile)
-            acc, row_max, row_sum = _attend(
-                acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, full_from, masked_from,
-                last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
-                SOFT_CAP, ALIBI, False,
+        # The units of this (segment, head) that belong to this program, and the piece of its tiles that they stand for.
+        width = num_tiles + OVERHEAD
+        num_units = tl.minimum(width - within, end_unit - unit)
+        piece_begin = tl.maximum(within - OVERHEAD, 0)
+        piece_end = tl.maximum(within + num_units - OVERHEAD, 0)
+        if piece_begin < piece_end:
+            first_unit = weight_before * NUM_KV_HEADS + head * width
+            _work_on_piece(
+                query, kv_cache, out, block_tables, partial_acc, partial_stats, arrivals, alibi_slopes, sinks,
+                stride_query_token, stride_query_head, stride_block, stride_value, stride_head, stride_table,
+                qk_scale, soft_cap, program, (first_unit + OVERHEAD) // per, (first_unit + width - 1) // per,
+                segment, head, piece_begin, piece_end, num_tiles, table_row, first_token, num_tokens,
+                first_position, first_tile, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_SIZE, BLOCK_M,
+                BLOCK_N, WINDOW, SOFT_CAP, ALIBI, SINKS, SHARES, COMBINE_ROWS, COMBINE_PARTS,
             )  # fmt: skip
-        acc, row_max, row_sum = _attend(
-            acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, masked_from, end_tile,
-            last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
-            SOFT_CAP, ALIBI, True,
-        )  # fmt: skip
-
-        if piece_tiles == num_tiles:
-            store_output(
-                out, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
-                NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, SINKS,
-            )  # fmt: skip
-        else:
-            # Slot 0: the piece began in an earlier program; slot 1: it begins here and goes on in the next one.
-            slot = program * 2 + tl.where(tile == 0, 1, 0)
-            partial = partial_acc + (slot * BLOCK_M + row[:, None]) * PADDED_DIM + dim[None, :]
-            tl.store(partial, acc, mask=(row < num_rows)[:, None])
-            stats = partial_stats + slot * (2 * BLOCK_M) + row
-            tl.store(stats, row_max)
-            tl.store(stats + BLOCK_M, row_sum)
-            first_unit = tiles_before * NUM_KV_HEADS + head * num_tiles
-            first_program = first_unit // per
-            last_program = (first_unit + num_tiles - 1) // per
-            # All threads' stores come before the one thread's release.
-            tl.debug_barrier()
-            arrival = arrivals + segment * NUM_KV_HEADS + head
-            arrived = tl.atomic_add(arrival, 1, sem="acq_rel", scope="gpu") + 1
-            if arrived == last_program - first_program + 1:
-                combine_partials(
-                    out, sinks, partial_acc, partial_stats, first_program, last_program, num_rows, first_token, head,
-                    NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, SINKS,
-                    COMBINE_ROWS, COMBINE_PARTS,
-                )  # fmt: skip
-                tl.store(arrival, 0)
-
-        unit += piece_tiles
-        tile = tile * 0
+        unit += num_units
+        within = within * 0
         head += 1
         if head == NUM_KV_HEADS:
             head = head * 0
             segment += 1
             following = segments + segment * SEGMENT_WORDS
-            tiles_before, num_tiles, table_row = tl.load(following), tl.load(following + 1), tl.load(following + 2)
+            weight_before, num_tiles, table_row = tl.load(following), tl.load(following + 1), tl.load(following + 2)
             first_token, num_tokens = tl.load(following + 3), tl.load(following + 4)
             first_position, first_tile = tl.load(following + 5), tl.load(following + 6)
 
@@ -256,6 +248,7 @@ def _launch(
     sinks: torch.Tensor | None,
 ) -> None:
     tile = variant.tile
+    block_size = layer_cache.shape[3]
     # With a soft cap c: c · log2(e) · tanh(s / c), whose exponent 2s / c is taken to base 2; else scores in units of
     # log2.
     qk_scale = scale * LOG2E.value * (2 / soft_cap if soft_cap > 0 else 1)
@@ -274,7 +267,7 @@ def _launch(
         sinks,
         query.stride(0),
         query.stride(1),
-        layer_cache.stride(0),
+        layer_cache.stride(0) // (block_size * workspace.head_dim),
         layer_cache.stride(1),
         layer_cache.stride(2),
         block_tables.stride(0),
@@ -284,14 +277,15 @@ def _launch(
         GROUP_SIZE=workspace.group_size,
         HEAD_DIM=workspace.head_dim,
         PADDED_DIM=workspace.padded_dim,
-        BLOCK_SIZE=layer_cache.shape[3],
+        BLOCK_SIZE=block_size,
         BLOCK_M=tile.block_m,
         BLOCK_N=tile.block_n,
         WINDOW=workspace.sliding_window,
         SOFT_CAP=soft_cap > 0,
         ALIBI=alibi_slopes is not None,
         SINKS=sinks is not None,
-        PEELED=variant is workspace.long,
+        OVERHEAD=tile.overhead,
+        SHARES=0 if variant is workspace.long else tile.shares,
         COMBINE_ROWS=combine_rows,
         COMBINE_PARTS=combine_parts,
         SEGMENT_WORDS=SEGMENT_WORDS,
@@ -319,8 +313,8 @@ def paged_attention(
     """Attention of the step that `plan_attention` mapped last: queries [T, H·G, D] to [T, H·G·D], in the queries'
     dtype.
 
-    `kv_cache` [num_blocks, L, 2, H, B, D] with any strides, but each B x D tile contiguous. `block_tables` int32 [S,
-    max_blocks], indexed by row. `has_long=False` saves a launch where the caller knows that every sequence is short
+    `kv_cache` [num_blocks, L, 2, H, B, D] with any strides, but each B x D tile contiguous and blocks a multiple
+    of its size apart. `block_tables` int32 [S, max_blocks], indexed by row. `has_long=False` saves a launch where the caller knows that every sequence is short
     (one query token always is). Options: `soft_cap` c: c · tanh(s / c); `alibi_slopes` and `sinks` float32 [H·G].
     Output rows of tokens that belong to no sequence are left as they are.
     """
@@ -335,6 +329,7 @@ def paged_attention(
     assert query.dtype == kv_cache.dtype
     assert query.stride(2) == 1
     assert kv_cache.stride()[-2:] == (head_dim, 1)
+    assert kv_cache.stride(0) % (block_size * head_dim) == 0
     assert block_tables.dtype == torch.int32
     assert block_tables.stride(1) == 1
     for option in (alibi_slopes, sinks):

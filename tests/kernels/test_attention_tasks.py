@@ -9,14 +9,14 @@ from tests.kernels.device import DEVICE
 from kernels.attention_tasks import plan_attention  # isort: skip  (after the device is known)
 from kernels.attention_workspace import AttentionWorkspace, Tile, Variant, make_attention_workspace  # isort: skip
 
-SHORT, LONG = Tile(16, 16, 4, 2, 1, min_units=2), Tile(32, 32, 4, 2, 1)
+SHORT, LONG = Tile(16, 16, 4, 2, 1, min_units=2, overhead=1), Tile(32, 32, 4, 2, 1, overhead=3)
 
 
 def wanted_segments(
     batch: list[tuple[int, int]], variant: Variant, is_short: bool, workspace: AttentionWorkspace
 ) -> list[list[int]]:
     """The records, without their last word."""
-    records, tiles_before, start = [], 0, 0
+    records, weight_before, start = [], 0, 0
     for i, (seq_len, query_len) in enumerate(batch):
         if query_len > 0 and seq_len > 0 and (query_len <= workspace.short.tokens_per_tile) == is_short:
             for first in range(0, query_len, variant.tokens_per_tile):
@@ -29,8 +29,8 @@ def wanted_segments(
                     if window == 0 or (tile + 1) * variant.tile.block_n - 1 > position - window
                 ]
                 row = len(batch) - i
-                records.append([tiles_before, len(visible), row, start + first, tokens, position, visible[0]])
-                tiles_before += len(visible)
+                records.append([weight_before, len(visible), row, start + first, tokens, position, visible[0]])
+                weight_before += len(visible) + variant.tile.overhead
         start += query_len
     return records
 
@@ -41,12 +41,12 @@ def check(workspace: AttentionWorkspace, batch: list[tuple[int, int]]) -> None:
         records = wanted_segments(batch, variant, is_short, workspace)
         assert variant.segments[: len(records), :7].tolist() == records
         units = [
-            (segment, head, tile)
+            (segment, head, unit)
             for segment, record in enumerate(records)
             for head in range(workspace.num_kv_heads)
-            for tile in range(record[1])
+            for unit in range(record[1] + variant.tile.overhead)
         ]
-        per = max(-(-len(units) // variant.num_programs), variant.tile.min_units)
+        per = max(-(-len(units) // variant.num_programs), variant.tile.min_units + variant.tile.overhead)
         for program, found in enumerate(variant.programs.tolist()):
             begin, end = min(program * per, len(units)), min((program + 1) * per, len(units))
             assert found[:3] == [begin, end, per]
@@ -89,13 +89,15 @@ def test_nothing_to_do() -> None:
 def test_price_and_defaults() -> None:
     workspace = make_attention_workspace(7, 100, 2, 5, 80, DEVICE)
     assert workspace.padded_dim == 128
-    assert (workspace.short.tile.block_m, workspace.short.tokens_per_tile) == (16, 3)
+    assert (workspace.short.tile.block_m, workspace.short.tokens_per_tile) == (8, 1)
     assert (workspace.long.tile.block_m, workspace.long.tokens_per_tile) == (128, 25)
-    tensors = [*workspace.short.tensors(), *workspace.long.tensors()]
-    assert workspace.num_bytes == sum(t.untyped_storage().nbytes() for t in tensors)
+    assert workspace.num_bytes == sum(t.untyped_storage().nbytes() for t in workspace.tensors())
+    assert make_attention_workspace(7, 100, 2, 5, 80, DEVICE, short_tokens=3).short.tokens_per_tile == 3
     # More heads in a group than rows in the tile: the tile grows.
     assert make_attention_workspace(1, 1, 1, 71, 64, DEVICE).short.tile.block_m == 128
     assert Tile(16, 64, 4, 3, 3).max_registers == 168
     assert Tile(128, 64, 8, 3, 1).max_registers is None
     with pytest.raises(AssertionError, match="powers of two"):
         Tile(24, 64, 4, 3, 1)
+    with pytest.raises(AssertionError, match="from 16 on"):
+        Tile(8, 8, 4, 3, 1)

@@ -1,5 +1,7 @@
 """Paged attention against plain softmax in float64: mixed batches cut into pieces everywhere, every option."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,17 +13,19 @@ from kernels.attention_tasks import plan_attention  # isort: skip  (after the de
 from kernels.attention_workspace import AttentionWorkspace, Tile, make_attention_workspace  # isort: skip
 from kernels.paged_attention import paged_attention  # isort: skip
 
-SHORT, LONG = Tile(16, 16, 4, 2, 1, min_units=1), Tile(64, 32, 4, 2, 1)
+SHORT, LONG = Tile(8, 32, 4, 2, 1, min_units=1), Tile(64, 32, 4, 2, 1)
 MIXED = [(1, 1), (45, 37), (70, 1), (9, 9), (33, 3), (50, 2)]
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Of outputs of order one: sums of some hundred products in float32, or one rounding of p and of the output."""
 
 
-def make(step: Step, programs: int, sliding_window: int = 0) -> AttentionWorkspace:
+def make(step: Step, programs: int, sliding_window: int = 0, overhead: int = 1, short_tokens: int = 1) -> AttentionWorkspace:
     heads, _, head_dim = step.kv_cache.shape[3:]
     return make_attention_workspace(
         len(step.seq_lens), len(step.query), heads, step.query.shape[1] // heads, head_dim, DEVICE,
-        dtype=step.query.dtype, sliding_window=sliding_window, short_tile=SHORT, long_tile=LONG,
+        dtype=step.query.dtype, sliding_window=sliding_window, short_tokens=short_tokens,
+        short_tile=replace(SHORT, overhead=overhead),
+        long_tile=replace(LONG, overhead=overhead),
         num_programs_short=programs, num_programs_long=programs,
     )  # fmt: skip
 
@@ -55,12 +59,13 @@ def compare(step: Step, got: torch.Tensor, sliding_window: int = 0, **options) -
     torch.testing.assert_close(got.double(), wanted[: step.num_tokens], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("programs", [1, 3, 8, 70])
-def test_pieces_cut_everywhere(programs: int) -> None:
-    """70 programs are more than there is work for. A second call finds the workspace as the first one did."""
+@pytest.mark.parametrize(("programs", "overhead"), [(1, 0), (3, 5), (8, 0), (8, 2), (70, 0), (31, 3)])
+def test_pieces_cut_everywhere(programs: int, overhead: int) -> None:
+    """70 programs are more than there is work for; with an overhead some programs have no tile in their runs. A second
+    call finds the workspace as the first one did."""
     torch.manual_seed(programs)
     step = make_step(MIXED, heads=2, group=4, head_dim=16, block_size=16)
-    workspace = make(step, programs)
+    workspace = make(step, programs, overhead=overhead)
     plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
     got = run(step, workspace)
     compare(step, got)
@@ -114,7 +119,7 @@ def test_options(names: tuple[str, ...]) -> None:
 def test_steps_of_short_rows_alone_need_one_launch() -> None:
     torch.manual_seed(8)
     step = make_step([(40, 1), (77, 1), (3, 2), (18, 4)], 2, 4, 16, 16)
-    workspace = make(step, 3)
+    workspace = make(step, 3, short_tokens=4)
     plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
     assert torch.equal(run(step, workspace), run(step, workspace, has_long=False))
 
