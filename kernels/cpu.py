@@ -17,7 +17,7 @@ from kernels.reference import (
     silu_and_mul,
 )
 from kernels.reference_inputs import StepInputs, apply_block_deltas, prepare_inputs
-from kernels.reference_linear import linear, logits, pack_weight
+from kernels.reference_linear import linear, linear_silu_and_mul, logits, pack_weight
 from kernels.reference_random import row_keys
 from kernels.reference_sampling import (
     apply_penalties,
@@ -41,6 +41,7 @@ __all__ = [
     "gelu_and_mul",
     "greedy",
     "linear",
+    "linear_silu_and_mul",
     "logits",
     "make_finite",
     "make_kv_cache",

@@ -1,9 +1,11 @@
-"""The operations of the CUDA device under the names by which layers call them: Triton kernels, and cuBLAS for products.
+"""The operations of the CUDA device under the names by which layers call them: Triton kernels, and cuBLAS for products
+of many rows.
 
 What runner and sampler launch around a forward pass (`prepare_step`, `attention_tasks`, the sampling kernels) they
 import themselves: it has no counterpart of the same shape on a CPU.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -15,14 +17,18 @@ from kernels.activation import silu_and_mul
 from kernels.attention_workspace import AttentionWorkspace
 from kernels.embedding import embed
 from kernels.rms_norm import add_rms_norm, gather_add_rms_norm, rms_norm
+from kernels.skinny_linear import skinny_linear
+from kernels.skinny_tiles import SkinnyTile, SkinnyWorkspace, choose, make_skinny_workspace
 
 __all__ = [
+    "PackedWeight",
     "StepAttention",
     "add_rms_norm",
     "embed",
     "gather_add_rms_norm",
     "gather_rope",
     "linear",
+    "linear_silu_and_mul",
     "logits",
     "make_rope_table",
     "pack_weight",
@@ -44,22 +50,53 @@ class StepAttention:
     """Whether some sequence may have more query tokens than the short variant takes."""
 
 
-def pack_weight(weight: torch.Tensor) -> torch.Tensor:
-    """cuBLAS multiplies with weights as they are stored."""
-    return weight
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """A weight [out_features, in_features] as it was stored, and what products of few rows need beside it."""
+
+    tensor: torch.Tensor
+    workspace: SkinnyWorkspace
 
 
-def linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+_shared_workspace = functools.cache(make_skinny_workspace)
+"""One for all weights of a device: their products run on one stream."""
+
+
+def pack_weight(weight: torch.Tensor) -> PackedWeight:
+    """Copies nothing."""
+    return PackedWeight(weight, _shared_workspace(weight.device))
+
+
+def _skinny_tile(x: torch.Tensor, packed: PackedWeight) -> SkinnyTile | None:
+    """None: cuBLAS multiplies."""
+    num_out, num_in = packed.tensor.shape
+    return choose(len(x), num_out, num_in, packed.tensor.dtype)
+
+
+def linear(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> torch.Tensor:
     """x [num_rows, in_features] · packedᵀ + bias."""
-    return F.linear(x, packed, bias)
+    tile = _skinny_tile(x, packed)
+    if tile is None:
+        return F.linear(x, packed.tensor, bias)
+    return skinny_linear(x, packed.tensor, bias, packed.workspace, tile)
 
 
-def logits(hidden: torch.Tensor, packed: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+def linear_silu_and_mul(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> torch.Tensor:
+    """silu(gate) · up of the product x · packedᵀ + bias = [gate, up]; one launch for few rows."""
+    tile = _skinny_tile(x, packed)
+    if tile is None:
+        return silu_and_mul(F.linear(x, packed.tensor, bias))
+    return skinny_linear(x, packed.tensor, bias, packed.workspace, tile, gated=True)
+
+
+def logits(hidden: torch.Tensor, packed: PackedWeight, out: torch.Tensor | None = None) -> torch.Tensor:
     """hidden [N, hidden_size] · packedᵀ in float32 [N, V], into `out` where it is given. The sums are never rounded to
-    the storage dtype, so logits that differ do not become equal."""
+    the storage dtype, so logits that differ do not become equal. cuBLAS is near the memory's limit here: the weight is
+    large."""
+    weight = packed.tensor.t()
     if hidden.dtype == torch.float32:
-        return torch.mm(hidden, packed.t(), out=out)
-    return torch.mm(hidden, packed.t(), out_dtype=torch.float32, out=out)
+        return torch.mm(hidden, weight, out=out)
+    return torch.mm(hidden, weight, out_dtype=torch.float32, out=out)
 
 
 def make_rope_table(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

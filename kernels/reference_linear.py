@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from kernels.reference import silu_and_mul
+
 _PACK_FOR_ROWS = 32
 """The number of rows that the packed layout is chosen for; measured the same for all from 8 up, and good for any."""
 _PACKED_DTYPES = (torch.float32, torch.bfloat16)
@@ -42,6 +44,11 @@ def linear(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> 
         return _plain(x, packed, bias)
     out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed.tensor, bias, "none", [], "")
     return out
+
+
+def linear_silu_and_mul(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> torch.Tensor:
+    """silu(gate) · up [num_rows, out_features / 2] of the product [gate, up]."""
+    return silu_and_mul(linear(x, packed, bias))
 
 
 def logits(hidden: torch.Tensor, packed: PackedWeight, out: torch.Tensor | None = None) -> torch.Tensor:

@@ -45,6 +45,8 @@ _NUM_SMS = 132
 _PARTIALS = ((4 * _NUM_SMS, 16), (_NUM_SMS, 128))
 _TASK_BYTES_PER_TOKEN = 32
 """At most one record of the task map for each token."""
+_PRODUCT_BUFFER_BYTES = 4 * 3 * _NUM_SMS * (64 * 32 + 1)
+"""Partial results of products of few rows (`kernels/skinny_tiles.py`): programs, elements of a tile and a counter."""
 
 
 class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +57,7 @@ class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):
     sampler_bytes: int
     """Logits and what the sampler needs beside them."""
     buffer_bytes: int
-    """Fixed: RoPE's table, attention's partial results."""
+    """Fixed: RoPE's table, partial results of attention and of products."""
     row_bytes: int
     """Block tables, biases and numbers of all rows; on a CPU also the engine core's copy of their tokens."""
     penalty_bytes: int
@@ -82,7 +84,7 @@ def worker_memory(
     return WorkerMemory(
         activation_bytes=_cuda_activation_bytes(model, scheduler, dtype_bytes),
         sampler_bytes=_CUDA_LOGIT_COPIES * logit_bytes + scheduler.max_num_seqs * SAMPLER_ROW_BYTES,
-        buffer_bytes=rope_values * 4 + _attention_buffer_bytes(model, scheduler),
+        buffer_bytes=rope_values * 4 + _attention_buffer_bytes(model, scheduler) + _PRODUCT_BUFFER_BYTES,
         row_bytes=table_bytes + scheduler.max_num_seqs * CUDA_ROW_BYTES + _plan_bytes(scheduler),
         penalty_bytes=penalty_bytes,
         runtime_bytes=CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES + (NUM_GRAPHS * GRAPH_BYTES if cuda_graphs else 0),

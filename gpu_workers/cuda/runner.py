@@ -28,6 +28,7 @@ from gpu_workers.served_model import ServedModel
 from kernels.attention_tasks import plan_attention
 from kernels.attention_workspace import make_attention_workspace
 from kernels.cuda import StepAttention
+from kernels.skinny_tiles import MAX_ROWS
 
 
 class CudaRunner:
@@ -176,11 +177,12 @@ class CudaRunner:
 
     def _warm_up(self, sizes: list[StepSize]) -> None:
         """Runs every kernel once, on steps of nothing but padding: the largest of each kind (its memory is then there
-        for all) and the smallest."""
+        for all), the smallest, and all for whose products there may be a kernel of their own."""
         self._rows.warm_up()
         mixed = [size for size in sizes if not size.is_decode]
         decode = [size for size in sizes if size.is_decode]
-        for size in dict.fromkeys((mixed[0], mixed[-1], decode[0], decode[-1])):
+        skinny = [size for size in sizes if size.num_tokens <= MAX_ROWS]
+        for size in dict.fromkeys((mixed[0], mixed[-1], decode[0], decode[-1], *skinny)):
             self._rows.pad(size.num_seqs, size.num_tokens)
             self._forward(size)
         for num_seqs in {1, self._shape.max_num_seqs}:

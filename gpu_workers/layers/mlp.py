@@ -11,11 +11,10 @@ class GatedMLP(nn.Module):
     def __init__(self, hidden_size: int, intermediate_size: int, bias: bool, build: BuildContext) -> None:
         super().__init__()
         inner = intermediate_size
-        self._operations = build.operations
         self.gate_up_proj = MergedColumnParallelLinear(hidden_size, (inner, inner), bias, build)
         self.down_proj = RowParallelLinear(inner, hidden_size, bias, build)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self._operations.silu_and_mul(self.gate_up_proj(x))
+        x = self.gate_up_proj.silu_and_mul(x)
         x = self.down_proj(x)
         return x

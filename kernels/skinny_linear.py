@@ -1,0 +1,233 @@
+"""Products of few rows with a large weight, x · weightᵀ + bias, as decoding makes them: streaming of the weight.
+
+    out[m, n] = sum_k x[m, k] · weight[n, k] + bias[n]
+    gated:      out[m, n] = silu(u[m, n]) · u[m, n + N/2] with u the product above; silu(u) = u / (1 + exp(-u))
+
+Sums, bias and activation are in float32, rounded once. Two kernels over the same cut of the weight into tiles of
+BLOCK_N rows. With one row of x a product has two operations per element of the weight, which the plain units do while
+they wait for memory: each thread multiplies the 16-byte pieces that it loads, and sums over threads are taken once, at
+the end. Up to 32 rows go through the matrix units, with the weight as their first operand (which has 64 rows per
+instruction) and x as the second (as few as 8 columns), so that hardly any of the instruction is padding.
+
+A tile whose K is split over several programs (stream-K's idea, Osama et al. 2023, with a fixed cut) is summed by the
+last of them to arrive, in the order of the parts: the result does not depend on who came last. A gated tile has gate
+and up rows in turn, so that one thread soon holds both.
+
+Traffic: N·K elements of weight, M·(K + N) of input and output beside them, 2·M operations per element of the weight:
+below 32 rows the read bandwidth is the roofline. To reach it some 40 KB have to be in flight on every SM from the start
+to the end: all programs should fit onto the chip at once, and all have the same work. Which tiles do is
+kernels/skinny_tiles.py's business. Measured: see docs/log.md.
+
+Legend: M = rows of x, N = rows of the weight (output features, twice the result's when gated), K = input features.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.checks import check_dense, check_rows
+from kernels.skinny_tiles import SkinnyTile, SkinnyWorkspace
+
+
+@triton.jit
+def _tile_rows(tile, N: tl.constexpr, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
+    """The weight's rows of a tile, int32 [BLOCK_N]; past the end the last one again, which is a valid address."""
+    lane = tl.arange(0, BLOCK_N)
+    if GATED:
+        row = tl.minimum(tile * (BLOCK_N // 2) + lane // 2, N // 2 - 1) + (lane % 2) * (N // 2)
+    else:
+        row = tl.minimum(tile * BLOCK_N + lane, N - 1)
+    return row
+
+
+@triton.jit
+def _store_tile(
+    acc,  # float32 [BLOCK_N, BLOCK_M]
+    bias,
+    out,
+    tile,
+    num_rows,
+    N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """Bias and activation, and the finished tile to `out` [num_rows, N or N / 2]."""
+    NUM_OUT: tl.constexpr = N // 2 if GATED else N
+    BLOCK_OUT: tl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
+    if bias is not None:
+        acc += tl.load(bias + _tile_rows(tile, N, BLOCK_N, GATED)).to(tl.float32)[:, None]
+    if GATED:
+        gate, up = tl.split(tl.permute(tl.reshape(acc, [BLOCK_OUT, 2, BLOCK_M]), (0, 2, 1)))
+        result = gate / (1.0 + tl.exp(-gate)) * up
+    else:
+        result = acc
+    n = tile * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    m = tl.arange(0, BLOCK_M)
+    mask = (n < NUM_OUT)[:, None] & (m < num_rows)[None, :]
+    tl.store(out + (m[None, :] * NUM_OUT + n[:, None]), result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _vector_kernel(
+    x,  # [1, K]
+    weight,  # [N, K] contiguous
+    bias,  # [N], or None
+    out,  # [1, N], or [1, N / 2] when gated
+    N: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """One row of x: a program multiplies BLOCK_N whole rows of the weight."""
+    VECTOR: tl.constexpr = 16 // (weight.dtype.element_ty.primitive_bitwidth // 8)  # elements of a thread's load
+    tile = tl.program_id(0)
+    k = tl.arange(0, BLOCK_K)
+    rows = weight + _tile_rows(tile, N, BLOCK_N, GATED).to(tl.int64) * K
+    acc = tl.zeros([BLOCK_N, BLOCK_K // VECTOR], tl.float32)
+    for first in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+        if K % BLOCK_K == 0:
+            w = tl.load(rows[:, None] + (first + k)[None, :], eviction_policy="evict_first")
+            v = tl.load(x + first + k)
+        else:
+            inside = first + k < K
+            w = tl.load(
+                rows[:, None] + (first + k)[None, :], mask=inside[None, :], other=0.0, eviction_policy="evict_first"
+            )
+            v = tl.load(x + first + k, mask=inside, other=0.0)
+        product = w.to(tl.float32) * v.to(tl.float32)[None, :]
+        acc += tl.sum(tl.reshape(product, [BLOCK_N, BLOCK_K // VECTOR, VECTOR]), 2)  # within a thread
+    _store_tile(tl.sum(acc, 1)[:, None], bias, out, tile, 1, N, 1, BLOCK_N, GATED)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _matrix_kernel(
+    x,  # [num_rows, K], row stride stride_x
+    weight,  # [N, K] contiguous
+    bias,  # [N], or None
+    out,  # [num_rows, N], or [num_rows, N / 2] when gated
+    partials,  # float32 [tiles, SPLIT, BLOCK_N, BLOCK_M]
+    arrivals,  # int32 [tiles], zero before and after
+    num_rows,
+    stride_x,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SPLIT: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """Up to BLOCK_M rows of x: a program multiplies BLOCK_N rows of the weight within one of SPLIT parts of K."""
+    NUM_STEPS: tl.constexpr = ((K + BLOCK_K - 1) // BLOCK_K + SPLIT - 1) // SPLIT
+    EVEN: tl.constexpr = K == NUM_STEPS * SPLIT * BLOCK_K
+    program = tl.program_id(0)
+    tile = program // SPLIT
+    part = program % SPLIT
+    m = tl.arange(0, BLOCK_M)
+    k = part * (NUM_STEPS * BLOCK_K) + tl.arange(0, BLOCK_K)
+    is_row = m < num_rows
+    w_pointer = weight + _tile_rows(tile, N, BLOCK_N, GATED).to(tl.int64)[:, None] * K + k[None, :]
+    x_pointer = x + m.to(tl.int64)[:, None] * stride_x + k[None, :]
+    acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    for step in range(NUM_STEPS):
+        if EVEN:
+            w = tl.load(w_pointer + step * BLOCK_K)
+            v = tl.load(x_pointer + step * BLOCK_K, mask=is_row[:, None], other=0.0)
+        else:
+            inside = k + step * BLOCK_K < K
+            w = tl.load(w_pointer + step * BLOCK_K, mask=inside[None, :], other=0.0)
+            v = tl.load(x_pointer + step * BLOCK_K, mask=is_row[:, None] & inside[None, :], other=0.0)
+        acc = tl.dot(w, tl.trans(v), acc, input_precision="ieee")
+
+    if SPLIT == 1:
+        _store_tile(acc, bias, out, tile, num_rows, N, BLOCK_M, BLOCK_N, GATED)
+    else:
+        element = tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + m[None, :]
+        first_part = partials + tile.to(tl.int64) * (SPLIT * BLOCK_N * BLOCK_M)
+        tl.store(first_part + part * (BLOCK_N * BLOCK_M) + element, acc, mask=is_row[None, :])
+        # All threads' stores come before the one thread's release.
+        tl.debug_barrier()
+        if tl.atomic_add(arrivals + tile, 1, sem="acq_rel", scope="gpu") == SPLIT - 1:
+            total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+            for other in tl.static_range(SPLIT):
+                # Past the first-level cache, which knows nothing of other SMs' stores.
+                total += tl.load(
+                    first_part + other * (BLOCK_N * BLOCK_M) + element,
+                    mask=is_row[None, :],
+                    other=0.0,
+                    cache_modifier=".cg",
+                )
+            _store_tile(total, bias, out, tile, num_rows, N, BLOCK_M, BLOCK_N, GATED)
+            tl.store(arrivals + tile, 0)
+
+
+def skinny_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    workspace: SkinnyWorkspace,
+    tile: SkinnyTile,
+    *,
+    gated: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """x [M, K], whose rows may lie apart, times weight [N, K] transposed: [M, N], or [M, N / 2] when `gated`.
+
+    One dtype for x, weight and bias; `out`, where given, has it too, or is float32. `tile` comes from
+    `skinny_tiles.choose`; M is at most its `block_m`. Products that share a workspace run one after the other.
+    """
+    num_rows, num_in = x.shape
+    num_out = len(weight)
+    check_rows(x, (num_rows, num_in), weight.dtype)
+    check_dense(weight, (num_out, num_in), weight.dtype)
+    if bias is not None:
+        check_dense(bias, (num_out,), weight.dtype)
+    assert 0 < num_rows <= tile.block_m, (num_rows, tile)
+    assert not gated or num_out % 2 == 0
+    shape = (num_rows, num_out // 2 if gated else num_out)
+    if out is None:
+        out = torch.empty(shape, dtype=x.dtype, device=x.device)
+    check_dense(out, shape, out.dtype)
+    assert out.dtype in (x.dtype, torch.float32)
+    num_tiles = tile.num_tiles(num_out)
+    if tile.block_m == 1:
+        assert tile.split == 1
+        _vector_kernel[(num_tiles,)](
+            x,
+            weight,
+            bias,
+            out,
+            N=num_out,
+            K=num_in,
+            BLOCK_N=tile.block_n,
+            BLOCK_K=tile.block_k,
+            STAGES=tile.num_stages,
+            GATED=gated,
+            num_warps=tile.num_warps,
+        )
+        return out
+    assert tile.num_partials(num_out) <= workspace.partials.numel()
+    assert tile.split == 1 or num_tiles <= workspace.arrivals.numel()
+    _matrix_kernel[(num_tiles * tile.split,)](
+        x,
+        weight,
+        bias,
+        out,
+        workspace.partials,
+        workspace.arrivals,
+        num_rows,
+        x.stride(0),
+        N=num_out,
+        K=num_in,
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
+        BLOCK_K=tile.block_k,
+        SPLIT=tile.split,
+        GATED=gated,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
+    return out
