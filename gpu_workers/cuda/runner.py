@@ -58,7 +58,7 @@ class CudaRunner:
         self._rows = DeviceRows(shape, model.vocab_size, config.scheduler.max_num_penalty_rows, device)
         self._hidden = torch.zeros(max_num_seqs, model.hidden_size, dtype=dtype, device=device)
         self._logits = torch.zeros(max_num_seqs, model.vocab_size, dtype=torch.float32, device=device)
-        self._sampler = DeviceSampler(self._rows, shape, model.vocab_size, device)
+        self._sampler = DeviceSampler(self._rows, shape, self._logits)
         self._workspace = make_attention_workspace(
             max_num_seqs,
             shape.max_num_batched_tokens,
@@ -77,7 +77,7 @@ class CudaRunner:
                 torch.cuda.empty_cache()  # the graphs' own pool takes the place of what the warm-up used
                 self._graphs = StepGraphs()
                 self._graphs.capture(self._forward, sizes, progress)
-            self._sampler.warm_up(self._logits)
+            self._sampler.warm_up()
         self._queue.synchronize()
 
     @property
@@ -141,7 +141,7 @@ class CudaRunner:
                 self._graphs.replay(size)
             if not size.is_decode:
                 self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])
-            self._sampler.sample(self._logits[:num_seqs], needs, slot)
+            self._sampler.sample(num_seqs, needs, slot)
             first, short, whole = self._result_words
             self._queue.end(slot, first, whole if needs & LOGPROBS else short)
         self._publisher.put(LaunchedStep(sequence, slot, plan.step_id, num_seqs))
