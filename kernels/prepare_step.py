@@ -19,6 +19,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.launch import bind
+
 _DELTAS = 256
 """Block table entries per program."""
 _CHUNK = 1024
@@ -69,7 +71,11 @@ class StepTensors:
     slot_mapping: torch.Tensor  # [max tokens]; -1 where padded
 
 
-@triton.jit(do_not_specialize=["num_inits", "num_deltas"])
+_APPLY_VARYING = ("slot", "num_inits", "num_deltas")
+_PREPARE_VARYING = ("slot", "num_seqs", "num_tokens", "num_padded_seqs", "num_padded_tokens")
+
+
+@triton.jit(do_not_specialize=_APPLY_VARYING)
 def _apply_plan_kernel(
     slot,
     num_inits,
@@ -160,7 +166,7 @@ def _apply_plan_kernel(
                 tl.atomic_add(counts + token, tl.full((CHUNK,), 1, tl.int32), mask=in_output)
 
 
-@triton.jit(do_not_specialize=["num_seqs", "num_tokens", "num_padded_seqs", "num_padded_tokens"])
+@triton.jit(do_not_specialize=_PREPARE_VARYING)
 def _prepare_inputs_kernel(
     slot,
     num_seqs,
@@ -247,84 +253,78 @@ _INIT_FIELDS = (
 )
 
 
-def apply_plan(slot: torch.Tensor, places: PlanPlaces, num_inits: int, num_deltas: int, rows: RowTensors) -> None:
-    """Starts the rows of a plan's `num_inits` records and writes its `num_deltas` block table entries.
+class StepPreparation:
+    """Launches both kernels; everything but the plan lies in the same tensors for good."""
 
-    `slot` int32: the plan's words. Lists longer than a row's room are cut; the engine's limits keep them shorter.
-    """
-    num_programs = num_inits + triton.cdiv(num_deltas, _DELTAS)
-    if num_programs == 0:
-        return
-    assert slot.dtype == torch.int32
-    assert rows.block_tables.is_contiguous()
-    max_biases, max_stops = rows.bias_ids.shape[1], rows.stop_ids.shape[1]
-    _apply_plan_kernel[(num_programs,)](
-        slot,
-        num_inits,
-        num_deltas,
-        rows.fields,
-        rows.num_computed_tokens,
-        rows.block_tables,
-        rows.bias_ids,
-        rows.bias_values,
-        rows.stop_ids,
-        rows.prompt_mask,
-        rows.output_counts,
-        stride_group=rows.block_tables.stride(0),
-        stride_row=rows.block_tables.stride(1),
-        vocab_size=rows.prompt_mask.shape[1],
-        max_biases=max_biases,
-        max_stops=max_stops,
-        NUM_FIELDS=places.num_fields,
-        FIELDS_POW2=triton.next_power_of_2(places.num_fields),
-        BIASES_POW2=triton.next_power_of_2(max_biases),
-        STOPS_POW2=triton.next_power_of_2(max_stops),
-        DELTAS=_DELTAS,
-        CHUNK=_CHUNK,
-        num_warps=8,
-        **places.constants(("row_inits", "block_deltas", "bulk"), _INIT_FIELDS),
-    )
+    def __init__(
+        self, places: PlanPlaces, rows: RowTensors, step: StepTensors, block_size: int, slot: torch.Tensor
+    ) -> None:
+        """`slot` int32: a plan's words, an example. Block tables are those of the first layer group."""
+        assert slot.dtype == torch.int32
+        assert rows.block_tables.is_contiguous()
+        max_biases, max_stops = rows.bias_ids.shape[1], rows.stop_ids.shape[1]
+        strides = {"stride_row": rows.block_tables.stride(1)}
+        tensors = {name: getattr(rows, name) for name in RowTensors.__slots__ if name != "last_token"}
+        self._apply_plan = bind(
+            _apply_plan_kernel,
+            {
+                **dict.fromkeys(_APPLY_VARYING, 1),
+                "slot": slot,
+                **tensors,
+                **strides,
+                "stride_group": rows.block_tables.stride(0),
+                "vocab_size": rows.prompt_mask.shape[1],
+                "max_biases": max_biases,
+                "max_stops": max_stops,
+                "NUM_FIELDS": places.num_fields,
+                "FIELDS_POW2": triton.next_power_of_2(places.num_fields),
+                "BIASES_POW2": triton.next_power_of_2(max_biases),
+                "STOPS_POW2": triton.next_power_of_2(max_stops),
+                "DELTAS": _DELTAS,
+                "CHUNK": _CHUNK,
+                **places.constants(("row_inits", "block_deltas", "bulk"), _INIT_FIELDS),
+            },
+            _APPLY_VARYING,
+            num_warps=8,
+        )
+        outputs = {name: getattr(step, name) for name in StepTensors.__slots__}
+        self._prepare_inputs = bind(
+            _prepare_inputs_kernel,
+            {
+                **dict.fromkeys(_PREPARE_VARYING, 1),
+                "slot": slot,
+                "last_token": rows.last_token,
+                "num_computed_tokens": rows.num_computed_tokens,
+                "block_tables": rows.block_tables,
+                "out_rows": outputs.pop("rows"),
+                "out_samples": outputs.pop("samples"),
+                **outputs,
+                **strides,
+                "block_size": block_size,
+                "SEQS_POW2": triton.next_power_of_2(len(step.rows)),
+                "CHUNK": _CHUNK,
+                **places.constants(("rows", "num_query_tokens", "num_given", "samples", "token_ids")),
+            },
+            _PREPARE_VARYING,
+            num_warps=4,
+        )
+        self._capacity = len(step.rows), len(step.input_ids)
 
+    def apply_plan(self, slot: torch.Tensor, num_inits: int, num_deltas: int) -> None:
+        """Starts the rows of a plan's `num_inits` records and writes its `num_deltas` block table entries.
 
-def prepare_inputs(
-    slot: torch.Tensor,
-    places: PlanPlaces,
-    num_seqs: int,
-    num_tokens: int,
-    num_padded_seqs: int,
-    num_padded_tokens: int,
-    rows: RowTensors,
-    step: StepTensors,
-    block_size: int,
-) -> None:
-    """Builds the inputs of the plan's `num_seqs` sequences, pads them, and advances the rows' counters.
+        `slot` int32: the plan's words. Lists longer than a row's room are cut; the engine's limits keep them shorter.
+        """
+        num_programs = num_inits + -(-num_deltas // _DELTAS)
+        if num_programs:
+            self._apply_plan(num_programs, 1, slot, num_inits, num_deltas)
 
-    `slot` int32: the plan's words. Block tables are those of the first layer group.
-    """
-    assert num_seqs <= num_padded_seqs <= len(step.rows), (num_seqs, num_padded_seqs)
-    assert num_tokens <= num_padded_tokens <= len(step.input_ids), (num_tokens, num_padded_tokens)
-    num_fillers = triton.cdiv(num_padded_tokens - num_tokens, _CHUNK)
-    _prepare_inputs_kernel[(num_padded_seqs + num_fillers,)](
-        slot,
-        num_seqs,
-        num_tokens,
-        num_padded_seqs,
-        num_padded_tokens,
-        rows.last_token,
-        rows.num_computed_tokens,
-        rows.block_tables,
-        step.rows,
-        step.samples,
-        step.query_start_loc,
-        step.seq_lens,
-        step.logits_indices,
-        step.input_ids,
-        step.positions,
-        step.slot_mapping,
-        stride_row=rows.block_tables.stride(1),
-        block_size=block_size,
-        SEQS_POW2=triton.next_power_of_2(len(step.rows)),
-        CHUNK=_CHUNK,
-        num_warps=4,
-        **places.constants(("rows", "num_query_tokens", "num_given", "samples", "token_ids")),
-    )
+    def prepare_inputs(
+        self, slot: torch.Tensor, num_seqs: int, num_tokens: int, num_padded_seqs: int, num_padded_tokens: int
+    ) -> None:
+        """Builds the inputs of the plan's `num_seqs` sequences, pads them, and advances the rows' counters."""
+        max_seqs, max_tokens = self._capacity
+        assert num_seqs <= num_padded_seqs <= max_seqs, (num_seqs, num_padded_seqs)
+        assert num_tokens <= num_padded_tokens <= max_tokens, (num_tokens, num_padded_tokens)
+        num_programs = num_padded_seqs + -(-(num_padded_tokens - num_tokens) // _CHUNK)
+        self._prepare_inputs(num_programs, 1, slot, num_seqs, num_tokens, num_padded_seqs, num_padded_tokens)

@@ -4,152 +4,76 @@
     drawn     argmax over tokens with scaled >= threshold of scaled + noise(row key, token id),
               scaled = (logit - row maximum) / temperature                    (Gumbel-max; Maddison et al. 2014)
 
-Rows are greedy where the temperature is 0 or top_k is 1. The lowest id wins among equals. The steps are launches of
-their own, over splits of the vocabulary, because each needs all splits of the one before:
+Rows are greedy where the temperature is 0 or top_k is 1. The lowest id wins among equals. Each launch needs all of the
+one before:
 
-    1. row maxima              the only one of an all-greedy step beside 4
-    2. filter thresholds       where a row has top-k, top-p or min-p (three launches)
-    3. the draw                where a row is not greedy
-    4. finish                  one program a row: reduces the splits, writes the token where it is needed
+    1. block maxima or bounds  one pass over the logits; bounds too where a row is not greedy (`block_bounds.py`)
+    2. filter thresholds       where a row has top-k, top-p or min-p (three launches); then bounds of what they left
+    3. finish                  one program a row: finds the winner, writes the token where it is needed
 
-Traffic: 4·V bytes a row in 1, and again in 3: bound by memory, by launches at a few rows. 3 also has some 50
-instructions a token; two logarithms more, as many again, only in splits that may have the winner: those where some
+The finish takes the block with the highest bound, computes its scores exactly, and goes on to the next highest while
+that may still beat the best score so far. Bounds are so near that this is one block in most rows: they say -log(u)
+where noise is -log(-log1p(-u)), less than 0.1 below for u < 0.17, and winners have small u unless one token has most of
+the probability; the bounds' own logarithm adds up to 0.06. Only here are there divisions and logarithms, some 100
+instructions a token.
 
-    u <= exp(scaled - noise of the row's most likely token),
+Traffic: 4·V bytes a row in 1, 8 KB or so in 3, which is bound by latency: some four dependent loads. Measured: see
+docs/log.md.
 
-which follows from scaled + noise(u) >= that token's score, because noise(u) < -log(u). The expected number of such
-tokens is about the reciprocal of the largest probability. Measured: see docs/log.md.
-
-Legend: N = scheduled rows, S = max_num_seqs, V = vocabulary, P = rows of the penalty pool.
+Legend: N = scheduled rows, S = max_num_seqs, V = vocabulary, B = blocks of a row, P = rows of the penalty pool.
 """
-
-from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 
+from kernels.block_bounds import BlockBounds, Blocks, block_start, bound_scores, is_drawn
 from kernels.checks import check_dense, check_rows
-from kernels.filter_thresholds import FilterWorkspace, filter_thresholds
-from kernels.row_maxima import Partials, Splits, choose_best, find_row_maxima
-from kernels.sampling_fields import SampledRows, load_float, load_scaled
+from kernels.filter_thresholds import FilterThresholds
+from kernels.launch import Launch, bind
+from kernels.sampling_fields import SampledRows, load_float, make_finite
 from kernels.sampling_random import gumbel_noise, hash_tokens, row_key, to_uniform
 
-_MARGIN = tl.constexpr(1.001)
-"""Over the rounding errors of noise, sum and exponential, of which none reaches 1e-4."""
-
-
-@dataclass(frozen=True, slots=True)
-class SampleWorkspace:
-    """What the launches of a step leave for each other."""
-
-    maxima: Partials
-    scores: Partials
-    filters: FilterWorkspace
-
-
-def make_sample_workspace(max_num_seqs: int, vocab_size: int, device: torch.device | str) -> SampleWorkspace:
-    """Allocated once, for any step of up to `max_num_seqs` rows."""
-    return SampleWorkspace(
-        Partials.make(max_num_seqs, vocab_size, device),
-        Partials.make(max_num_seqs, vocab_size, device),
-        FilterWorkspace.make(max_num_seqs, device),
-    )
+_NO_TOKEN = tl.constexpr(2**31 - 1)
+"""Above every token id."""
 
 
 @triton.jit
-def _is_drawn(record_ptr, TEMPERATURE: tl.constexpr, TOP_K: tl.constexpr):
-    # The integers come first: a truth value that Triton's interpreter broadcasts takes its first operand's type.
-    return (tl.load(record_ptr + TOP_K) != 1) & (load_float(record_ptr, TEMPERATURE) > 0)
+def _exact_scores(logits, row_max, temperature, threshold, key0, key1, token_ids):
+    """Scores of a drawn row's tokens, -inf where they are below the threshold. Scaled logits are rounded as IEEE
+    demands, so that they are the reference's to the last bit and equal logits stay equal."""
+    scaled = tl.div_rn(logits - row_max, temperature)
+    noise = gumbel_noise(to_uniform(hash_tokens(key0, key1, token_ids)))
+    return tl.where(scaled >= threshold, scaled + noise, float("-inf"))
 
 
-@triton.jit
-def _reduce_splits(values_ptr, ids_ptr, num_splits, SPLITS_BLOCK: tl.constexpr):
-    """(largest value, its token id) of a row's splits."""
-    splits = tl.arange(0, SPLITS_BLOCK)
-    values = tl.load(values_ptr + splits, mask=splits < num_splits, other=float("-inf"))
-    ids = tl.load(ids_ptr + splits, mask=splits < num_splits, other=0)
-    return choose_best(values, ids, SPLITS_BLOCK)
-
-
-@triton.jit
-def _draw_kernel(
+@triton.jit(do_not_specialize=["sampled_ptr", "num_sampled_ptr", "num_blocks"])
+def _finish_kernel(
     logits_ptr,  # [N, vocab_size], row stride logits_stride
     rows_ptr,  # int32 [N]
     samples_ptr,  # int32 [N]
     seq_lens_ptr,  # int32 [N]
     fields_ptr,  # int32 [S, fields_stride]
+    maxima_ptr,  # [S, num_blocks]
+    bounds_ptr,  # like maxima_ptr, or None: no row is drawn
     thresholds_ptr,  # [N], or None: all tokens may be drawn
-    maxima_ptr,  # [S, most splits], row stride partials_stride
-    maxima_ids_ptr,  # int32, like maxima_ptr
-    scores_ptr,  # like maxima_ptr
-    score_ids_ptr,  # int32, like maxima_ptr
+    last_token_ptr,  # int32 [S]
+    sampled_ptr,  # int32 [N]
+    num_sampled_ptr,  # int32 [N]
+    output_counts_ptr,  # int32 [P, vocab_size], row stride counts_stride
     logits_stride,
     fields_stride,
-    partials_stride,
+    counts_stride,
     vocab_size,
-    num_splits,
+    num_blocks,
     TEMPERATURE: tl.constexpr,  # these are columns of the records
     TOP_K: tl.constexpr,
     SEED_LOW: tl.constexpr,
     SEED_HIGH: tl.constexpr,
     SAMPLE_INDEX: tl.constexpr,
-    SPLITS_BLOCK: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    split, i = tl.program_id(0), tl.program_id(1)
-    if tl.load(samples_ptr + i) == 0:
-        return
-    record_ptr = fields_ptr + tl.load(rows_ptr + i) * fields_stride
-    if not _is_drawn(record_ptr, TEMPERATURE, TOP_K):
-        return
-    row_max, likeliest = _reduce_splits(
-        maxima_ptr + i * partials_stride, maxima_ids_ptr + i * partials_stride, num_splits, SPLITS_BLOCK
-    )
-    token_ids = split * BLOCK + tl.arange(0, BLOCK)
-    mask = token_ids < vocab_size
-    temperature = load_float(record_ptr, TEMPERATURE)
-    scores = load_scaled(logits_ptr, i.to(tl.int64) * logits_stride + token_ids, mask, row_max, temperature)
-    if thresholds_ptr is not None:
-        scores = tl.where(scores >= tl.load(thresholds_ptr + i), scores, float("-inf"))
-    key0, key1 = row_key(
-        tl.load(record_ptr + SEED_LOW),
-        tl.load(record_ptr + SEED_HIGH),
-        tl.load(record_ptr + SAMPLE_INDEX),
-        tl.load(seq_lens_ptr + i),
-    )
-    u = to_uniform(hash_tokens(key0, key1, token_ids))
-    score_to_beat = gumbel_noise(to_uniform(hash_tokens(key0, key1, likeliest)))  # its scaled logit is 0
-    may_win = u <= tl.exp(scores - score_to_beat) * _MARGIN
-    if tl.max(may_win.to(tl.int32), axis=0) > 0:
-        best, index = tl.max(scores + gumbel_noise(u), axis=0, return_indices=True, return_indices_tie_break_left=True)
-        tl.store(scores_ptr + i * partials_stride + split, best)
-        tl.store(score_ids_ptr + i * partials_stride + split, split * BLOCK + index)
-    else:
-        tl.store(scores_ptr + i * partials_stride + split, float("-inf"))
-
-
-@triton.jit
-def _finish_kernel(
-    rows_ptr,  # int32 [N]
-    samples_ptr,  # int32 [N]
-    fields_ptr,  # int32 [S, fields_stride]
-    maxima_ptr,  # [S, most splits], row stride partials_stride
-    maxima_ids_ptr,  # int32, like maxima_ptr
-    scores_ptr,  # like maxima_ptr, or None: nothing was drawn
-    score_ids_ptr,  # int32, like maxima_ptr
-    last_token_ptr,  # int32 [S]
-    sampled_ptr,  # int32 [N]
-    num_sampled_ptr,  # int32 [N]
-    output_counts_ptr,  # int32 [P, vocab_size], row stride counts_stride, or None: no row has penalties
-    fields_stride,
-    partials_stride,
-    counts_stride,
-    num_splits,
-    TEMPERATURE: tl.constexpr,  # these are columns of the records
-    TOP_K: tl.constexpr,
     PENALTY_SLOT: tl.constexpr,
-    SPLITS_BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     i = tl.program_id(0)
     if tl.load(samples_ptr + i) == 0:
@@ -157,104 +81,116 @@ def _finish_kernel(
         return
     row = tl.load(rows_ptr + i)
     record_ptr = fields_ptr + row * fields_stride
-    lanes = tl.arange(0, SPLITS_BLOCK)
-    at = i * partials_stride + lanes
-    mask = lanes < num_splits
-    values = tl.load(maxima_ptr + at, mask=mask, other=float("-inf"))
-    ids = tl.load(maxima_ids_ptr + at, mask=mask, other=0)
-    if scores_ptr is not None:
-        drawn = mask & _is_drawn(record_ptr, TEMPERATURE, TOP_K)
-        values = tl.where(drawn, tl.load(scores_ptr + at, mask=drawn, other=float("-inf")), values)
-        ids = tl.where(drawn, tl.load(score_ids_ptr + at, mask=drawn, other=0), ids)
-    _, token_id = choose_best(values, ids, SPLITS_BLOCK)
-    tl.store(sampled_ptr + i, token_id)
+    lanes = tl.arange(0, LANES)
+    at = i * num_blocks + lanes
+    maxima = tl.load(maxima_ptr + at, mask=lanes < num_blocks, other=float("-inf"))
+    row_max = tl.max(maxima, axis=0)
+    upper = maxima  # of greedy rows, whose scores are the logits
+    if bounds_ptr is not None:
+        drawn = is_drawn(record_ptr, TEMPERATURE, TOP_K)
+        temperature = load_float(record_ptr, TEMPERATURE)
+        threshold = tl.full((), float("-inf"), tl.float32)
+        if thresholds_ptr is not None:
+            threshold = tl.load(thresholds_ptr + i)
+        key0, key1 = row_key(
+            tl.load(record_ptr + SEED_LOW),
+            tl.load(record_ptr + SEED_HIGH),
+            tl.load(record_ptr + SAMPLE_INDEX),
+            tl.load(seq_lens_ptr + i),
+        )
+        if drawn:
+            bounds = tl.load(bounds_ptr + at, mask=lanes < num_blocks, other=0.0)
+            bounds = bound_scores(bounds, row_max, temperature)
+            upper = tl.where(lanes < num_blocks, bounds, float("-inf"))
+    best_score = tl.full((), float("-inf"), tl.float32)
+    best_id = tl.full((), _NO_TOKEN, tl.int32)
+    highest, block = tl.max(upper, axis=0, return_indices=True, return_indices_tie_break_left=True)
+    while highest > best_score:
+        token_ids = block_start(block, vocab_size, BLOCK) + tl.arange(0, BLOCK)
+        scores = make_finite(tl.load(logits_ptr + i.to(tl.int64) * logits_stride + token_ids))
+        if bounds_ptr is not None:  # noqa: SIM102 (this is known when the kernel is compiled, the other when it runs)
+            if drawn:
+                scores = _exact_scores(scores, row_max, temperature, threshold, key0, key1, token_ids)
+        score = tl.max(scores, axis=0)
+        token_id = tl.min(tl.where(scores == score, token_ids, _NO_TOKEN), axis=0)
+        is_better = (score > best_score) | ((score == best_score) & (token_id < best_id))
+        best_id = tl.where(is_better, token_id, best_id)
+        best_score = tl.where(is_better, score, best_score)
+        upper = tl.where(lanes == block, float("-inf"), upper)
+        highest, block = tl.max(upper, axis=0, return_indices=True, return_indices_tie_break_left=True)
+    tl.store(sampled_ptr + i, best_id)
     tl.store(num_sampled_ptr + i, 1)
-    tl.store(last_token_ptr + row, token_id)
-    if output_counts_ptr is not None:
-        slot = tl.load(record_ptr + PENALTY_SLOT)
-        if slot >= 0:
-            count_ptr = output_counts_ptr + slot.to(tl.int64) * counts_stride + token_id
-            tl.store(count_ptr, tl.load(count_ptr) + 1)
+    tl.store(last_token_ptr + row, best_id)
+    slot = tl.load(record_ptr + PENALTY_SLOT)
+    if slot >= 0:
+        count_ptr = output_counts_ptr + slot.to(tl.int64) * counts_stride + best_id
+        tl.store(count_ptr, tl.load(count_ptr) + 1)
 
 
-def sample(
-    logits: torch.Tensor,
-    step: SampledRows,
-    workspace: SampleWorkspace,
-    last_token: torch.Tensor,
-    sampled: torch.Tensor,
-    num_sampled: torch.Tensor,
-    output_counts: torch.Tensor | None,
-    any_drawn: bool,
-    any_filtered: bool,
-) -> None:
-    """Chooses a token for each of the N rows of `step` that samples, from `logits` [N, V], which stay as they are.
+class TokenSampler:
+    """Chooses the tokens of steps whose inputs always lie in the same tensors."""
 
-    The token goes to `sampled` (int32 [N] or longer, like `num_sampled`), to the row's `last_token` (int32 [S]) and
-    into the counts of its penalty slot in `output_counts` (int32 [P, V]; None: no row has one); `num_sampled` becomes
-    1, or 0 for rows that do not sample. `any_drawn`: a row may be other than greedy; `any_filtered`: such a row has a
-    filter. Both may be true without need.
-    """
-    step.check_logits(logits)
-    check_dense(last_token, (len(step.fields),), torch.int32)
-    for tensor in (sampled, num_sampled):
-        check_dense(tensor[: len(step)], (len(step),), torch.int32)
-    find_row_maxima(logits, step, workspace.maxima)
-    if any_drawn:
-        if any_filtered:
-            filter_thresholds(logits, step, workspace.maxima, workspace.filters)
-        _draw(logits, step, workspace, workspace.filters.thresholds if any_filtered else None)
-    if output_counts is not None:
-        check_rows(output_counts, (len(output_counts), logits.shape[1]), torch.int32)
-    splits = Splits.of(len(step), logits.shape[1])
-    _finish_kernel[(len(step),)](
-        step.rows,
-        step.samples,
-        step.fields,
-        workspace.maxima.values,
-        workspace.maxima.ids,
-        workspace.scores.values if any_drawn else None,
-        workspace.scores.ids if any_drawn else None,
-        last_token,
-        sampled,
-        num_sampled,
-        output_counts,
-        step.fields.stride(0),
-        workspace.maxima.stride,
-        0 if output_counts is None else output_counts.stride(0),
-        splits.count,
-        TEMPERATURE=step.columns.temperature,
-        TOP_K=step.columns.top_k,
-        PENALTY_SLOT=step.columns.penalty_slot,
-        SPLITS_BLOCK=splits.count_block,
-        num_warps=1,
-    )
+    def __init__(
+        self, logits: torch.Tensor, step: SampledRows, last_token: torch.Tensor, output_counts: torch.Tensor
+    ) -> None:
+        """All at full capacity: `logits` float32 [S, V], rows may lie apart; `step` of S rows; `last_token` int32 [S];
+        `output_counts` int32 [P, V] of the penalty pool. Compiles every kernel."""
+        capacity, vocab_size = logits.shape
+        check_dense(last_token, (len(step.fields),), torch.int32)
+        check_rows(output_counts, (len(output_counts), vocab_size), torch.int32)
+        self._capacity = capacity
+        self._thresholds = torch.zeros(capacity, dtype=torch.float32, device=logits.device)
+        self._bounds = BlockBounds(logits, step, self._thresholds)
+        self._filters = FilterThresholds(logits, step, self._bounds.maxima, self._thresholds)
+        arguments = {
+            "logits_ptr": logits,
+            "rows_ptr": step.rows,
+            "samples_ptr": step.samples,
+            "seq_lens_ptr": step.seq_lens,
+            "fields_ptr": step.fields,
+            "maxima_ptr": self._bounds.maxima,
+            "last_token_ptr": last_token,
+            "output_counts_ptr": output_counts,
+            "logits_stride": logits.stride(0),
+            "fields_stride": step.fields.stride(0),
+            "counts_stride": output_counts.stride(0),
+            "vocab_size": vocab_size,
+            **step.columns.constants("temperature", "top_k", "seed_low", "seed_high", "sample_index", "penalty_slot"),
+            **Blocks.of(vocab_size).constants(),
+        }
+        self._finish_greedy = _bind_finish(arguments, last_token, None, None)
+        self._finish_drawn = _bind_finish(arguments, last_token, self._bounds.bounds, None)
+        self._finish_filtered = _bind_finish(arguments, last_token, self._bounds.bounds, self._thresholds)
+
+    def sample(
+        self, num_rows: int, sampled: torch.Tensor, num_sampled: torch.Tensor, any_drawn: bool, any_filtered: bool
+    ) -> None:
+        """Chooses a token for each of the step's first `num_rows` rows that samples; its logits stay as they are.
+
+        The token goes to `sampled` (int32 [num_rows] or longer, like `num_sampled`), to the row's last token and into
+        the counts of its penalty slot, if it has one; `num_sampled` becomes 1, or 0 for rows that do not sample.
+        `any_drawn`: a row may be other than greedy; `any_filtered`: such a row has a filter. Both may be true without
+        need.
+        """
+        assert 0 < num_rows <= self._capacity, (num_rows, self._capacity)
+        if not any_drawn:
+            self._bounds.find_maxima(num_rows)
+            finish = self._finish_greedy
+        elif not any_filtered:
+            self._bounds.find(num_rows)
+            finish = self._finish_drawn
+        else:
+            self._bounds.find_maxima(num_rows)
+            self._filters.find(num_rows)
+            self._bounds.find_filtered(num_rows)
+            finish = self._finish_filtered
+        finish(num_rows, 1, sampled, num_sampled)
 
 
-def _draw(logits: torch.Tensor, step: SampledRows, workspace: SampleWorkspace, thresholds: torch.Tensor | None) -> None:
-    splits = Splits.of(len(step), logits.shape[1])
-    _draw_kernel[(splits.count, len(step))](
-        logits,
-        step.rows,
-        step.samples,
-        step.seq_lens,
-        step.fields,
-        thresholds,
-        workspace.maxima.values,
-        workspace.maxima.ids,
-        workspace.scores.values,
-        workspace.scores.ids,
-        logits.stride(0),
-        step.fields.stride(0),
-        workspace.maxima.stride,
-        logits.shape[1],
-        splits.count,
-        TEMPERATURE=step.columns.temperature,
-        TOP_K=step.columns.top_k,
-        SEED_LOW=step.columns.seed_low,
-        SEED_HIGH=step.columns.seed_high,
-        SAMPLE_INDEX=step.columns.sample_index,
-        SPLITS_BLOCK=splits.count_block,
-        BLOCK=splits.block,
-        num_warps=splits.num_warps,
-    )
+def _bind_finish(
+    arguments: dict[str, object], output: torch.Tensor, bounds: torch.Tensor | None, thresholds: torch.Tensor | None
+) -> Launch:
+    """`output`: any int32 tensor, an example of where results go."""
+    varying = {"sampled_ptr": output, "num_sampled_ptr": output}
+    arguments = {**arguments, **varying, "bounds_ptr": bounds, "thresholds_ptr": thresholds}
+    return bind(_finish_kernel, arguments, tuple(varying), num_warps=4)

@@ -47,6 +47,10 @@ class FieldColumns:
         """From the columns of all fields by name (`ROW_FIELD_INDEX` of the plan's records)."""
         return cls(**{field.name: index[field.name] for field in fields(cls)})
 
+    def constants(self, *names: str) -> dict[str, int]:
+        """The columns of `names` as a kernel's constants, whose names are in capitals."""
+        return {name.upper(): getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, slots=True)
 class SampledRows:
@@ -69,6 +73,12 @@ class SampledRows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def first(self, num_rows: int) -> "SampledRows":
+        """The first `num_rows` of them."""
+        return SampledRows(
+            self.rows[:num_rows], self.samples[:num_rows], self.seq_lens[:num_rows], self.fields, self.columns
+        )
 
     def check_logits(self, logits: torch.Tensor) -> None:
         """Logits are float32 [N, V], whose rows may lie apart."""

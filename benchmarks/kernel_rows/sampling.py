@@ -76,28 +76,31 @@ def filtered(bench: Bench) -> Iterator[Case]:
 
 
 def _sample(bench: Bench, filtered: bool, drawn: bool, **values: float) -> Iterator[Case]:
-    from kernels.sample import make_sample_workspace, sample
+    from kernels.sample import TokenSampler
 
     for num_rows in bench.pick((1, 64, 256), (3,)):
         logits = Logits(bench, num_rows, **values)
-        workspace = make_sample_workspace(num_rows, logits.vocab_size, bench.device)
         last_token, sampled, num_sampled = (bench.poisoned(num_rows, dtype=torch.int32) for _ in range(3))
+        no_counts = torch.zeros(0, logits.vocab_size, dtype=torch.int32, device=bench.device)
+        samplers = [TokenSampler(one, logits.step, last_token, no_counts) for one in logits.sets]
 
         outs = last_token, sampled, num_sampled
 
-        def run(one: torch.Tensor, step: object = logits.step, args: tuple = (workspace, *outs)) -> None:
-            sample(one, step, *args, None, any_drawn=drawn, any_filtered=filtered)
+        def run(sampler: TokenSampler, num_rows: int = num_rows, outs: tuple = outs[1:]) -> None:
+            sampler.sample(num_rows, *outs, any_drawn=drawn, any_filtered=filtered)
 
-        def check(logits: Logits = logits, run: Callable = run, outs: tuple = outs) -> None:
+        def check(
+            logits: Logits = logits, run: Callable = run, last: TokenSampler = samplers[-1], outs: tuple = outs
+        ) -> None:
             for tensor in outs:
                 tensor.fill_(-1)
-            run(logits.sets[-1])
+            run(last)
             last_token, sampled, num_sampled = (tensor.cpu() for tensor in outs)
             assert (num_sampled == 1).all()
             assert (last_token == sampled).all()
             _check_tokens(logits, sampled.long(), drawn)
 
-        calls = [lambda one=one, run=run: run(one) for one in logits.sets]
+        calls = [lambda sampler=sampler, run=run: run(sampler) for sampler in samplers]
         yield Case(f"{num_rows} x {logits.vocab_size}", calls, check, logits.num_bytes, "read")
 
 
@@ -114,27 +117,29 @@ def _check_tokens(logits: Logits, sampled: torch.Tensor, drawn: bool) -> None:
 
 
 def filter_thresholds(bench: Bench) -> Iterator[Case]:
-    from kernels.filter_thresholds import filter_thresholds
-    from kernels.row_maxima import find_row_maxima
-    from kernels.sample import make_sample_workspace
+    from kernels.block_bounds import BlockBounds
+    from kernels.filter_thresholds import FilterThresholds
 
     for num_rows in bench.pick((1, 64, 256), (3,)):
         logits = Logits(bench, num_rows, temperature=0.6, top_k=50, top_p=0.9)
-        workspace = make_sample_workspace(num_rows, logits.vocab_size, bench.device)
-        find_row_maxima(logits.sets[-1], logits.step, workspace.maxima)
+        thresholds = bench.poisoned(num_rows, dtype=torch.float32)
+        bounds = BlockBounds(logits.sets[-1], logits.step, thresholds)
+        bounds.find_maxima(num_rows)
+        filters = FilterThresholds(logits.sets[-1], logits.step, bounds.maxima, thresholds)
 
-        def run(one: torch.Tensor, step: object = logits.step, workspace: object = workspace) -> torch.Tensor:
-            return filter_thresholds(one, step, workspace.maxima, workspace.filters)
+        def run(num_rows: int = num_rows, filters: FilterThresholds = filters) -> None:
+            filters.find(num_rows)
 
-        def check(logits: Logits = logits, run: Callable = run) -> None:
-            thresholds = run(logits.sets[-1]).cpu()[: len(logits.records), None]
+        def check(logits: Logits = logits, run: Callable = run, found: torch.Tensor = thresholds) -> None:
+            found.fill_(torch.nan)
+            run()
+            thresholds = found.cpu()[:, None]
             scaled = logits.scaled()
             kept, wanted = (scaled >= thresholds).sum(-1), (scaled >= logits.thresholds()).sum(-1)
             assert (kept - wanted).abs().max() <= 1  # the mass at the boundary is rounded otherwise
 
         # Of the last set only, whose maxima are there.
-        calls = [lambda one=logits.sets[-1], run=run: run(one)]
-        yield Case(f"{num_rows} x {logits.vocab_size}", calls, check, logits.num_bytes, "read")
+        yield Case(f"{num_rows} x {logits.vocab_size}", [run], check, logits.num_bytes, "read")
 
 
 def penalties(bench: Bench) -> Iterator[Case]:

@@ -30,7 +30,7 @@ CUDA_ROW_BYTES = 8 * 1024 + 4 * (128 + 64) + 128
 PLAN_SLOTS = 5
 """Copies of a plan on a GPU: one per slot of the ring, and an empty one."""
 SAMPLER_ROW_BYTES = 32 * 1024
-"""Scratch per row on a GPU: candidates of top-k and top-p, maxima and most likely tokens of the vocabulary's parts."""
+"""Scratch per row on a GPU: candidates of top-k and top-p, their histogram, two numbers a block of the vocabulary."""
 
 _CPU_ACTIVATION_COPIES = 4
 """Copies of the residual stream that are alive at once: it, its normed form, an operation's input and output."""

@@ -17,7 +17,7 @@ from engine_core.ipc.step import (
     StepShape,
     plan_layout,
 )
-from kernels.prepare_step import PlanPlaces, RowTensors, StepTensors, apply_plan, prepare_inputs
+from kernels.prepare_step import PlanPlaces, RowTensors, StepPreparation, StepTensors
 
 MAX_HELD_BACK = MAX_STOP_TOKEN_IDS + 64
 """Stop token ids and EOS ids of one row that may not be sampled before `min_tokens`."""
@@ -37,8 +37,6 @@ class DeviceRows:
 
     def __init__(self, shape: StepShape, vocab_size: int, num_penalty_slots: int, device: torch.device) -> None:
         num_rows, num_tokens = shape.max_num_seqs, shape.max_num_batched_tokens
-        self._shape = shape
-        self._places = plan_places(shape)
         self._needs = np.zeros(num_rows, np.int32)
         self._empty_plan = torch.zeros(plan_layout(shape).num_bytes // 4, dtype=torch.int32, device=device)
 
@@ -66,6 +64,9 @@ class DeviceRows:
             positions=zeros(num_tokens),
             slot_mapping=zeros(num_tokens),
         )
+        self._preparation = StepPreparation(
+            plan_places(shape), self.rows, self.step, shape.block_size, self._empty_plan
+        )
 
     def note(self, plan: StepPlan) -> int:
         """Takes the plan's row records over into the host's memory; returns what its rows need, as bits."""
@@ -78,31 +79,16 @@ class DeviceRows:
     def prepare(self, plan: StepPlan, slot: torch.Tensor, num_padded_seqs: int, num_padded_tokens: int) -> None:
         """Queues the kernels that apply the plan and build its inputs from `slot`, the device's copy of it."""
         header = plan.header
-        apply_plan(slot, self._places, int(header[NUM_ROW_INITS]), int(header[NUM_BLOCK_DELTAS]), self.rows)
-        self._prepare(slot, plan.num_seqs, plan.num_tokens, num_padded_seqs, num_padded_tokens)
+        self._preparation.apply_plan(slot, int(header[NUM_ROW_INITS]), int(header[NUM_BLOCK_DELTAS]))
+        self._preparation.prepare_inputs(slot, plan.num_seqs, plan.num_tokens, num_padded_seqs, num_padded_tokens)
 
     def pad(self, num_padded_seqs: int, num_padded_tokens: int) -> None:
         """A step of nothing but padding, for a warm-up."""
-        self._prepare(self._empty_plan, 0, 0, num_padded_seqs, num_padded_tokens)
+        self._preparation.prepare_inputs(self._empty_plan, 0, 0, num_padded_seqs, num_padded_tokens)
 
     def warm_up(self) -> None:
         """Runs the kernel that applies plans, on a plan that resets row 0 and its first block to what they are."""
-        apply_plan(self._empty_plan, self._places, 1, 1, self.rows)
-
-    def _prepare(
-        self, slot: torch.Tensor, num_seqs: int, num_tokens: int, num_padded_seqs: int, num_padded_tokens: int
-    ) -> None:
-        prepare_inputs(
-            slot,
-            self._places,
-            num_seqs,
-            num_tokens,
-            num_padded_seqs,
-            num_padded_tokens,
-            self.rows,
-            self.step,
-            self._shape.block_size,
-        )
+        self._preparation.apply_plan(self._empty_plan, 1, 1)
 
 
 def _needs(inits: np.ndarray) -> np.ndarray:

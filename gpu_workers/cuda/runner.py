@@ -59,7 +59,7 @@ class CudaRunner:
         self._rows = DeviceRows(shape, model.vocab_size, config.scheduler.max_num_penalty_rows, device)
         self._hidden = torch.zeros(max_num_seqs, model.hidden_size, dtype=dtype, device=device)
         self._logits = torch.zeros(max_num_seqs, model.vocab_size, dtype=torch.float32, device=device)
-        self._sampler = DeviceSampler(self._rows, shape, model.vocab_size, device)
+        self._sampler = DeviceSampler(self._rows, shape, self._logits)
         self._workspace = make_attention_workspace(
             max_num_seqs,
             shape.max_num_batched_tokens,
@@ -78,7 +78,7 @@ class CudaRunner:
             torch.cuda.empty_cache()  # the graphs' own pool takes the place of what the warm-up used
             self._graphs = StepGraphs()
             self._graphs.capture(self._forward, sizes, progress)
-        self._sampler.warm_up(self._logits)
+        self._sampler.warm_up()
         self._queue.synchronize()
 
     @property
@@ -136,10 +136,9 @@ class CudaRunner:
             self._forward(size)
         else:
             self._graphs.replay(size)
-        logits = self._logits[:num_seqs]
         if not size.is_decode:
-            self._model.module.logits(self._hidden[:num_seqs], logits)
-        self._sampler.sample(logits, needs, slot)
+            self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])
+        self._sampler.sample(num_seqs, needs, slot)
         self._queue.end(slot, self._result_words if needs & LOGPROBS else self._token_words)
         self._publisher.put(LaunchedStep(sequence, slot, plan.step_id, num_seqs))
 

@@ -13,7 +13,7 @@ from engine_core.ipc.sampling_params import MAX_LOGPROBS
 from engine_core.ipc.step import ROW_FIELD_INDEX, StepShape, result_layout
 from gpu_workers.cuda.device_rows import BIAS, FILTERS, HELD_BACK, LOGPROBS, PENALTIES, RANDOM, DeviceRows
 from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back_stops
-from kernels.sample import make_sample_workspace, sample
+from kernels.sample import TokenSampler
 from kernels.sampling_fields import FieldColumns, SampledRows
 from kernels.token_logprobs import token_logprobs
 
@@ -33,12 +33,18 @@ class _DeviceResult:
 
 
 class DeviceSampler:
-    def __init__(self, rows: DeviceRows, shape: StepShape, vocab_size: int, device: torch.device) -> None:
+    def __init__(self, rows: DeviceRows, shape: StepShape, logits: torch.Tensor) -> None:
+        """`logits` float32 [S, V]: where those of every step are."""
+        vocab_size, device = logits.shape[1], logits.device
         self._rows = rows
         self._shape = shape
         self._num_top = min(MAX_LOGPROBS, vocab_size)
-        self._columns = FieldColumns.from_index(ROW_FIELD_INDEX)
-        self._workspace = make_sample_workspace(shape.max_num_seqs, vocab_size, device)
+        step = rows.step
+        self._all_rows = SampledRows(
+            step.rows, step.samples, step.seq_lens, rows.rows.fields, FieldColumns.from_index(ROW_FIELD_INDEX)
+        )
+        self._logits = logits
+        self._tokens = TokenSampler(logits, self._all_rows, rows.rows.last_token, rows.rows.output_counts)
         self._raw = torch.zeros(shape.max_num_seqs, vocab_size, dtype=torch.float32, device=device)
         """Logits as they were, for steps that change them and want log-probabilities."""
         self._scratch = self._views(torch.zeros(result_layout(shape).num_bytes // 4, dtype=torch.int32, device=device))
@@ -47,50 +53,50 @@ class DeviceSampler:
         """`results`: int32 words laid out like the slots of the result ring, one for each slot."""
         self._results = [self._views(words) for words in results]
 
-    def sample(self, logits: torch.Tensor, needs: int, slot: int) -> None:
-        """Chooses the tokens of the step's first N sequences from `logits` float32 [N, V], which may be changed.
+    def sample(self, num_seqs: int, needs: int, slot: int) -> None:
+        """Chooses the tokens of the step's first `num_seqs` sequences from their logits, which may be changed.
         `needs`: what the rows need, as bits. The tokens become the rows' last ones and the slot's result."""
-        self._sample(logits, needs, self._results[slot])
+        self._sample(num_seqs, needs, self._results[slot])
 
-    def warm_up(self, logits: torch.Tensor) -> None:
+    def warm_up(self) -> None:
         """Runs every kernel for every number of sequences, on rows that sample nothing."""
-        counts = {1 << bit for bit in range(len(logits).bit_length())} | {len(logits)}
+        capacity = len(self._logits)
+        counts = {1 << bit for bit in range(capacity.bit_length())} | {capacity}
         for count in sorted(counts, reverse=True):
             for needs in (0, RANDOM, RANDOM | FILTERS, _CHANGES_LOGITS | LOGPROBS, _CHANGES_LOGITS | RANDOM):
-                self._sample(logits[:count], needs, self._scratch)
+                self._sample(count, needs, self._scratch)
 
-    def _sample(self, logits: torch.Tensor, needs: int, result: _DeviceResult) -> None:
-        num_seqs = len(logits)
-        rows, step = self._rows.rows, self._rows.step
-        sampled_rows = SampledRows(
-            step.rows[:num_seqs], step.samples[:num_seqs], step.seq_lens[:num_seqs], rows.fields, self._columns
-        )
-        raw = logits
-        if needs & LOGPROBS and needs & _CHANGES_LOGITS:
-            raw = self._raw[:num_seqs].copy_(logits)
-        if needs & BIAS:
-            add_logit_bias(logits, sampled_rows, rows.bias_ids, rows.bias_values)
-        if needs & PENALTIES:
-            apply_penalties(logits, sampled_rows, rows.prompt_mask, rows.output_counts)
-        if needs & HELD_BACK:
-            hold_back_stops(logits, sampled_rows, rows.stop_ids)
-        sample(
-            logits,
-            sampled_rows,
-            self._workspace,
-            rows.last_token,
+    def _sample(self, num_seqs: int, needs: int, result: _DeviceResult) -> None:
+        raw = self._logits
+        if needs & _CHANGES_LOGITS:
+            if needs & LOGPROBS:
+                raw = self._raw
+                raw[:num_seqs].copy_(self._logits[:num_seqs])
+            self._change_logits(num_seqs, needs)
+        self._tokens.sample(
+            num_seqs,
             result.sampled,
             result.num_sampled,
-            rows.output_counts if needs & PENALTIES else None,
             any_drawn=bool(needs & RANDOM),
             any_filtered=bool(needs & FILTERS),
         )
         if needs & LOGPROBS:
-            logprobs, ranks, top_ids, top_logprobs = token_logprobs(raw, result.sampled[:num_seqs], self._num_top)
+            logprobs, ranks, top_ids, top_logprobs = token_logprobs(
+                raw[:num_seqs], result.sampled[:num_seqs], self._num_top
+            )
             result.logprobs[:num_seqs].copy_(logprobs)
             result.ranks[:num_seqs].copy_(ranks)
             result.top_token_ids[:num_seqs, : self._num_top].copy_(top_ids)
             result.top_logprobs[:num_seqs, : self._num_top].copy_(top_logprobs)
+
+    def _change_logits(self, num_seqs: int, needs: int) -> None:
+        logits, step, rows = self._logits[:num_seqs], self._all_rows.first(num_seqs), self._rows.rows
+        if needs & BIAS:
+            add_logit_bias(logits, step, rows.bias_ids, rows.bias_values)
+        if needs & PENALTIES:
+            apply_penalties(logits, step, rows.prompt_mask, rows.output_counts)
+        if needs & HELD_BACK:
+            hold_back_stops(logits, step, rows.stop_ids)
 
     def _views(self, words: torch.Tensor) -> _DeviceResult:
         """A result's arrays over its int32 words; one token per sequence so far."""

@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import filter_thresholds as module
-from kernels import reference_sampling
-from kernels.filter_thresholds import FilterWorkspace, filter_thresholds
-from kernels.row_maxima import Partials, find_row_maxima
+from kernels import block_bounds, reference_sampling
+from kernels.block_bounds import BlockBounds
+from kernels.filter_candidates import MAX_CANDIDATES
+from kernels.filter_thresholds import FilterThresholds
 from tests.kernels.sampling_steps import make_records, make_step
 
 MASS_TOLERANCE = 2e-5
 """Share of a row's mass by which two nuclei may differ: float32 sums of a few thousand terms in different orders."""
+
+
+@pytest.fixture(autouse=True)
+def most_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some steps have several blocks a program, small ones one."""
+    monkeypatch.setattr(block_bounds, "_MOST_PROGRAMS", 7)
 
 
 def scaled_logits(logits: torch.Tensor, records: np.ndarray) -> torch.Tensor:
@@ -21,16 +27,18 @@ def scaled_logits(logits: torch.Tensor, records: np.ndarray) -> torch.Tensor:
     return (logits.cpu() - logits.cpu().amax(1, keepdim=True)) / temperature
 
 
-def kernel_thresholds(logits: torch.Tensor, records: np.ndarray, samples: np.ndarray | None = None) -> torch.Tensor:
+def kernel_thresholds(
+    logits: torch.Tensor, records: np.ndarray, samples: np.ndarray | None = None, num_steps: int = 1
+) -> torch.Tensor:
     step = make_step(records, samples=samples)
-    maxima = Partials.make(len(step) + 1, logits.shape[1], DEVICE)
-    workspace = FilterWorkspace.make(len(step) + 1, DEVICE)
-    for tensor in (workspace.thresholds, workspace.candidates, maxima.values):
-        tensor.fill_(torch.nan)
-    workspace.histogram.fill_(-5)
-    workspace.mass.fill_(-5)
-    find_row_maxima(logits, step, maxima)
-    return filter_thresholds(logits, step, maxima, workspace).cpu()[:, None]
+    thresholds = torch.full((len(step),), torch.nan, device=DEVICE)
+    bounds = BlockBounds(logits, step, thresholds)
+    bounds.maxima.fill_(torch.nan)
+    filters = FilterThresholds(logits, step, bounds.maxima, thresholds)
+    bounds.find_maxima(len(step))
+    for _ in range(num_steps):
+        filters.find(len(step))
+    return thresholds.cpu()[:, None]
 
 
 def assert_keeps_the_same(logits: torch.Tensor, records: np.ndarray) -> torch.Tensor:
@@ -90,7 +98,7 @@ def test_nuclei_narrow_and_wide(spread: float) -> None:
     records = make_records(3, temperature=1.0, top_p=[0.1, 0.95, 0.9999], top_k=[0, 0, 8000])
     kept = assert_keeps_the_same(logits, records).sum(1)
     if spread == 0.01:
-        assert kept[1] > module._MAX_CANDIDATES.value
+        assert kept[1] > MAX_CANDIDATES.value
 
 
 def test_ties_across_the_candidates_last_bin() -> None:
@@ -119,7 +127,7 @@ def test_rows_without_filters_and_rows_that_do_not_sample() -> None:
 
 
 def test_the_result_does_not_depend_on_neighbours() -> None:
-    """Alone, in small splits; among others, in large ones: exactly the same threshold."""
+    """Alone, with a program for each block; among others, with several blocks a program: exactly the same threshold."""
     torch.manual_seed(4)
     logits = torch.randn(10, 5000, device=DEVICE)
     records = make_records(10, temperature=0.8, top_k=[0, 40] * 5, top_p=0.9)
@@ -128,3 +136,10 @@ def test_the_result_does_not_depend_on_neighbours() -> None:
         alone = kernel_thresholds(logits[i : i + 1], records[i : i + 1])
         scaled = scaled_logits(logits[i : i + 1], records[i : i + 1])
         assert torch.equal(scaled >= alone, scaled >= together[i])
+
+
+def test_steps_leave_nothing_behind() -> None:
+    """Twice the same step, and a row that is searched as a whole."""
+    records = make_records(4, temperature=1.0, top_k=[0, 9, 0, 0], top_p=[0.9, 0.5, 1.0, 0.999])
+    logits = torch.randn(4, 4500, device=DEVICE) * torch.tensor([[3.0], [1.0], [1.0], [0.001]], device=DEVICE)
+    assert torch.equal(kernel_thresholds(logits, records), kernel_thresholds(logits, records, num_steps=3))
