@@ -197,9 +197,7 @@ def attend_split(
 
 
 @triton.jit
-def _merge_shares(
-    acc, row_max, row_sum, SHARES: tl.constexpr, BLOCK_M: tl.constexpr, PADDED_DIM: tl.constexpr
-):
+def _merge_shares(acc, row_max, row_sum, SHARES: tl.constexpr, BLOCK_M: tl.constexpr, PADDED_DIM: tl.constexpr):
     """(acc [M, DP], maximum [M], sum [M]) of all shares, from [W, DP, M], [W, M], [W, M]."""
     new_max = tl.max(row_max, 0)
     shrink = tl.exp2(row_max - new_max[None, :])

@@ -313,10 +313,10 @@ def paged_attention(
     """Attention of the step that `plan_attention` mapped last: queries [T, H·G, D] to [T, H·G·D], in the queries'
     dtype.
 
-    `kv_cache` [num_blocks, L, 2, H, B, D] with any strides, but each B x D tile contiguous and blocks a multiple
-    of its size apart. `block_tables` int32 [S, max_blocks], indexed by row. `has_long=False` saves a launch where the caller knows that every sequence is short
-    (one query token always is). Options: `soft_cap` c: c · tanh(s / c); `alibi_slopes` and `sinks` float32 [H·G].
-    Output rows of tokens that belong to no sequence are left as they are.
+    `kv_cache` [num_blocks, L, 2, H, B, D] with any strides, but each B x D tile contiguous and blocks a multiple of its
+    size apart. `block_tables` int32 [S, max_blocks], indexed by row. `has_long=False` saves a launch where the caller
+    knows that every sequence is short (one query token always is). Options: `soft_cap` c: c · tanh(s / c);
+    `alibi_slopes` and `sinks` float32 [H·G]. Output rows of tokens that belong to no sequence are left as they are.
     """
     num_tokens, num_q_heads, head_dim = query.shape
     num_heads, block_size = kv_cache.shape[3:5]

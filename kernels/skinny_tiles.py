@@ -17,6 +17,8 @@ import triton
 
 MAX_ROWS = 32
 """Above, cuBLAS: its larger tiles read x less often."""
+MAX_SPLIT_ROWS = 8
+"""The same where K is split: with more rows the partial sums cost more than cuBLAS' do."""
 ALIGNMENT = 16
 """Elements that K must be a multiple of: rows of the weight are then read in aligned pieces of 16 bytes."""
 _NUM_SMS = 132
@@ -60,9 +62,9 @@ class SkinnyWorkspace:
 
 
 def make_skinny_workspace(device: torch.device | str) -> SkinnyWorkspace:
-    """Room for every tile of `choose`: 3.2 MB."""
+    """Room for every tile of `choose`: 0.8 MB."""
     return SkinnyWorkspace(
-        partials=torch.zeros(_SLOTS * _BLOCK_N * MAX_ROWS, device=device),
+        partials=torch.zeros(_SLOTS * _BLOCK_N * MAX_SPLIT_ROWS, device=device),
         arrivals=torch.zeros(_SLOTS, dtype=torch.int32, device=device),
     )
 
@@ -71,7 +73,10 @@ def choose(num_rows: int, num_out: int, num_in: int, dtype: torch.dtype) -> Skin
     """The tile for x [num_rows, num_in] times weight [num_out, num_in] transposed; None where cuBLAS is to multiply."""
     if not 0 < num_rows <= MAX_ROWS or num_in % ALIGNMENT or dtype.itemsize != 2:
         return None
-    return _vector_tile(num_in) if num_rows == 1 else _matrix_tile(num_rows, num_out, num_in)
+    if num_rows == 1:
+        return _vector_tile(num_in)
+    tile = _matrix_tile(num_rows, num_out, num_in)
+    return tile if tile.split == 1 or num_rows <= MAX_SPLIT_ROWS else None
 
 
 @functools.cache

@@ -94,9 +94,9 @@ def test_figures_of_a_gpu_by_hand(tmp_path: Path, dtype: str, size: int) -> None
     assert worker.sampler_bytes == 8 * (2 * 96 * 4 + SAMPLER_ROW_BYTES)
     # RoPE in float32; partial results of 132 x 4 programs with 16 rows and of 132 with 128, two each, heads padded to
     # 16 values and two sums; the task map of 64 tokens and twice 8 sequences; partial products of 132 x 3 programs with
-    # 64 x 32 values, and as many counters.
+    # 64 x 8 values, and as many counters.
     partials = (132 * 4 * 2 * 16 + 132 * 2 * 128) * (16 + 2) * 4
-    assert worker.buffer_bytes == 100 * 8 * 4 + partials + (64 + 16) * 32 + 132 * 3 * (64 * 32 + 1) * 4
+    assert worker.buffer_bytes == 100 * 8 * 4 + partials + (64 + 16) * 32 + 132 * 3 * (64 * 8 + 1) * 4
     assert worker.row_bytes == 8 * (7 * 4 + CUDA_ROW_BYTES) + 5 * 4 * (2 * 100 + 4 * 64 + 128 * 8)
     assert worker.penalty_bytes == 2 * 96 * 5
     eager = plan_for(tmp_path, GPU, dtype, cuda_graphs=False)

@@ -19,7 +19,9 @@ TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Of outputs of order one: sums of some hundred products in float32, or one rounding of p and of the output."""
 
 
-def make(step: Step, programs: int, sliding_window: int = 0, overhead: int = 1, short_tokens: int = 1) -> AttentionWorkspace:
+def make(
+    step: Step, programs: int, sliding_window: int = 0, overhead: int = 1, short_tokens: int = 1
+) -> AttentionWorkspace:
     heads, _, head_dim = step.kv_cache.shape[3:]
     return make_attention_workspace(
         len(step.seq_lens), len(step.query), heads, step.query.shape[1] // heads, head_dim, DEVICE,

@@ -9,7 +9,15 @@ import torch
 
 from kernels import cuda
 from kernels.skinny_linear import skinny_linear
-from kernels.skinny_tiles import ALIGNMENT, MAX_ROWS, SkinnyTile, SkinnyWorkspace, choose, make_skinny_workspace
+from kernels.skinny_tiles import (
+    ALIGNMENT,
+    MAX_ROWS,
+    MAX_SPLIT_ROWS,
+    SkinnyTile,
+    SkinnyWorkspace,
+    choose,
+    make_skinny_workspace,
+)
 
 # An exponential that becomes infinite is meant; numpy, in the interpreter, warns of it.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
@@ -57,16 +65,17 @@ def expected(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, g
 
 def check(tile: SkinnyTile, shape: tuple[int, int, int], dtype: torch.dtype, *, bias: bool, gated: bool) -> None:
     """One product, twice over the same workspace, into the middle of poisoned memory."""
-    num_rows, num_out, _ = shape
+    num_rows, num_out, num_in = shape
     x, weight, bias_vector = make_inputs(*shape, dtype)
     given_bias = bias_vector if bias else None
     workspace = make_workspace(tile, num_out)
     memory = torch.full((num_rows + 2, num_out // 2 if gated else num_out), torch.nan, dtype=dtype, device=DEVICE)
     out = memory[1:-1]
     assert skinny_linear(x, weight, given_bias, workspace, tile, gated=gated, out=out) is out
-    # The rounding of the result, and float32's in sums of up to `num_in` numbers of about 1 / sqrt(num_in).
-    eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(out.double(), expected(x, weight, given_bias, gated), rtol=eps, atol=2e-6)
+    # The rounding of the result, and float32's in a sum of `num_in` products that is itself about 1, which walks at
+    # random: of some thousand results one or the other is four standard deviations off.
+    eps, sum_error = torch.finfo(dtype).eps, 4 * torch.finfo(torch.float32).eps * num_in**0.5
+    torch.testing.assert_close(out.double(), expected(x, weight, given_bias, gated), rtol=eps, atol=sum_error)
     assert memory[[0, -1]].isnan().all()
     assert not workspace.arrivals.any()
     assert torch.equal(skinny_linear(x, weight, given_bias, workspace, tile, gated=gated), out)
@@ -123,7 +132,9 @@ def test_every_choice_fits_into_the_workspace() -> None:
         for num_in in (16, 512, 1024, 3072, 4096, 14336):
             for num_rows in range(1, MAX_ROWS + 1):
                 tile = choose(num_rows, num_out, num_in, torch.bfloat16)
-                assert tile is not None
+                if tile is None:  # left to the library
+                    assert num_rows > MAX_SPLIT_ROWS
+                    continue
                 assert tile.block_m >= num_rows
                 assert tile.num_partials(num_out) <= workspace.partials.numel()
                 assert tile.split == 1 or tile.num_tiles(num_out) <= workspace.arrivals.numel()
