@@ -1,4 +1,4 @@
-"""What changes logits before a token is chosen, in place, in the order of `process_logits`.
+"""What changes logits before a token is chosen, in place, in this order.
 
     add_logit_bias     logits[i, id] += value                               for the (id, value) of the row, id < V
     apply_penalties    logits[i, v] = l / repetition if l > 0 else l · repetition   where v is in prompt or output
@@ -207,18 +207,3 @@ def hold_back_stops(logits: torch.Tensor, step: SampledRows, stop_ids: torch.Ten
         BLOCK=triton.next_power_of_2(stop_ids.shape[1]),
         num_warps=1,
     )
-
-
-def process_logits(
-    logits: torch.Tensor,
-    step: SampledRows,
-    bias_ids: torch.Tensor,
-    bias_values: torch.Tensor,
-    stop_ids: torch.Tensor,
-    prompt_mask: torch.Tensor,
-    output_counts: torch.Tensor,
-) -> None:
-    """All of them."""
-    add_logit_bias(logits, step, bias_ids, bias_values)
-    apply_penalties(logits, step, prompt_mask, output_counts)
-    hold_back_stops(logits, step, stop_ids)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kernels import reference_sampling
-from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back_stops, process_logits
+from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back_stops
 from kernels.sampling_fields import LOWEST, SampledRows
 from tests.kernels.sampling_steps import make_records, make_step
 
@@ -122,13 +122,7 @@ def test_all_of_them_in_the_cpu_samplers_order() -> None:
         *(torch.tensor([value] * 4, device=DEVICE) for value in (1.5, 0.0, 0.5)),
     )
     wanted[:4] = penalized
-    process_logits(
-        logits,
-        step,
-        filled(step, MB, ids, torch.int32),
-        filled(step, MB, values, torch.float32),
-        filled(step, MS, stops, torch.int32),
-        prompt_mask,
-        counts,
-    )
+    add_logit_bias(logits, step, filled(step, MB, ids, torch.int32), filled(step, MB, values, torch.float32))
+    apply_penalties(logits, step, prompt_mask, counts)
+    hold_back_stops(logits, step, filled(step, MS, stops, torch.int32))
     same(logits, wanted.clamp_(min=LOWEST.value))
