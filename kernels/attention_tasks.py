@@ -12,7 +12,7 @@ Records hold all that the attention kernel needs, so that it begins with one loa
 
     segment: 0 weight before it, 1 its tiles, 2 row, 3 first token (index into the step's tokens), 4 its tokens,
              5 position of the first token, 6 first KV tile, 7 unused
-    program: 0 first unit, 1 end, 2 per, 3 segment, 4 KV head, 5 unit within (segment, head), 6 and 7 unused,
+    program: 0 first unit, 1 end, 2 per, 3 segment, 4 KV head, 5 unit within (segment, head), 6 and 7 zero,
              8 to 15 the segment's record
 
 One launch, one CTA for each variant (short and long rows). It is a matter of latency: some kilobytes are read, but each

@@ -23,7 +23,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
     tma,
     warpgroup_mma,
-    warpgroup_mma_init,
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
@@ -33,7 +32,7 @@ from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionW
 
 _PANEL = 64
 """Elements of a row of shared memory whose 128 bytes are swizzled."""
-_WORKER_REGISTERS = (232, 40)
+_WORKER_REGISTERS = (240, 24)
 """Of the second consumer and the producer; the first consumer gets what is left, which is as much as the second's."""
 _PANELS_2D = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
 _PANELS_3D = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=3)
@@ -180,6 +179,7 @@ def _consume(
     weight_before, num_tiles, _, first_token, num_tokens, first_position, first_tile = _load_segment(
         record + (PROGRAM_WORDS - SEGMENT_WORDS)
     )
+    never = gl.load(record + 6)  # 0, which no compiler knows
     query = query_smem.index(HALF)._reinterpret(dtype, [HALF_M, HEAD_DIM], PANELS_2D)
     num_pieces = unit * 0
     num_taken = unit * 0
@@ -213,17 +213,11 @@ def _consume(
             p = gl.exp2(scores * qk_scale - row_max[:, None])
             row_sum = gl.sum(p, 1)
             probs = gl.convert_layout(p.to(dtype), PROBS)
-            shrink = row_sum * 0.0
-            acc_token = warpgroup_mma_init(gl.zeros([HALF_M, HEAD_DIM], gl.float32, ACC))
+            acc = gl.zeros([HALF_M, HEAD_DIM], gl.float32, ACC)
             for tile in range(begin_tile + 1, end_tile):
                 last_stage = stage
                 num_taken += 1
                 stage = num_taken % STAGES
-                # Waited for here, behind the loop's branch: within one basic block ptxas moves the softmax behind the
-                # wait, where no product hides it.
-                acc = warpgroup_mma_wait(0, deps=(acc_token,))
-                mbarrier.arrive(value_empty.index(stage), pred=tile > begin_tile + 1)
-                acc = acc * gl.convert_layout(shrink, ACC_ROWS)[:, None]
                 mbarrier.wait(key_full.index(stage), num_taken // STAGES & 1)
                 keys = key_smem.index(stage)._reinterpret(dtype, [BLOCK_N, HEAD_DIM], PANELS_2D)
                 score_token = warpgroup_mma(query, keys.permute((1, 0)), no_scores, use_acc=False, is_async=True)
@@ -241,11 +235,17 @@ def _consume(
                 shrink = gl.exp2(row_max - new_max)
                 row_sum = row_sum * shrink + gl.sum(p, 1)
                 row_max = new_max
+                # Within one basic block ptxas moves the softmax behind the wait for acc, where no product hides it: this
+                # wait for nothing ties it here, and the loop that never runs ends the block. p is rounded only behind
+                # the wait: until then the products under way read the registers of `probs`.
+                p, row_sum = warpgroup_mma_wait(1, deps=(p, row_sum))
+                for _ in range(0, never):
+                    _barrier()
+                acc, p = warpgroup_mma_wait(0, deps=(acc_token, p))
+                mbarrier.arrive(value_empty.index(last_stage))
+                acc = acc * gl.convert_layout(shrink, ACC_ROWS)[:, None]
                 probs = gl.convert_layout(p.to(dtype), PROBS)
             mbarrier.arrive(query_empty)
-            acc = warpgroup_mma_wait(0, deps=(acc_token,))
-            mbarrier.arrive(value_empty.index((num_taken + 1) % STAGES), pred=end_tile > begin_tile + 1)
-            acc = acc * gl.convert_layout(shrink, ACC_ROWS)[:, None]
             mbarrier.wait(value_full.index(stage), num_taken // STAGES & 1)
             values = value_smem.index(stage)
             if end_tile * BLOCK_N > last_key + 1:
