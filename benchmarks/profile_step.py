@@ -183,9 +183,16 @@ def main() -> None:
         default=programmatic.settings.prefetch_bytes,
         help="of its weight, that a program of a product prefetches while it waits",
     )
+    parser.add_argument(
+        "--hold-first-tile",
+        action=argparse.BooleanOptionalAction,
+        default=programmatic.settings.holds_first_tile,
+        help="while a program of a product of one row waits, read its first tile of the weight into registers",
+    )
     arguments = parser.parse_args()
     programmatic.settings.is_allowed = arguments.programmatic_launch
     programmatic.settings.prefetch_bytes = arguments.prefetch_bytes
+    programmatic.settings.holds_first_tile = arguments.hold_first_tile
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         profiler = Profiler(str(write_model_folder(arguments.shape, Path(folder))), arguments.max_num_seqs)

@@ -42,9 +42,10 @@ class ProgrammaticSettings:
     """What benchmarks compare; read when a launch is made or captured, so to be set before a runner is made."""
 
     is_allowed: bool = True
+    holds_first_tile: bool = True
+    """Whether a program of a product of one row reads the first tile of its weight into registers while it waits."""
     prefetch_bytes: int = 32 * 1024
-    """Of its weight, that a program of a product fetches into the second-level cache while it waits, beside the first
-    tile."""
+    """What a program of a product fetches of the rest of its weight, into the second-level cache, while it waits."""
 
 
 settings = ProgrammaticSettings()
@@ -53,13 +54,12 @@ settings = ProgrammaticSettings()
 @triton.constexpr_function
 def is_supported() -> bool:
     """Whether kernels are compiled, and for a GPU that knows programmatic launches."""
-    return not knobs.runtime.interpret and bool(cuda_capability_geq(9, 0))
+    has_instructions: bool = cuda_capability_geq(9, 0)
+    return has_instructions and not knobs.runtime.interpret
 
 
-@functools.cache
-def _is_supported_here() -> bool:
-    """A process has one kind of GPU."""
-    return is_supported()
+_is_supported_here = functools.cache(lambda: bool(is_supported()))
+"""A process has one kind of GPU."""
 
 
 def may_overlap() -> bool:

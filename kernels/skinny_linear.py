@@ -19,7 +19,8 @@ to the end: all programs should fit onto the chip at once, and all have the same
 kernels/skinny_tiles.py's business. Measured: see docs/log.md.
 
 Weights never change, so a program that starts early (kernels/programmatic.py) reads while it waits: the vector kernel
-its first tile, into registers; both kernels what comes next of their rows, into the second-level cache.
+its first tile, into registers; both kernels what comes next of their rows, into the second-level cache. How much:
+`ProgrammaticSettings`.
 
 Legend: M = rows of x, N = rows of the weight (output features, twice the result's when gated), K = input features.
 """
@@ -123,6 +124,7 @@ def _vector_kernel(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     GATED: tl.constexpr,
+    HOLD: tl.constexpr,  # the first tile while waiting
     PREFETCH: tl.constexpr,  # columns, 0: none
 ):
     """One row of x: a program multiplies BLOCK_N whole rows of the weight."""
@@ -130,12 +132,16 @@ def _vector_kernel(
     VECTOR: tl.constexpr = 16 // (weight.dtype.element_ty.primitive_bitwidth // 8)  # elements of a thread's load
     tile = tl.program_id(0)
     rows = weight + _tile_rows(tile, N, BLOCK_N, GATED).to(tl.int64) * K
-    w = _load_columns(rows, 0, K, BLOCK_K)
+    acc = tl.zeros([BLOCK_N, BLOCK_K // VECTOR], tl.float32)
+    HELD: tl.constexpr = BLOCK_K if HOLD else 0
+    if HOLD:
+        held = _load_columns(rows, 0, K, BLOCK_K)
     if PREFETCH > 0:
-        _prefetch_columns(rows, BLOCK_K, K, PREFETCH)
+        _prefetch_columns(rows, HELD, K, PREFETCH)
     wait_for_earlier_kernels()
-    acc = _multiply_columns(tl.zeros([BLOCK_N, BLOCK_K // VECTOR], tl.float32), w, x, 0, K, BLOCK_K, VECTOR)
-    for first in tl.range(BLOCK_K, K, BLOCK_K, num_stages=STAGES):
+    if HOLD:
+        acc = _multiply_columns(acc, held, x, 0, K, BLOCK_K, VECTOR)
+    for first in tl.range(HELD, K, BLOCK_K, num_stages=STAGES):
         w = _load_columns(rows, first, K, BLOCK_K)
         acc = _multiply_columns(acc, w, x, first, K, BLOCK_K, VECTOR)
     _store_tile(tl.sum(acc, 1)[:, None], bias, out, tile, 1, N, 1, BLOCK_N, GATED)
@@ -240,6 +246,7 @@ def skinny_linear(
     num_tiles = tile.num_tiles(num_out)
     if tile.block_m == 1:
         assert tile.split == 1
+        holds_tile = settings.holds_first_tile and may_overlap()
         _vector_kernel[(num_tiles,)](
             x,
             weight,
@@ -251,7 +258,8 @@ def skinny_linear(
             BLOCK_K=tile.block_k,
             STAGES=tile.num_stages,
             GATED=gated,
-            PREFETCH=_prefetched_columns(tile, weight, 1),
+            HOLD=holds_tile,
+            PREFETCH=_prefetched_columns(tile, weight, num_held=int(holds_tile)),
             num_warps=tile.num_warps,
             launch_pdl=may_overlap(),
         )
@@ -274,7 +282,7 @@ def skinny_linear(
         BLOCK_K=tile.block_k,
         SPLIT=tile.split,
         GATED=gated,
-        PREFETCH=_prefetched_columns(tile, weight, 0),
+        PREFETCH=_prefetched_columns(tile, weight, num_held=0),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         launch_pdl=may_overlap(),
@@ -287,8 +295,9 @@ def _prefetched_columns(tile: SkinnyTile, weight: torch.Tensor, num_held: int) -
     K has beside the first `num_held` tiles, which go to registers."""
     if not may_overlap():
         return 0
-    num_steps = triton.cdiv(triton.cdiv(weight.shape[1], tile.block_k), tile.split)
-    columns = min(settings.prefetch_bytes // (tile.block_n * weight.itemsize), (num_steps - num_held) * tile.block_k)
-    if columns < SECTOR_BYTES.value // weight.itemsize:
+    num_steps: int = triton.cdiv(triton.cdiv(weight.shape[1], tile.block_k), tile.split)
+    allowed = settings.prefetch_bytes // (tile.block_n * weight.itemsize)
+    columns = min(allowed, (num_steps - num_held) * tile.block_k)
+    if columns * weight.itemsize < SECTOR_BYTES.value:
         return 0
     return 1 << (columns.bit_length() - 1)
