@@ -19,8 +19,7 @@ to the end: all programs should fit onto the chip at once, and all have the same
 kernels/skinny_tiles.py's business. Measured: see docs/log.md.
 
 Weights never change, so a program that starts early (kernels/programmatic.py) reads while it waits: the vector kernel
-its first tile, into registers; both kernels what comes next of their rows, into the second-level cache. How much:
-`ProgrammaticSettings`.
+its first tile, into registers; both kernels what comes next of their rows, into the second-level cache.
 
 Legend: M = rows of x, N = rows of the weight (output features, twice the result's when gated), K = input features.
 """
