@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import triton
@@ -15,24 +16,35 @@ from kernels import cuda, programmatic
 from kernels.activation import _activation_kernel
 from kernels.attention_tasks import _task_map_kernel, plan_attention
 from kernels.attention_workspace import make_attention_workspace
+from kernels.block_bounds import _block_bounds_kernel, _block_maxima_kernel
 from kernels.embedding import _embed_kernel
+from kernels.filter_candidates import gather_kernel, histogram_kernel
+from kernels.filter_thresholds import _search_kernel
 from kernels.paged_attention import _paged_attention_kernel
 from kernels.rms_norm import _rms_norm_kernel
 from kernels.rope_write_kv import _rope_write_kv_kernel
+from kernels.sample import TokenSampler, _finish_kernel
+from kernels.sampling_fields import SampledRows
 from kernels.skinny_linear import _matrix_kernel, _vector_kernel
 from kernels.skinny_tiles import MAX_ROWS
+from tests.kernels.sampling_steps import make_records, make_step
 
 needs_gpu = pytest.mark.skipif(
     DEVICE != "cuda" or torch.cuda.get_device_capability() < (9, 0), reason="such launches need a GPU of compute 9.0"
 )
 OVERLAPPING = [
     _activation_kernel,
+    _block_bounds_kernel,
     _embed_kernel,
+    _finish_kernel,
     _matrix_kernel,
     _paged_attention_kernel,
     _rms_norm_kernel,
     _rope_write_kv_kernel,
+    _search_kernel,
     _vector_kernel,
+    gather_kernel,
+    histogram_kernel,
 ]
 VOCAB, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTER, LAYERS = 500, 2048, 16, 2, 64, 3072, 4
 BLOCK_SIZE, CONTEXT = 16, 70
@@ -166,6 +178,55 @@ def test_the_same_bits_as_without(num_rows: int, monkeypatch: pytest.MonkeyPatch
         assert torch.equal(cache, wanted_cache)
 
 
+class CapturedSampler:
+    """A graph of the sampler with filters, and all whose addresses it knows."""
+
+    def __init__(self, logits: torch.Tensor, step: SampledRows) -> None:
+        self.logits, self.step = logits, step
+        self.sampled, self.num_sampled, self.last_token = (
+            torch.zeros(len(step.fields), dtype=torch.int32, device=DEVICE) for _ in range(3)
+        )
+        counts = torch.zeros(0, logits.shape[1], dtype=torch.int32, device=DEVICE)
+        self.sampler = TokenSampler(logits, step, self.last_token, counts)
+
+    def run(self) -> None:
+        self.sampler.sample(len(self.step), self.sampled, self.num_sampled, any_drawn=True, any_filtered=True)
+
+    def capture(self) -> torch.cuda.CUDAGraph:
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.run()
+        return graph
+
+    def tokens(self, run: Callable[[], None]) -> list[int]:
+        """The tokens that it chooses, on poisoned memory."""
+        self.sampled.fill_(-1)
+        run()
+        return self.sampled[: len(self.step)].tolist()
+
+
+@needs_gpu
+@pytest.mark.parametrize("num_rows", [1, 24])
+def test_the_same_tokens_as_without(num_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(num_rows)
+    top_k = np.arange(num_rows) % 3 * 20
+    step = make_step(make_records(num_rows, temperature=0.9, top_k=top_k, top_p=0.9, min_p=0.01))
+    logits = torch.zeros(num_rows, 5000, device=DEVICE)
+    early = CapturedSampler(logits, step)
+    monkeypatch.setattr(programmatic.settings, "is_allowed", False)
+    late = CapturedSampler(logits, step)
+    early_graph, late_graph = early.capture(), late.capture()
+    seen: set[int] = set()
+    for _ in range(60):
+        logits.normal_(std=2)
+        found = early.tokens(early_graph.replay)
+        assert found == late.tokens(late_graph.replay)
+        assert found == early.tokens(early.run)
+        seen.update(found)
+    assert len(seen) > 30
+
+
 def compiled_variants(kernel: Any) -> list[Any]:
     """What Triton compiled of a kernel in this process."""
     assert isinstance(kernel, JITFunction)
@@ -177,6 +238,7 @@ def test_every_early_kernel_waits_before_it_writes_or_returns() -> None:
     """Before the wait, no kernel branches or writes, and only kernels with weights read."""
     for num_rows in (1, 8, MAX_ROWS + 8):
         Decode(num_rows).capture()
+    CapturedSampler(torch.zeros(1, 5000, device=DEVICE), make_step(make_records(1)))  # compiles
     for kernel in OVERLAPPING:
         early = [compiled for compiled in compiled_variants(kernel) if compiled.metadata.launch_pdl]
         assert early, kernel
@@ -187,4 +249,5 @@ def test_every_early_kernel_waits_before_it_writes_or_returns() -> None:
             assert not re.search(r"\b(bra|ret|st\.global|atom|red)\b", before), kernel
             if kernel not in (_rms_norm_kernel, _vector_kernel):
                 assert "ld.global" not in before, kernel
-    assert not any(compiled.metadata.launch_pdl for compiled in compiled_variants(_task_map_kernel))
+    for kernel in (_task_map_kernel, _block_maxima_kernel):
+        assert not any(compiled.metadata.launch_pdl for compiled in compiled_variants(kernel))
