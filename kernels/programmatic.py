@@ -43,7 +43,8 @@ class ProgrammaticSettings:
 
     is_allowed: bool = True
     holds_first_tile: bool = True
-    """Whether a program of a product of one row reads the first tile of its weight into registers while it waits."""
+    """Whether a program of a product of one row reads the first tile of its weight into registers while it waits, where
+    it has the room."""
     prefetch_bytes: int = 32 * 1024
     """What a program of a product fetches of the rest of its weight, into the second-level cache, while it waits."""
 

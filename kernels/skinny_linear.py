@@ -245,7 +245,7 @@ def skinny_linear(
     num_tiles = tile.num_tiles(num_out)
     if tile.block_m == 1:
         assert tile.split == 1
-        holds_tile = settings.holds_first_tile and may_overlap()
+        holds_tile = may_overlap() and _can_hold_tile(tile, num_in)
         _vector_kernel[(num_tiles,)](
             x,
             weight,
@@ -287,6 +287,12 @@ def skinny_linear(
         launch_pdl=may_overlap(),
     )
     return out
+
+
+def _can_hold_tile(tile: SkinnyTile, num_in: int) -> bool:
+    """Whether a program of the vector kernel holds its first tile in registers while it waits. Not one of two: the
+    compiler makes no loop of the other, holds both, and the registers cost a third of the programs that run at once."""
+    return settings.holds_first_tile and triton.cdiv(num_in, tile.block_k) != 2
 
 
 def _prefetched_columns(tile: SkinnyTile, weight: torch.Tensor, num_held: int) -> int:
