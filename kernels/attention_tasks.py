@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 
 from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionWorkspace
+from kernels.programmatic import let_dependents_start
 
 _CHUNK = 256
 _NUM_WARPS = 8
@@ -247,6 +248,7 @@ def _task_map_kernel(
     CHUNK: tl.constexpr,
 ):
     """Program 0 maps the short rows, program 1 the long ones."""
+    let_dependents_start()
     if tl.program_id(0) == 0:
         num_short, short_weight = _list_short(
             rows, query_start_loc, seq_lens, short_segments, num_seqs,

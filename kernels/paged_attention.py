@@ -33,6 +33,7 @@ from kernels import hopper_attention
 from kernels.attention_combine import LOG2E, combine_partials, combine_tile, store_output
 from kernels.attention_loop import attend, attend_split
 from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionWorkspace, Variant
+from kernels.programmatic import let_dependents_start, may_overlap, wait_for_earlier_kernels
 
 
 @triton.jit
@@ -184,6 +185,8 @@ def _paged_attention_kernel(
     PROGRAM_WORDS: tl.constexpr,
 ):
     """One persistent program: its run of units, piece by piece. SHARES: of a KV tile in `attend_split`; 0: `attend`."""
+    let_dependents_start()
+    wait_for_earlier_kernels()
     program = tl.program_id(0)
     record = programs + program * PROGRAM_WORDS
     unit, end_unit, per = tl.load(record), tl.load(record + 1), tl.load(record + 2)
@@ -279,6 +282,7 @@ def _launch(
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         maxnreg=tile.max_registers,
+        launch_pdl=may_overlap(),
     )
 
 

@@ -18,6 +18,9 @@ below 32 rows the read bandwidth is the roofline. To reach it some 40 KB have to
 to the end: all programs should fit onto the chip at once, and all have the same work. Which tiles do is
 kernels/skinny_tiles.py's business. Measured: see docs/log.md.
 
+Weights never change, so a program that starts early (kernels/programmatic.py) reads while it waits: the vector kernel
+its first tile, into registers; both kernels what comes next of their rows, into the second-level cache.
+
 Legend: M = rows of x, N = rows of the weight (output features, twice the result's when gated), K = input features.
 """
 
@@ -26,6 +29,14 @@ import triton
 import triton.language as tl
 
 from kernels.checks import check_dense, check_rows
+from kernels.programmatic import (
+    SECTOR_BYTES,
+    let_dependents_start,
+    may_overlap,
+    prefetch,
+    settings,
+    wait_for_earlier_kernels,
+)
 from kernels.skinny_tiles import SkinnyTile, SkinnyWorkspace
 
 
@@ -69,6 +80,38 @@ def _store_tile(
 
 
 @triton.jit
+def _prefetch_columns(rows, first, end, NUM_COLUMNS: tl.constexpr):
+    """Fetches NUM_COLUMNS columns from `first` on, of those before `end`, of the weight's rows at `rows` [BLOCK_N]."""
+    SECTOR: tl.constexpr = SECTOR_BYTES // (rows.dtype.element_ty.primitive_bitwidth // 8)
+    column = tl.minimum(first + tl.arange(0, NUM_COLUMNS // SECTOR) * SECTOR, end - 1)
+    prefetch(rows[:, None] + column[None, :])
+
+
+@triton.jit
+def _load_columns(rows, first, K: tl.constexpr, BLOCK_K: tl.constexpr):
+    """BLOCK_K columns from `first` on of the weight's rows at `rows` [BLOCK_N]; zeros past the last one."""
+    k = first + tl.arange(0, BLOCK_K)
+    pointers = rows[:, None] + k[None, :]
+    if K % BLOCK_K == 0:
+        w = tl.load(pointers, eviction_policy="evict_first")
+    else:
+        w = tl.load(pointers, mask=(k < K)[None, :], other=0.0, eviction_policy="evict_first")
+    return w
+
+
+@triton.jit
+def _multiply_columns(acc, w, x, first, K: tl.constexpr, BLOCK_K: tl.constexpr, VECTOR: tl.constexpr):
+    """acc + w · x of columns from `first` on; sums are taken within a thread only."""
+    k = first + tl.arange(0, BLOCK_K)
+    if K % BLOCK_K == 0:
+        v = tl.load(x + k)
+    else:
+        v = tl.load(x + k, mask=k < K, other=0.0)
+    product = w.to(tl.float32) * v.to(tl.float32)[None, :]
+    return acc + tl.sum(tl.reshape(product, [w.shape[0], BLOCK_K // VECTOR, VECTOR]), 2)
+
+
+@triton.jit
 def _vector_kernel(
     x,  # [1, K]
     weight,  # [N, K] contiguous
@@ -80,25 +123,26 @@ def _vector_kernel(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     GATED: tl.constexpr,
+    HOLD: tl.constexpr,  # the first tile while waiting
+    PREFETCH: tl.constexpr,  # columns, 0: none
 ):
     """One row of x: a program multiplies BLOCK_N whole rows of the weight."""
+    let_dependents_start()
     VECTOR: tl.constexpr = 16 // (weight.dtype.element_ty.primitive_bitwidth // 8)  # elements of a thread's load
     tile = tl.program_id(0)
-    k = tl.arange(0, BLOCK_K)
     rows = weight + _tile_rows(tile, N, BLOCK_N, GATED).to(tl.int64) * K
     acc = tl.zeros([BLOCK_N, BLOCK_K // VECTOR], tl.float32)
-    for first in tl.range(0, K, BLOCK_K, num_stages=STAGES):
-        if K % BLOCK_K == 0:
-            w = tl.load(rows[:, None] + (first + k)[None, :], eviction_policy="evict_first")
-            v = tl.load(x + first + k)
-        else:
-            inside = first + k < K
-            w = tl.load(
-                rows[:, None] + (first + k)[None, :], mask=inside[None, :], other=0.0, eviction_policy="evict_first"
-            )
-            v = tl.load(x + first + k, mask=inside, other=0.0)
-        product = w.to(tl.float32) * v.to(tl.float32)[None, :]
-        acc += tl.sum(tl.reshape(product, [BLOCK_N, BLOCK_K // VECTOR, VECTOR]), 2)  # within a thread
+    HELD: tl.constexpr = BLOCK_K if HOLD else 0
+    if HOLD:
+        held = _load_columns(rows, 0, K, BLOCK_K)
+    if PREFETCH > 0:
+        _prefetch_columns(rows, HELD, K, PREFETCH)
+    wait_for_earlier_kernels()
+    if HOLD:
+        acc = _multiply_columns(acc, held, x, 0, K, BLOCK_K, VECTOR)
+    for first in tl.range(HELD, K, BLOCK_K, num_stages=STAGES):
+        w = _load_columns(rows, first, K, BLOCK_K)
+        acc = _multiply_columns(acc, w, x, first, K, BLOCK_K, VECTOR)
     _store_tile(tl.sum(acc, 1)[:, None], bias, out, tile, 1, N, 1, BLOCK_N, GATED)
 
 
@@ -119,8 +163,10 @@ def _matrix_kernel(
     BLOCK_K: tl.constexpr,
     SPLIT: tl.constexpr,
     GATED: tl.constexpr,
+    PREFETCH: tl.constexpr,  # columns, 0: none
 ):
     """Up to BLOCK_M rows of x: a program multiplies BLOCK_N rows of the weight within one of SPLIT parts of K."""
+    let_dependents_start()
     NUM_STEPS: tl.constexpr = ((K + BLOCK_K - 1) // BLOCK_K + SPLIT - 1) // SPLIT
     EVEN: tl.constexpr = K == NUM_STEPS * SPLIT * BLOCK_K
     program = tl.program_id(0)
@@ -129,7 +175,11 @@ def _matrix_kernel(
     m = tl.arange(0, BLOCK_M)
     k = part * (NUM_STEPS * BLOCK_K) + tl.arange(0, BLOCK_K)
     is_row = m < num_rows
-    w_pointer = weight + _tile_rows(tile, N, BLOCK_N, GATED).to(tl.int64)[:, None] * K + k[None, :]
+    rows = weight + _tile_rows(tile, N, BLOCK_N, GATED).to(tl.int64) * K
+    if PREFETCH > 0:
+        _prefetch_columns(rows, part * (NUM_STEPS * BLOCK_K), K, PREFETCH)
+    wait_for_earlier_kernels()
+    w_pointer = rows[:, None] + k[None, :]
     x_pointer = x + m.to(tl.int64)[:, None] * stride_x + k[None, :]
     acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for step in range(NUM_STEPS):
@@ -195,6 +245,7 @@ def skinny_linear(
     num_tiles = tile.num_tiles(num_out)
     if tile.block_m == 1:
         assert tile.split == 1
+        holds_tile = may_overlap() and _can_hold_tile(tile, num_in)
         _vector_kernel[(num_tiles,)](
             x,
             weight,
@@ -206,7 +257,10 @@ def skinny_linear(
             BLOCK_K=tile.block_k,
             STAGES=tile.num_stages,
             GATED=gated,
+            HOLD=holds_tile,
+            PREFETCH=_prefetched_columns(tile, weight, num_held=int(holds_tile)),
             num_warps=tile.num_warps,
+            launch_pdl=may_overlap(),
         )
         return out
     assert tile.num_partials(num_out) <= workspace.partials.numel()
@@ -227,7 +281,28 @@ def skinny_linear(
         BLOCK_K=tile.block_k,
         SPLIT=tile.split,
         GATED=gated,
+        PREFETCH=_prefetched_columns(tile, weight, num_held=0),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        launch_pdl=may_overlap(),
     )
     return out
+
+
+def _can_hold_tile(tile: SkinnyTile, num_in: int) -> bool:
+    """Whether a program of the vector kernel holds its first tile in registers while it waits. Not one of two: the
+    compiler makes no loop of the other, holds both, and the registers cost a third of the programs that run at once."""
+    return settings.holds_first_tile and triton.cdiv(num_in, tile.block_k) != 2
+
+
+def _prefetched_columns(tile: SkinnyTile, weight: torch.Tensor, num_held: int) -> int:
+    """Columns of its rows that a program prefetches, a power of two or 0: as many as the settings allow and its part of
+    K has beside the first `num_held` tiles, which go to registers."""
+    if not may_overlap():
+        return 0
+    num_steps: int = triton.cdiv(triton.cdiv(weight.shape[1], tile.block_k), tile.split)
+    allowed = settings.prefetch_bytes // (tile.block_n * weight.itemsize)
+    columns = min(allowed, (num_steps - num_held) * tile.block_k)
+    if columns * weight.itemsize < SECTOR_BYTES.value:
+        return 0
+    return 1 << (columns.bit_length() - 1)
