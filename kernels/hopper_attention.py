@@ -235,9 +235,9 @@ def _consume(
                 shrink = gl.exp2(row_max - new_max)
                 row_sum = row_sum * shrink + gl.sum(p, 1)
                 row_max = new_max
-                # Within one basic block ptxas moves the softmax behind the wait for acc, where no product hides it. This
-                # wait for nothing ties it here, and the loop that never runs ends the block. p is rounded only behind
-                # the wait: until then the products under way read the registers of `probs`.
+                # Within one basic block ptxas moves the softmax behind the wait for acc, where no product hides it: a wait
+                # for nothing ties it here, and a loop that never runs ends the block. p is rounded only behind the
+                # wait: until then the products under way read the registers of `probs`.
                 p, row_sum = warpgroup_mma_wait(1, deps=(p, row_sum))
                 for _ in range(0, never):
                     _barrier()
