@@ -4,7 +4,8 @@ The same task map, partials and formulas as kernels/paged_attention.py (whose do
 16-bit elements and head_dim 64 or 128. One program per SM is specialized by warps: a producer has the copy engine fetch
 queries and the blocks of keys and values, two consumers of four warps have half of the q-tile's rows each. A consumer
 starts the product of the next keys before that of the last probabilities with their values, so that the softmax of one
-tile runs beside the matrix units' work on another (FlashAttention-3, Shah et al. 2024). Blocks lie anywhere in the
+tile runs beside the matrix units' work on another, and the consumers issue products in turns, so that one's softmax
+runs beside the other's products (FlashAttention-3, Shah et al. 2024). Blocks lie anywhere in the
 cache: one copy brings B rows of 64 elements, which is what a swizzled row of shared memory holds, so a tile of 128 keys
 takes 128 / B · D / 64 copies for keys and as many for values, of which each names its block.
 
@@ -162,7 +163,7 @@ def _clear_values(
 @gluon.jit
 def _consume(
     out, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem, value_smem, query_full, query_empty,
-    key_full, key_empty, value_full, value_empty, segments, record, program, qk_scale,
+    key_full, key_empty, value_full, value_empty, turns, segments, record, program, qk_scale,
     HALF: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP_SIZE: gl.constexpr, HEAD_DIM: gl.constexpr,
     SINKS: gl.constexpr, WINDOW: gl.constexpr, OVERHEAD: gl.constexpr, STAGES: gl.constexpr, BLOCK_N: gl.constexpr,
     HALF_M: gl.constexpr, PANEL: gl.constexpr, PANELS_2D: gl.constexpr, SEGMENT_WORDS: gl.constexpr,
@@ -183,6 +184,7 @@ def _consume(
     query = query_smem.index(HALF)._reinterpret(dtype, [HALF_M, HEAD_DIM], PANELS_2D)
     num_pieces = unit * 0
     num_taken = unit * 0
+    num_turns = unit * 0
     while unit < end_unit:
         width = num_tiles + OVERHEAD
         num_units = gl.minimum(width - within, end_unit - unit)
@@ -220,10 +222,13 @@ def _consume(
                 stage = num_taken % STAGES
                 mbarrier.wait(key_full.index(stage), num_taken // STAGES & 1)
                 keys = key_smem.index(stage)._reinterpret(dtype, [BLOCK_N, HEAD_DIM], PANELS_2D)
+                mbarrier.wait(turns.index(HALF), (num_turns & 1) ^ (1 - HALF))
                 score_token = warpgroup_mma(query, keys.permute((1, 0)), no_scores, use_acc=False, is_async=True)
                 mbarrier.wait(value_full.index(last_stage), (num_taken - 1) // STAGES & 1)
                 values = value_smem.index(last_stage)._reinterpret(dtype, [BLOCK_N, HEAD_DIM], PANELS_2D)
                 acc_token = warpgroup_mma(probs, values, acc, is_async=True)
+                mbarrier.arrive(turns.index(1 - HALF))
+                num_turns += 1
                 scores = warpgroup_mma_wait(1, deps=(score_token,))
                 mbarrier.arrive(key_empty.index(stage))
                 scores = _hide(
@@ -235,9 +240,9 @@ def _consume(
                 shrink = gl.exp2(row_max - new_max)
                 row_sum = row_sum * shrink + gl.sum(p, 1)
                 row_max = new_max
-                # Within one basic block ptxas moves the softmax behind the wait for acc, where no product hides it: a wait
-                # for nothing ties it here, and a loop that never runs ends the block. p is rounded only behind the
-                # wait: until then the products under way read the registers of `probs`.
+                # Within one basic block ptxas moves the softmax behind the wait for acc, where no product hides it. So
+                # a wait for nothing ties it here, and a loop that never runs ends the block. p is rounded only behind
+                # the wait: until then the products under way read the registers of `probs`.
                 p, row_sum = warpgroup_mma_wait(1, deps=(p, row_sum))
                 for _ in range(0, never):
                     _barrier()
@@ -402,8 +407,11 @@ def _hopper_attention_kernel(
     key_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     value_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     value_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     mbarrier.init(query_full, count=1)
     mbarrier.init(query_empty, count=2)
+    mbarrier.init(turns.index(0), count=1)
+    mbarrier.init(turns.index(1), count=1)
     for stage in gl.static_range(STAGES):
         mbarrier.init(key_full.index(stage), count=1)
         mbarrier.init(key_empty.index(stage), count=2)
@@ -415,13 +423,13 @@ def _hopper_attention_kernel(
         [
             (_consume, (
                 out, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem, value_smem, query_full,
-                query_empty, key_full, key_empty, value_full, value_empty, segments, record, program, qk_scale,
+                query_empty, key_full, key_empty, value_full, value_empty, turns, segments, record, program, qk_scale,
                 0, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, SINKS, WINDOW, OVERHEAD, STAGES, BLOCK_N, HALF_M, PANEL,
                 PANELS_2D, SEGMENT_WORDS, PROGRAM_WORDS,
             )),
             (_consume, (
                 out, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem, value_smem, query_full,
-                query_empty, key_full, key_empty, value_full, value_empty, segments, record, program, qk_scale,
+                query_empty, key_full, key_empty, value_full, value_empty, turns, segments, record, program, qk_scale,
                 1, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, SINKS, WINDOW, OVERHEAD, STAGES, BLOCK_N, HALF_M, PANEL,
                 PANELS_2D, SEGMENT_WORDS, PROGRAM_WORDS,
             )),

@@ -45,7 +45,7 @@ class ProgrammaticSettings:
     holds_first_tile: bool = True
     """Whether a program of a product of one row reads the first tile of its weight into registers while it waits, where
     it has the room."""
-    prefetch_bytes: int = 32 * 1024
+    prefetch_bytes: int = 0
     """What a program of a product fetches of the rest of its weight, into the second-level cache, while it waits."""
 
 
