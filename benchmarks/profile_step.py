@@ -178,12 +178,6 @@ def main() -> None:
         help="let kernels start before the ones before them have ended",
     )
     parser.add_argument(
-        "--prefetch-bytes",
-        type=int,
-        default=programmatic.settings.prefetch_bytes,
-        help="of its weight, that a program of a product prefetches while it waits",
-    )
-    parser.add_argument(
         "--hold-first-tile",
         action=argparse.BooleanOptionalAction,
         default=programmatic.settings.holds_first_tile,
@@ -191,7 +185,6 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     programmatic.settings.is_allowed = arguments.programmatic_launch
-    programmatic.settings.prefetch_bytes = arguments.prefetch_bytes
     programmatic.settings.holds_first_tile = arguments.hold_first_tile
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()

@@ -33,9 +33,6 @@ import triton.language as tl
 from triton import knobs
 from triton.language.target_info import cuda_capability_geq
 
-SECTOR_BYTES = tl.constexpr(32)
-"""What the second-level cache fetches at least."""
-
 
 @dataclass(slots=True)
 class ProgrammaticSettings:
@@ -45,8 +42,6 @@ class ProgrammaticSettings:
     holds_first_tile: bool = True
     """Whether a program of a product of one row reads the first tile of its weight into registers while it waits, where
     it has the room."""
-    prefetch_bytes: int = 0
-    """What a program of a product fetches of the rest of its weight, into the second-level cache, while it waits."""
 
 
 settings = ProgrammaticSettings()
@@ -80,17 +75,3 @@ def wait_for_earlier_kernels():
     """Returns when all kernels before this one have ended and what they wrote can be read."""
     if is_supported():
         tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-def prefetch(pointers):
-    """Asks for the sectors at `pointers`, a tensor, to be fetched into the second-level cache; waits for nothing."""
-    if is_supported():
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; // no result $0",
-            "=r,l",
-            [pointers.to(tl.int64)],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
