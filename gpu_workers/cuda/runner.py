@@ -25,6 +25,7 @@ from gpu_workers.forward_context import ForwardContext
 from gpu_workers.loader import ProgressCallback
 from gpu_workers.operations import load_operations, torch_dtype
 from gpu_workers.served_model import ServedModel
+from kernels import hopper_attention
 from kernels.attention_tasks import plan_attention
 from kernels.attention_workspace import make_attention_workspace
 from kernels.cuda import StepAttention
@@ -60,16 +61,21 @@ class CudaRunner:
         self._hidden = torch.zeros(max_num_seqs, model.hidden_size, dtype=dtype, device=device)
         self._logits = torch.zeros(max_num_seqs, model.vocab_size, dtype=torch.float32, device=device)
         self._sampler = DeviceSampler(self._rows, shape, self._logits)
+        cache_dtype, group_size = (
+            torch_dtype(config.cache.dtype),
+            model.num_attention_heads // model.num_key_value_heads,
+        )
         self._workspace = make_attention_workspace(
             max_num_seqs,
             shape.max_num_batched_tokens,
             cache_shape[3],
-            model.num_attention_heads // model.num_key_value_heads,
+            group_size,
             model.head_dim,
             device,
-            dtype=torch_dtype(config.cache.dtype),
+            dtype=cache_dtype,
+            use_wgmma=hopper_attention.supports(device, cache_dtype, model.head_dim, group_size, cache_shape[4]),
         )
-        self._kv_cache = torch.zeros(cache_shape, dtype=torch_dtype(config.cache.dtype), device=device)
+        self._kv_cache = torch.zeros(cache_shape, dtype=cache_dtype, device=device)
         sizes = self._sizes.all()
         self._queue.synchronize()  # what was allocated here was filled on another stream
         self._queue.enter()
