@@ -14,6 +14,7 @@ from engine_core.ipc.messages import (
     ERROR_OVERLOADED,
     AddRequest,
 )
+from engine_core.policies.base import SchedulingPolicy
 from engine_core.request import Request
 
 
@@ -37,15 +38,18 @@ class Admission:
         self._max_num_penalty_rows = config.scheduler.max_num_penalty_rows
         self._num_admitted = 0
 
-    def admit(self, message: AddRequest, client: bytes, client_number: int, num_waiting: int, now: float) -> Request:
+    def admit(
+        self, message: AddRequest, client: bytes, client_number: int, policy: SchedulingPolicy, now: float
+    ) -> Request:
         """Raises `Refused`. `now` is monotonic seconds."""
         try:
             prompt, output = int32_column(message.prompt_token_ids), int32_column(message.output_token_ids)
         except ProtocolError as error:
             raise Refused(ERROR_INVALID, str(error)) from error
         self._check(message, prompt, output)
-        if num_waiting >= self._max_num_waiting:
-            raise Refused(ERROR_OVERLOADED, f"{num_waiting} requests are waiting already; try again.", retry_after=1.0)
+        if policy.is_full(message.share_key, self._max_num_waiting):
+            message_text = f"{policy.num_waiting} requests are waiting already; try again."
+            raise Refused(ERROR_OVERLOADED, message_text, retry_after=1.0)
         self._num_admitted += 1
         return Request(
             request_id=message.request_id,
@@ -59,6 +63,7 @@ class Admission:
             arrival_time=now,
             arrival_number=self._num_admitted,
             priority=message.priority,
+            share_key=message.share_key,
             deadline=message.deadline,
             cache_salt=message.cache_salt,
             adapter=message.adapter,

@@ -181,7 +181,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         taken = sum(request is not None for request in table.requests)
         assert taken + table.num_free == len(table.requests)
         live = sum(r.status is not RequestStatus.FINISHED for r, _ in self.live.values())
-        assert scheduler.num_running + len(scheduler.waiting) == live
+        assert scheduler.num_running + scheduler.num_waiting == live
         for request in table.requests:
             if request is not None and request.status is RequestStatus.RUNNING:
                 planned = int(table.num_known[request.row] + table.num_inflight[request.row])
