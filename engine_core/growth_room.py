@@ -1,9 +1,9 @@
 """The guard against thrash: how many blocks must stay free for a waiting request to be admitted.
 
-Blocks are not reserved, so running requests may grow until there are none left, and one is preempted and computed again.
-That is right now and then and ruinous as a habit. The rule: a request is admitted when the blocks for all its known tokens
-are free beside those that running prompts still need for theirs, and beyond that 2^p more for each request that will
-then run (no more than it can grow), where p is the greatest number of preemptions that any of them has behind it.
+Blocks are not reserved, so running requests may grow until there are none left, and one is preempted and computed
+again. That is right now and then and ruinous as a habit. The rule: a request is admitted when the blocks for all its
+known tokens are free beside those that running prompts still need for theirs, and beyond that 2^p more for each request
+that will then run (no more than it can grow), where p is the greatest number of preemptions that one of them has had.
 
 So whoever runs gets on by at least 2^p blocks before blocks are short again, and each preemption doubles that. Once 2^p
 is the longest request nothing can run short while the victim runs: a request is preempted at most

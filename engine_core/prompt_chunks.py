@@ -1,8 +1,8 @@
 """How a step's room for prompts is divided among those in the middle of theirs and those that could begin.
 
 One after the other is the fastest way through a queue of equal prompts. Where prompts differ, a long one should leave
-room for short ones to pass: with `max_num_partial_prefills` above 1 each prompt has an equal part, and what one does not
-need goes to the others in policy order.
+room for short ones to pass: with `max_num_partial_prefills` above 1 each prompt has an equal part, and what one does
+not need goes to the others in policy order.
 """
 
 import numpy as np

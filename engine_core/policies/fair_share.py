@@ -1,9 +1,9 @@
 """Fair share by client: whoever has had the least service comes first.
 
 Each share (the requests that carry one `share_key`) has a counter of the tokens it was served, prompt tokens that had
-to be computed once and output tokens twice (they cost more, as in "Fairness in Serving Large Language Models", OSDI 2024,
-whose virtual token counters these are). A share that returns after a pause must not cash in on it: its counter is raised
-to the virtual time, which is what a share would have that was served its part all along:
+to be computed once and output tokens twice, since they cost more (the virtual token counters of "Fairness in Serving
+Large Language Models", OSDI 2024). A share that returns after a pause must not cash in on it: its counter is raised to
+the virtual time, which is what a share would have that was served its part all along:
 
     virtual_time += tokens served / number of shares with requests
 
@@ -21,7 +21,7 @@ OUTPUT_WEIGHT = 2.0
 """Of an output token, where a prompt token has 1."""
 _FIRST_CAPACITY = 1024
 _MAX_IDLE_SHARES = 65536
-"""Beyond it shares without requests are forgotten although they had more than their part: those with the least first."""
+"""Beyond it shares without requests are forgotten even where they had more than their part, the least debts first."""
 _NOTHING_WAITS = np.iinfo(np.int64).max
 
 
