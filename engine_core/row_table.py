@@ -12,7 +12,7 @@ from engine_core.request import Request
 class RowTable:
     """Rows 0 .. num_rows - 1; all arrays are indexed by row."""
 
-    def __init__(self, num_rows: int, max_model_len: int) -> None:
+    def __init__(self, num_rows: int, max_model_len: int, num_penalty_rows: int) -> None:
         self.requests: list[Request | None] = [None] * num_rows
         self.running = np.zeros(num_rows, np.bool_)
         """Whether the row's request runs: not so once it ended or was preempted, though the row is still taken."""
@@ -46,15 +46,22 @@ class RowTable:
         self.history = np.zeros((num_rows, max_model_len), np.int32)
         """Token ids: the first `num_known` of a row count."""
         self._free = list(range(num_rows - 1, -1, -1))
+        self._free_penalty_slots = list(range(num_penalty_rows - 1, -1, -1))
 
     @property
     def num_free(self) -> int:
         return len(self._free)
 
+    def has_room_for(self, request: Request) -> bool:
+        """Whether there is a row, and what the request needs beside it."""
+        return bool(self._free) and (bool(self._free_penalty_slots) or not request.sampling.uses_penalties)
+
     def take(self, request: Request, num_computed: int) -> int:
         """Gives the request a row and copies its tokens there."""
         row = self._free.pop()
         request.row = row
+        if request.sampling.uses_penalties:
+            request.penalty_slot = self._free_penalty_slots.pop()
         self.requests[row] = request
         self.running[row] = True
         count = len(request.tokens)
@@ -103,6 +110,9 @@ class RowTable:
         request = self.request(row)
         request.last_token_time = float(self.last_token_time[row])
         request.row = -1
+        if request.penalty_slot >= 0:
+            self._free_penalty_slots.append(request.penalty_slot)
+            request.penalty_slot = -1
         self.requests[row] = None
         self._free.append(row)
 

@@ -3,8 +3,8 @@
 There are no prefill and decode phases. A step has one token budget; running requests come first (those that need a
 single token before those in the middle of their prompt, so that a long prompt delays nobody's next token), then waiting
 ones. Who comes first among equals is a `SchedulingPolicy`'s. Time is an argument; there are no sockets and no torch
-here. Several steps may be in flight: see DESIGN's rules on rows, generations and blocks, which `_retire` and `update`
-keep.
+here. Several steps may be in flight: see DESIGN's rules on rows, generations and blocks, which `Retirement` and
+`update` keep.
 """
 
 from collections import deque
@@ -20,6 +20,7 @@ from engine_core.plan_writer import PlanWriter
 from engine_core.policies.registry import make_policy
 from engine_core.prompt_chunks import divide, part_of_newcomer
 from engine_core.request import Request, RequestStatus
+from engine_core.retirement import Retirement
 from engine_core.row_table import RowTable
 from engine_core.step_records import Finished, ScheduledStep, StepOutputs
 
@@ -39,21 +40,18 @@ class Scheduler:
         assert config.max_num_batched_tokens >= config.max_num_seqs
         self.config = config
         self.kv = kv_cache_manager
-        self.table = RowTable(config.max_num_seqs, config.max_model_len)
+        self.table = RowTable(config.max_num_seqs, config.max_model_len, config.max_num_penalty_rows)
         self.policy = make_policy(config)
         self.num_running = 0
         self.num_preemptions = 0
         self._eos = eos_token_ids
-        self._retiring: deque[Request] = deque()
-        self._num_retiring_blocks = 0
-        self._free_penalty_slots = list(range(config.max_num_penalty_rows - 1, -1, -1))
+        self._retirement = Retirement(self.table, kv_cache_manager)
         self._unhashed: deque[Request] = deque()
         """Requests in order of arrival whose prompts may not be hashed yet."""
         self._hash_quota = 0
         self._refused: tuple[Request, int, int] | None = None
         """The request that last found too few blocks, how many it needed then, and how many requests ran."""
         self._next_step_id = 1
-        self._last_collected = 0
 
     @property
     def num_waiting(self) -> int:
@@ -109,7 +107,7 @@ class Scheduler:
 
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:
         """Takes in a result, in the order of the steps. What it names only for ended requests is dropped."""
-        assert step.step_id == result.step_id == self._last_collected + 1, (step.step_id, result.step_id)
+        assert step.step_id == result.step_id == self._retirement.last_collected + 1, (step.step_id, result.step_id)
         table = self.table
         counts = step.samples & (step.generation == table.generation[step.rows])
         indices = np.flatnonzero(counts)
@@ -126,8 +124,7 @@ class Scheduler:
         self.policy.count_sampled(rows)
         self._register_sampled_blocks(rows, known_before)
         finished = self._find_finished(rows, tokens, known_before)
-        self._last_collected = step.step_id
-        self._give_back_retired()
+        self._retirement.collected(step.step_id)
         return StepOutputs(indices, rows, tokens, intervals, is_first, finished)
 
     # Running requests
@@ -191,7 +188,7 @@ class Scheduler:
         """Sees to `count` free blocks, preempting from the end of the policy order; False: not in this step."""
         pool = self.kv.pool
         while pool.num_available < count:
-            if pool.num_available + self._num_retiring_blocks >= count:
+            if pool.num_available + self._retirement.num_blocks >= count:
                 return False  # blocks of ended requests come back with the steps in flight
             victim = victims.pop()
             self._preempt(self.table.request(victim))
@@ -206,7 +203,7 @@ class Scheduler:
         request.num_preemptions += 1
         self.num_preemptions += 1
         self.policy.push(request)
-        self._retire(request)
+        self._retirement.add(request)
 
     # Waiting requests
 
@@ -261,9 +258,7 @@ class Scheduler:
     ) -> int:
         """Gives the request its row and first blocks; returns how many tokens it computes, 0 when it must wait."""
         kv, known = self.kv, len(request.tokens)
-        if request.sampling.uses_penalties and not self._free_penalty_slots:
-            return 0
-        if not self._hash_prompt(request):
+        if not self.table.has_room_for(request) or not self._hash_prompt(request):
             return 0
         hits = kv.find_prefix(request, request.tokens)
         num_hit = len(hits) * kv.block_size
@@ -280,8 +275,6 @@ class Scheduler:
         request.transition(RequestStatus.RUNNING)
         kv.start_table(request, hits, known)
         kv.append(request, total_blocks - len(hits))
-        if request.sampling.uses_penalties:
-            request.penalty_slot = self._free_penalty_slots.pop()
         row = self.table.take(request, num_hit)
         self.num_running += 1
         if request.scheduled_time is None:
@@ -342,38 +335,10 @@ class Scheduler:
         if request.row >= 0:
             self.table.drop_results(request.row)
         if not was_waiting:
-            self._retire(request)
+            self._retirement.add(request)
         self.policy.end(request, was_waiting)
         return Finished(request, reason, stop_token_id, known - request.num_prompt_tokens)
 
     def _leave_running(self, request: Request) -> None:
         self.table.running[request.row] = False
         self.num_running -= 1
-
-    def _retire(self, request: Request) -> None:
-        """Row and blocks return at once when no step in flight names the row, else with the last that does."""
-        if self.table.last_step[request.row] <= self._last_collected:
-            self._give_back(request)
-        else:
-            self._retiring.append(request)
-            self._num_retiring_blocks += len(request.block_ids)
-
-    def _give_back_retired(self) -> None:
-        still: deque[Request] = deque()
-        for request in self._retiring:
-            if self.table.last_step[request.row] <= self._last_collected:
-                self._num_retiring_blocks -= len(request.block_ids)
-                self._give_back(request)
-            else:
-                still.append(request)
-        self._retiring = still
-
-    def _give_back(self, request: Request) -> None:
-        """Frees row, blocks and penalty slot; a preempted request takes its tokens along."""
-        if request.status is RequestStatus.WAITING:
-            request.tokens = self.table.known_tokens(request.row).copy()
-        self.kv.release(request)
-        if request.penalty_slot >= 0:
-            self._free_penalty_slots.append(request.penalty_slot)
-            request.penalty_slot = -1
-        self.table.give_back(request.row)
