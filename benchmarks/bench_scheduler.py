@@ -63,7 +63,7 @@ def measure_thrash(policy: PolicyName, num_requests: int = 1024, num_blocks: int
 
 
 def measure_long_prompts(length: int = 131_072, num_decoding: int = 32) -> dict[str, float]:
-    """CPU time of the scheduler's calls while requests decode and a long prompt arrives; with idle time, and without."""
+    """CPU time of the scheduler while requests decode and a long prompt arrives, with idle time for it and without."""
     rng = np.random.default_rng(0)
     figures = {}
     for name, has_idle_time in (("with_idle_time", True), ("without", False)):

@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from engine_core.block_pool import BlockPool
+from engine_core.recent_chains import RecentChains
 from engine_core.request import Request
 
 _DIGEST_BYTES = 16
@@ -32,6 +33,7 @@ class KVCacheManager:
         self.num_hashed_blocks = 0
         self._caching = enable_prefix_caching
         self._key = hash_key or os.urandom(32)
+        self._recent = RecentChains(block_size)
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -40,10 +42,20 @@ class KVCacheManager:
         """Computes up to `max_blocks` more of the hashes that `find_prefix` needs; whether all of them are there."""
         if not self._caching:
             return True
-        tokens = request.tokens
+        tokens, hashes = request.tokens, request.block_hashes
         needed = (len(tokens) - 1) // self.block_size
-        self._extend_chain(request, tokens, min(needed, len(request.block_hashes) + max_blocks))
-        return len(request.block_hashes) >= needed
+        if len(hashes) >= needed:
+            return True
+        end = len(hashes) + max_blocks
+        if not hashes and max_blocks > 0:
+            self._extend_chain(request, tokens, 1)
+            hashes += self._recent.common(hashes[0], tokens[: needed * self.block_size])[1:]
+            end += len(hashes) - 1
+        self._extend_chain(request, tokens, min(needed, end))
+        if len(hashes) < needed:
+            return False
+        self._recent.remember(tokens[: needed * self.block_size], hashes)
+        return True
 
     def find_prefix(self, request: Request, tokens: np.ndarray) -> list[int]:
         """Blocks that hold the beginning of `tokens` (int32 [num_tokens]): at most all but the last token's."""
