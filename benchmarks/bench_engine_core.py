@@ -152,7 +152,7 @@ def engine_config(num_seqs: int, max_model_len: int, policy: PolicyName = "fcfs"
             max_num_seqs=num_seqs,
             max_num_batched_tokens=max(8192, num_seqs),
             max_model_len=max_model_len,
-            max_num_waiting=num_seqs,
+            max_num_waiting=2 * num_seqs,
             max_num_penalty_rows=1,
             scheduling_policy=policy,
         ),
