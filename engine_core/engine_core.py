@@ -93,6 +93,8 @@ class EngineCore:
         self._inflight: deque[ScheduledStep] = deque()
         self._may_schedule = False
         """Whether anything happened since the scheduler last had nothing to run."""
+        self._may_hash = False
+        """Whether prompts wait whose blocks are not hashed yet."""
         self._stop_at: float | None = None  # set by Drain: monotonic seconds
         self._unchecked = False
         self._poller = zmq.Poller()
@@ -109,6 +111,7 @@ class EngineCore:
             while (step := self._schedule()) is not None:
                 self._dispatch(step)
             self._send()
+            self._may_hash = self.scheduler.hash_ahead()
 
     def fail_all(self, code: str, message: str) -> None:
         """Ends every open request with one error: the engine does not go on."""
@@ -124,7 +127,7 @@ class EngineCore:
         events = dict(self._poller.poll(timeout_ms))
         if not events and timeout_ms > 0 and not self._inflight:
             self._check_when_idle()
-        pending = self.scheduler.num_running + len(self.scheduler.waiting)
+        pending = self.scheduler.num_running + self.scheduler.num_waiting
         self._heartbeats.beat(self._heartbeat_index, self.num_collected, pending)
         self._executor.check()
         if self._link.fileno() in events:
@@ -140,7 +143,7 @@ class EngineCore:
     def _timeout_ms(self) -> int:
         if self._may_schedule and len(self._inflight) < self._config.scheduler.steps_in_flight:
             return 0
-        if self._executor.next_result() is not None:
+        if self._may_hash or self._executor.next_result() is not None:
             return 0
         return _IDLE_POLL_MS
 
@@ -226,8 +229,7 @@ class EngineCore:
             if self._stop_at is not None:
                 raise Refused(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
             now = time.monotonic()
-            num_waiting = len(self.scheduler.waiting)
-            request = self._admission.admit(message, client.identity, client.number, num_waiting, now)
+            request = self._admission.admit(message, client.identity, client.number, self.scheduler.policy, now)
         except Refused as refused:
             error = RequestError(
                 handle=message.handle, code=refused.code, message=str(refused), retry_after=refused.retry_after
@@ -241,7 +243,7 @@ class EngineCore:
             self._reply(Finished(request, FINISH_LENGTH, None, request.num_prior_tokens), now)
             return
         if request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, request.order[1], request))
+            heapq.heappush(self._deadlines, (request.deadline, request.arrival_number, request))
         self.scheduler.add(request)
         self._may_schedule = self._unchecked = True
 

@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from engine_core.block_pool import BlockPool
+from engine_core.recent_chains import RecentChains
 from engine_core.request import Request
 
 _DIGEST_BYTES = 16
@@ -29,11 +30,32 @@ class KVCacheManager:
         self.num_query_tokens = 0
         """Tokens that admitted requests looked up, and how many of them were found."""
         self.num_hit_tokens = 0
+        self.num_hashed_blocks = 0
         self._caching = enable_prefix_caching
         self._key = hash_key or os.urandom(32)
+        self._recent = RecentChains(block_size)
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
+
+    def hash_prefix(self, request: Request, max_blocks: int) -> bool:
+        """Computes up to `max_blocks` more of the hashes that `find_prefix` needs; whether all of them are there."""
+        if not self._caching:
+            return True
+        tokens, hashes = request.tokens, request.block_hashes
+        needed = (len(tokens) - 1) // self.block_size
+        if len(hashes) >= needed:
+            return True
+        end = len(hashes) + max_blocks
+        if not hashes and max_blocks > 0:
+            self._extend_chain(request, tokens, 1)
+            hashes += self._recent.common(hashes[0], tokens[: needed * self.block_size])[1:]
+            end += len(hashes) - 1
+        self._extend_chain(request, tokens, min(needed, end))
+        if len(hashes) < needed:
+            return False
+        self._recent.remember(tokens[: needed * self.block_size], hashes)
+        return True
 
     def find_prefix(self, request: Request, tokens: np.ndarray) -> list[int]:
         """Blocks that hold the beginning of `tokens` (int32 [num_tokens]): at most all but the last token's."""
@@ -87,6 +109,7 @@ class KVCacheManager:
         """Computes the request's block hashes up to number `count`; each is computed once in a request's life."""
         hashes = request.block_hashes
         parent = hashes[-1] if hashes else self._root(request)
+        self.num_hashed_blocks += max(0, count - len(hashes))
         for index in range(len(hashes), count):
             block = tokens[index * self.block_size : (index + 1) * self.block_size]
             parent = hashlib.blake2b(parent + block.tobytes(), digest_size=_DIGEST_BYTES, key=self._key).digest()

@@ -76,7 +76,7 @@ class Metrics(Collector):
         scheduler, kv = self._scheduler, self._scheduler.kv
         pool = kv.pool
         yield self._gauge("num_requests_running", "Requests that own a row.", scheduler.num_running)
-        yield self._gauge("num_requests_waiting", "Requests in the queue.", len(scheduler.waiting))
+        yield self._gauge("num_requests_waiting", "Requests in the queue.", scheduler.num_waiting)
         yield self._gauge("kv_cache_usage_perc", "Share of KV blocks owned, 0 to 1.", pool.num_owned / pool.num_blocks)
         yield self._gauge("num_kv_blocks_owned", "KV blocks that requests own.", pool.num_owned)
         yield self._gauge("num_kv_blocks_total", "KV blocks in all.", pool.num_blocks)

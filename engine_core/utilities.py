@@ -20,9 +20,9 @@ def _status(core: "EngineCore", arguments: dict[str, Any]) -> dict[str, int]:
     return {
         "progress": core.num_collected,
         "draining": int(core.is_draining),
-        "pending": scheduler.num_running + len(scheduler.waiting),
+        "pending": scheduler.num_running + scheduler.num_waiting,
         "running": scheduler.num_running,
-        "waiting": len(scheduler.waiting),
+        "waiting": scheduler.num_waiting,
         "free_blocks": scheduler.kv.pool.num_available,
         "total_blocks": scheduler.kv.pool.num_blocks,
     }

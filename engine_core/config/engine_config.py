@@ -10,6 +10,8 @@ import msgspec
 
 from engine_core.config.model_config import ModelConfig
 
+PolicyName = Literal["fcfs", "priority", "fair"]
+
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
@@ -37,6 +39,11 @@ class SchedulerConfig(_Config, frozen=True, kw_only=True):
     """Requests that may wait; the next one is refused as overloaded."""
     max_num_penalty_rows: int
     """Rows that may use penalties at the same time: each costs a vector of token counts."""
+    max_num_partial_prefills: int = 1
+    """Prompts that may be in the middle of being computed at once; a step's room for prompts is divided among them."""
+    scheduling_policy: PolicyName = "fcfs"
+    priority_ageing_rate: float = 0.1
+    """Levels by which a priority improves with each second of waiting."""
     steps_in_flight: int = 2
 
 

@@ -57,7 +57,9 @@ class AddRequest(_Message, frozen=True, kw_only=True, tag="add", omit_defaults=T
     """Tokens that this request already has (a resume): counted as output by penalties, limits and usage."""
     sampling: SamplingParams = SamplingParams()
     priority: Annotated[int, Meta(ge=-(2**31), lt=2**31)] = 0
-    """Lower runs first."""
+    """Lower runs first, under `--scheduling-policy priority`."""
+    share_key: Annotated[str, Meta(max_length=64)] | None = None
+    """Whose share of the engine this is, under `--scheduling-policy fair`: the digest of an API key, never the key."""
     deadline: float | None = None
     """Seconds since the Unix epoch after which the answer is of no use."""
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None

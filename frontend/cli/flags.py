@@ -7,11 +7,12 @@ command line, the YAML file and Python arguments all become one mapping of names
 import argparse
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
+from engine_core.config.engine_config import PolicyName
 from engine_core.config.errors import ConfigError
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -30,8 +31,11 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_model_len: Positive | None = None
     max_num_seqs: Annotated[int, Meta(ge=1, le=8192)] = 256
     max_num_batched_tokens: Annotated[int, Meta(ge=1, le=2**20)] | None = None
+    max_num_partial_prefills: Positive = 1
     max_num_waiting: Positive = 1024
     max_num_penalty_rows: Positive = 256
+    scheduling_policy: PolicyName = "fcfs"
+    priority_ageing_rate: Annotated[float, Meta(ge=0, le=10**6)] = 0.1
     block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
     kv_cache_memory_bytes: Positive | None = None
@@ -61,8 +65,12 @@ HELP = {
     "max_model_len": "longest prompt plus output in tokens (default: what the model was made for)",
     "max_num_seqs": "most requests in one step",
     "max_num_batched_tokens": "most tokens in one step (default: 2048 on a CPU, 8192 on a GPU)",
+    "max_num_partial_prefills": "prompts that may be in the middle of being computed at once and share a step's tokens",
     "max_num_waiting": "requests that may wait; the next one is answered 429",
     "max_num_penalty_rows": "running requests that may use penalties at the same time",
+    "scheduling_policy": "who is served first and preempted last: by arrival, by priority, or the API key that has "
+    "had the least",
+    "priority_ageing_rate": "levels by which a priority improves with each second of waiting; 0: never",
     "block_size": "tokens in a block of the KV cache",
     "gpu_memory_utilization": "share of a GPU's memory that may be used",
     "kv_cache_memory_bytes": "size of the KV cache (2G, 512MiB, ...), instead of deriving it",
@@ -85,7 +93,8 @@ HELP = {
 }
 GROUPS = {
     "Model": "served_model_name device dtype load_format max_model_len chat_template generation_config seed",
-    "Scheduling": "max_num_seqs max_num_batched_tokens max_num_waiting max_num_penalty_rows",
+    "Scheduling": "max_num_seqs max_num_batched_tokens max_num_partial_prefills max_num_waiting "
+    "max_num_penalty_rows scheduling_policy priority_ageing_rate",
     "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching",
     "Execution": "enforce_eager num_threads trace",
     "Server": "host port frontends max_body_bytes strict_requests drain_timeout hang_timeout",
@@ -94,6 +103,7 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "dtype": ("auto", "float32", "float16", "bfloat16"),
     "load_format": ("auto", "safetensors", "dummy"),
+    "scheduling_policy": get_args(PolicyName),
 }
 SIZES = ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_body_bytes")
 """Whole numbers that may be written with a unit: 8k is 8000, 8K and 8KiB are 8192."""

@@ -1,5 +1,6 @@
 """The start-up report: what was resolved and what it will cost, on one screen."""
 
+from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.memory_plan import MemoryPlan, format_bytes
 from engine_core.config.model_memory import num_parameters
 from frontend.cli.resolve import Resolved
@@ -31,7 +32,7 @@ def _settings(resolved: Resolved) -> list[str]:
         ("served as", ", ".join(frontend.served_model_names)),
         ("context", f"{scheduler.max_model_len:,} tokens (model: {engine.model.max_position_embeddings:,})"),
         ("per step", f"{scheduler.max_num_seqs:,} requests, {scheduler.max_num_batched_tokens:,} tokens"),
-        ("waiting", f"{scheduler.max_num_waiting:,} requests, then 429"),
+        ("waiting", f"{scheduler.max_num_waiting:,} requests, then 429; {_policy(scheduler)}"),
         ("prefix caching", "on" if engine.cache.enable_prefix_caching else "off"),
         ("sampling", sampling or "the API's defaults"),
         ("seed", str(engine.seed)),
@@ -52,6 +53,12 @@ def _settings(resolved: Resolved) -> list[str]:
     ]
     rows += [(name, value) for name, value in extras if value]
     return [f"  {name:<15}{value}" for name, value in rows]
+
+
+def _policy(scheduler: SchedulerConfig) -> str:
+    if scheduler.scheduling_policy == "priority":
+        return f"by priority, {scheduler.priority_ageing_rate:g} levels better for each second of waiting"
+    return {"fcfs": "first come first served", "fair": "fair share by API key"}[scheduler.scheduling_policy]
 
 
 def _memory(plan: MemoryPlan) -> list[str]:

@@ -112,6 +112,9 @@ def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory
         max_model_len=max_model_len,
         max_num_waiting=args.max_num_waiting,
         max_num_penalty_rows=min(args.max_num_penalty_rows, args.max_num_seqs),
+        max_num_partial_prefills=args.max_num_partial_prefills,
+        scheduling_policy=args.scheduling_policy,
+        priority_ageing_rate=args.priority_ageing_rate,
     )
 
 
