@@ -81,6 +81,8 @@ class Scheduler:
             return None
         given, samples = self._fill_tokens(plan, rows, counts)
         writer.finish(step_id, rows, counts, given, samples)
+        if self.kv.host is not None:
+            writer.add_copies(*self.kv.host.dispatch(step_id))
         table = self.table
         table.num_computed[rows] += counts
         table.num_inflight[rows] += samples
@@ -107,6 +109,8 @@ class Scheduler:
         self._register_sampled_blocks(rows, known_before)
         finished = self._find_finished(rows, tokens, known_before)
         self._last_collected = step.step_id
+        if self.kv.host is not None:
+            self.kv.host.collect(step.step_id, result.num_host_slots)
         self._give_back_retired()
         return StepOutputs(indices, rows, tokens, intervals, is_first, finished)
 
@@ -195,7 +199,8 @@ class Scheduler:
             # The queue's head waits for blocks; its prefix is not looked up again in every step until then.
             if self._running and self._refused == (request, self.kv.pool.num_available):
                 break
-            count = self._start(request, writer, budget, now)
+            runs_others = len(rows) > 0 or bool(new_rows)
+            count = self._start(request, writer, budget, now, runs_others)
             if count == 0:
                 break
             new_rows.append(request.row)
@@ -208,13 +213,15 @@ class Scheduler:
             np.concatenate([counts, np.array(new_counts, counts.dtype)]),
         )
 
-    def _start(self, request: Request, writer: PlanWriter, budget: int, now: float) -> int:
-        """Gives the request its row and first blocks; returns how many tokens it computes, 0 when it must wait."""
+    def _start(self, request: Request, writer: PlanWriter, budget: int, now: float, runs_others: bool) -> int:
+        """Gives the request its row and first blocks; returns how many tokens it computes, 0 when it must wait: for
+        room, or for the rest of its prefix, of which a step that also `runs_others` loads no more than a part."""
         kv, known = self.kv, len(request.tokens)
         if request.sampling.uses_penalties and not self._free_penalty_slots:
             return 0
         hits = kv.find_prefix(request, request.tokens)
-        num_hit = len(hits) * kv.block_size
+        num_on_host = kv.num_on_host(request, len(hits), known)
+        num_hit = (len(hits) + num_on_host) * kv.block_size
         count = min(known - num_hit, budget)
         total_blocks = kv.num_blocks_for(num_hit + count)
         # Room for all known tokens and one more block, so that what was preempted does not come back to fail again.
@@ -224,6 +231,12 @@ class Scheduler:
             return 0
         if not writer.has_room_for(request, total_blocks, self._eos):
             return 0
+        if num_on_host:
+            assert kv.host is not None
+            hits = kv.bring_back(request, hits, min(num_on_host, kv.host.num_loads_left(runs_others)))
+            if len(hits) * kv.block_size < num_hit:
+                assert runs_others, "a plan's loads hold the prefix of any one request"
+                return 0
         self.waiting.pop()
         request.transition(RequestStatus.RUNNING)
         kv.start_table(request, hits, known)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine_core.config.engine_config import SchedulerConfig
+from engine_core.host_tier import HostTier
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.kv_cache_manager import KVCacheManager
 from engine_core.request import Request, RequestStatus
@@ -49,8 +50,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 5),
         budget=st.integers(5, 16),
         caching=st.booleans(),
+        num_host_blocks=st.sampled_from([0, 1, 4, 30]),
+        max_loads=st.integers(1, 3),
     )
-    def build(self, block_size: int, num_blocks: int, max_num_seqs: int, budget: int, caching: bool) -> None:
+    def build(
+        self,
+        block_size: int,
+        num_blocks: int,
+        max_num_seqs: int,
+        budget: int,
+        caching: bool,
+        num_host_blocks: int,
+        max_loads: int,
+    ) -> None:
         config = SchedulerConfig(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=budget,
@@ -59,8 +71,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_num_penalty_rows=2,
             steps_in_flight=STEPS_IN_FLIGHT,
         )
-        self.scheduler = Scheduler(config, KVCacheManager(num_blocks, block_size, caching), (EOS,))
-        self.worker = FakeWorker(step_shape(config, block_size), num_blocks, next_token)
+        shape = step_shape(config, block_size, num_host_blocks)
+        host = None
+        if num_host_blocks:
+            host = HostTier(num_host_blocks, shape.max_stores, shape.max_loads, min(max_loads, shape.max_loads))
+        self.scheduler = Scheduler(config, KVCacheManager(num_blocks, block_size, caching, host=host), (EOS,))
+        self.worker = FakeWorker(shape, num_blocks, next_token)
         self.inflight: list[ScheduledStep] = []
         self.live: dict[str, tuple[Request, list[int]]] = {}
         self.outputs: dict[str, list[int]] = {}
@@ -172,6 +188,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         scheduler = self.scheduler
         pool, table = scheduler.kv.pool, scheduler.table
         pool.check_integrity()
+        if scheduler.kv.host is not None:
+            scheduler.kv.host.check_integrity()
         owners: dict[int, int] = {}
         for request in table.requests:
             for block in request.block_ids if request is not None else ():
