@@ -39,7 +39,8 @@ class HostTier:
         self._max_loads = max_loads
         self._max_loads_beside_others = max_loads_beside_others
         self._slot_of: OrderedDict[bytes, int] = OrderedDict()  # the least recently used first
-        self._num_ready = 0
+        self.num_ready = 0
+        """Slots that the workers have so far."""
         self._free: list[int] = []
         self._pins = array("i", bytes(4 * num_slots))  # steps not collected yet, or not dispatched, that name the slot
         self._stores: dict[int, int] = {}  # slot -> block, of the plan that is being made
@@ -99,9 +100,9 @@ class HostTier:
         while self._inflight and self._inflight[0][0] <= step_id:
             for slot in self._inflight.popleft()[1]:
                 self._pins[slot] -= 1
-        if num_ready > self._num_ready:
-            self._free += range(self._num_ready, num_ready)
-            self._num_ready = num_ready
+        if num_ready > self.num_ready:
+            self._free += range(self.num_ready, num_ready)
+            self.num_ready = num_ready
 
     def _take_slot(self) -> int | None:
         """A free slot, else the least recently used one; None where that is still named by a step. Free ones go from
@@ -119,7 +120,7 @@ class HostTier:
     def check_integrity(self) -> None:
         """Asserts what must hold between any two calls; O(num_slots), for tests and when idle."""
         used = list(self._slot_of.values())
-        assert sorted([*used, *self._free]) == list(range(self._num_ready))
+        assert sorted([*used, *self._free]) == list(range(self.num_ready))
         named = [*self._stores, *self._loads.values(), *(slot for _, slots in self._inflight for slot in slots)]
         pins = np.bincount(named, minlength=self.num_slots) if named else np.zeros(self.num_slots)
         assert pins.tolist() == list(self._pins)

@@ -106,7 +106,8 @@ class Metrics(Collector):
         yield self._counter("external_prefix_cache_hits", "Of the tokens found, those loaded from host memory.", hits)
         yield self._counter("kv_offload_blocks_stored", "KV blocks copied to host memory.", host.num_stored)
         yield self._counter("kv_offload_blocks_loaded", "KV blocks copied back from there.", host.num_loaded)
-        yield self._gauge("kv_offload_usage_perc", "Share of host memory's blocks in use.", len(host) / host.num_slots)
+        yield self._gauge("num_kv_offload_blocks", "KV blocks that lie in host memory.", len(host))
+        yield self._gauge("num_kv_offload_blocks_ready", "KV blocks that host memory has room for.", host.num_ready)
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"vllm:{name}", text, labels=list(self._labels))
