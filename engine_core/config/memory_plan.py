@@ -140,19 +140,20 @@ def make_memory_plan(
     return plan
 
 
-def with_host_tier(plan: MemoryPlan, num_bytes: int, machine: DeviceMemory) -> MemoryPlan:
+def with_host_tier(plan: MemoryPlan, gib: float, machine: DeviceMemory) -> MemoryPlan:
     """The plan with a second tier of the cache in the `machine`'s memory. Raises `ConfigError` when it does not fit."""
+    num_bytes = int(gib * GIB)
     is_shared = plan.device.device == "cpu"
     free = machine.available - (plan.fixed_bytes + plan.kv_cache_bytes if is_shared else 0)
     if num_bytes > free:
         raise ConfigError(
-            f"--kv-offload-gib {num_bytes / GIB:g} does not fit into the machine's memory: "
+            f"--kv-offload-gib {gib:g} does not fit into the machine's memory: "
             f"{format_bytes(max(0, free))} are free{' beside the rest of the plan' if is_shared else ''}."
         )
     num_blocks = num_bytes // plan.bytes_per_block
     if num_blocks == 0:
         raise ConfigError(
-            f"--kv-offload-gib {num_bytes / GIB:g} holds nothing: one block of the KV cache takes "
+            f"--kv-offload-gib {gib:g} holds nothing: one block of the KV cache takes "
             f"{format_bytes(plan.bytes_per_block)}."
         )
     return msgspec.structs.replace(plan, num_host_blocks=num_blocks)
