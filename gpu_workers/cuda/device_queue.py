@@ -90,8 +90,8 @@ class DeviceQueue:
 
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:
-        """What is queued inside copies blocks from the host, after all stores, before the step that follows reads them.
-        It waits for no step: nobody uses the blocks."""
+        """What is queued inside copies blocks from the host, after the stores so far and before the step that follows
+        reads the blocks. It waits for no step: nobody uses them."""
         self._load.wait_event(self._stored)
         torch.cuda.set_stream(self._load)
         yield

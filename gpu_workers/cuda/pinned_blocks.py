@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 PIECE_BYTES = 64 * 2**20
 """Pinned at once. While the driver pins, launches may wait for it: some 10 ms."""
 
+PART_BYTES = 16 * 2**20
+"""Loaded at once where a step stores as well: while a part is loaded the stores that the next one needs are made."""
+
 
 class PinnedBlocks:
     """Slots 0 .. `num_slots` - 1 in pieces of whole slots, so that no copy crosses from one registration to another."""
@@ -38,7 +41,9 @@ class PinnedBlocks:
         self._queue = queue
         self._cache = kv_cache.flatten(1)
         self._num_slots = num_slots
-        self._slots_per_piece = max(1, piece_bytes // (self._cache.shape[1] * self._cache.element_size()))
+        bytes_per_block = self._cache.shape[1] * self._cache.element_size()
+        self._slots_per_piece = max(1, piece_bytes // bytes_per_block)
+        self._blocks_per_part = max(1, PART_BYTES // bytes_per_block)
         self._pieces: list[torch.Tensor] = []  # [slots_per_piece, values of a block]; the last one may have fewer slots
         self.num_ready = 0
         """Slots that plans may name from now on."""
@@ -57,19 +62,36 @@ class PinnedBlocks:
 
     def copy(self, plan: StepPlan) -> None:
         """Queues the copies that stand at the beginning of a step, so that they run beside the steps before it."""
-        if plan.num_stores:
-            with self._queue.storing():
-                for cached, pinned in self._runs(plan.stores[: plan.num_stores]):
-                    pinned.copy_(cached, non_blocking=True)
-        if plan.num_loads:
-            with self._queue.loading():
-                for cached, pinned in self._runs(plan.loads[: plan.num_loads]):
-                    cached.copy_(pinned, non_blocking=True)
+        if not plan.num_stores and not plan.num_loads:
+            return
+        all_stores, all_loads = plan.stores[: plan.num_stores], plan.loads[: plan.num_loads]
+        for stores, loads in self._parts(_by_block(all_stores), _by_block(all_loads)):
+            if len(stores):
+                with self._queue.storing():
+                    for cached, pinned in self._runs(stores):
+                        pinned.copy_(cached, non_blocking=True)
+            if len(loads):
+                with self._queue.loading():
+                    for cached, pinned in self._runs(loads):
+                        cached.copy_(pinned, non_blocking=True)
+
+    def _parts(self, stores: np.ndarray, loads: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Stores and loads in parts, by block. A load may go to a block only when that is stored; it waits for the
+        stores up to its own part and not for all, so that both directions of the link are busy."""
+        if len(stores) == 0 or len(loads) == 0 or np.isin(loads[:, 1], stores[:, 1]).any():
+            yield stores, loads
+            return
+        first = 0
+        for start in range(0, len(loads), self._blocks_per_part):
+            part = loads[start : start + self._blocks_per_part]
+            end = int(np.searchsorted(stores[:, 0], part[-1, 0], side="right"))
+            yield stores[first:end], part
+            first = end
+        yield stores[first:], loads[:0]
 
     def _runs(self, pairs: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The memory behind pairs of block and slot, int32 [N, 2]: on the device and on the host, in as few parts as
-        there are runs of neighbours."""
-        pairs = pairs[np.argsort(pairs[:, 0])]
+        """The memory behind pairs of block and slot in order of blocks, int32 [N, 2]: on the device and on the host, in
+        as few parts as there are runs of neighbours."""
         pieces, places = np.divmod(pairs[:, 1], self._slots_per_piece)
         breaks = (np.diff(pairs, axis=0) != 1).any(axis=1) | (np.diff(pieces) != 0)
         starts = np.flatnonzero(np.concatenate([[True], breaks]))
@@ -96,3 +118,8 @@ class PinnedBlocks:
         self._queue.pin(memory)
         self._pieces.append(torch.frombuffer(memory, dtype=self._cache.dtype).view(count, num_values))
         self.num_ready += count
+
+
+def _by_block(pairs: np.ndarray) -> np.ndarray:
+    ordered: np.ndarray = pairs[np.argsort(pairs[:, 0])]
+    return ordered

@@ -11,6 +11,7 @@ import torch
 
 from engine_core.config.errors import ConfigError
 from engine_core.ipc.step import NUM_LOADS, NUM_STORES, StepPlan, StepShape, plan_layout
+from gpu_workers.cuda import pinned_blocks
 from gpu_workers.cuda.device_queue import DeviceQueue
 from gpu_workers.cuda.pinned_blocks import PinnedBlocks
 from gpu_workers.host_blocks import HostBlocks
@@ -53,11 +54,14 @@ def pinned(cache: torch.Tensor) -> tuple[PinnedBlocks, Callable[[], None]]:
 
 
 @pytest.mark.parametrize("make", [plain, pinned])
-def test_every_block_arrives(make: Callable[[torch.Tensor], Any]) -> None:
-    """Random pairs, runs of neighbours and pieces' ends among them, against dictionaries."""
+def test_every_block_arrives(make: Callable[[torch.Tensor], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random pairs, runs of neighbours and pieces' ends among them, against dictionaries. Blocks are loaded whose old
+    contents the same step stores, and in some steps from slots that it has just stored."""
+    monkeypatch.setattr(pinned_blocks, "PART_BYTES", 3 * 48)
     cache = torch.randn(NUM_BLOCKS, *BLOCK_SHAPE, device=DEVICE if make is pinned else "cpu")
     blocks, synchronize = make(cache)
     assert blocks.num_ready == NUM_SLOTS
+    synchronize()
     device, host = dict(enumerate(cache.cpu().clone())), dict.fromkeys(range(NUM_SLOTS), torch.zeros(BLOCK_SHAPE))
     rng = random.Random(0)
     for turn in range(30):
@@ -66,7 +70,9 @@ def test_every_block_arrives(make: Callable[[torch.Tensor], Any]) -> None:
         if turn % 3:
             stores = list(zip(rng.sample(range(NUM_BLOCKS), 12), rng.sample(range(NUM_SLOTS), 12), strict=True))
         rng.shuffle(stores)
-        loads = list(zip(rng.sample(range(NUM_BLOCKS), turn % 9), rng.sample(range(NUM_SLOTS), turn % 9), strict=True))
+        targets = rng.sample([block for block, _ in stores], 5) + rng.sample(range(NUM_BLOCKS), turn % 5)
+        sources = set(range(NUM_SLOTS)) - ({slot for _, slot in stores} if turn % 4 else set())
+        loads = list(zip(dict.fromkeys(targets), rng.sample(sorted(sources), len(sources)), strict=False))
         blocks.copy(make_plan(stores, loads))
         host |= {slot: device[block] for block, slot in stores}
         device |= {block: host[slot] for block, slot in loads}
@@ -79,7 +85,7 @@ def test_neighbours_are_one_copy() -> None:
     blocks = PinnedBlocks(queue, cache, NUM_SLOTS, piece_bytes=SLOTS_PER_PIECE * 48)
     blocks.start()
     blocks._thread.join()
-    runs = blocks._runs(np.array([(9, 7), (8, 6), (7, 5), (6, 4), (5, 3), (12, 0), (13, 2)], np.int32))
+    runs = blocks._runs(np.array([(5, 3), (6, 4), (7, 5), (8, 6), (9, 7), (12, 0), (13, 2)], np.int32))
     assert [len(cached) for cached, _ in runs] == [1, 4, 1, 1]  # slots 3 and 4 lie in two pieces
 
 
