@@ -23,6 +23,7 @@ from engine_core.ipc.step import StepShape
 LOAD_BYTES_BESIDE_OTHERS = 256 * 2**20
 """Most bytes that a step loads while it also runs other requests: some 5 ms over PCIe 5, about a decode step of an 8B
 model, during which the copies run. A longer prefix comes back over several steps, so that nobody waits for it."""
+_NO_PAIRS = np.empty((0, 2), np.int32)
 
 
 class HostTier:
@@ -87,11 +88,12 @@ class HostTier:
 
     def dispatch(self, step_id: int) -> tuple[np.ndarray, np.ndarray]:
         """The step is planned: its stores and loads, each int32 [count, 2] of (block, slot)."""
+        if not self._stores and not self._loads:
+            return _NO_PAIRS, _NO_PAIRS
+        self._inflight.append((step_id, [*self._stores, *self._loads.values()]))
+        self.num_stored += len(self._stores)
+        self.num_loaded += len(self._loads)
         stores, loads = _pairs((block, slot) for slot, block in self._stores.items()), _pairs(self._loads.items())
-        if len(stores) or len(loads):
-            self._inflight.append((step_id, [*self._stores, *self._loads.values()]))
-        self.num_stored += len(stores)
-        self.num_loaded += len(loads)
         self._stores, self._loads = {}, {}
         return stores, loads
 
