@@ -7,7 +7,7 @@ operation is O(1) per block whatever the pool's size. The pool knows nothing of 
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 class BlockPool:
@@ -19,6 +19,8 @@ class BlockPool:
         self.num_available = num_blocks
         """Blocks that `allocate` can give out: free and cached ones."""
         self.num_evictions = 0
+        self.on_evicted: Callable[[int, bytes], None] | None = None
+        """Called with a cached block that is given up and its digest, before its new owner writes to it."""
         self._reference_counts = array("i", bytes(4 * num_blocks))
         self._hash_of: dict[int, bytes] = {}
         self._block_of: dict[bytes, int] = {}
@@ -46,6 +48,8 @@ class BlockPool:
             if digest is not None:
                 del self._block_of[digest]
                 self.num_evictions += 1
+                if self.on_evicted is not None:
+                    self.on_evicted(block, digest)
             self._reference_counts[block] = 1
             blocks.append(block)
         self.num_available -= count

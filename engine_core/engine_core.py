@@ -16,6 +16,7 @@ from engine_core.admission import Admission, Refused
 from engine_core.clients import Client, Clients, send_to
 from engine_core.config.engine_config import EngineConfig
 from engine_core.executors.base import Executor
+from engine_core.host_tier import make_host_tier
 from engine_core.ipc.codec import ProtocolError, decode_client_message, encode, handle_of_malformed_add
 from engine_core.ipc.control import ControlLink, Drain, LinkClosed
 from engine_core.ipc.heartbeat import Heartbeats
@@ -80,7 +81,9 @@ class EngineCore:
         self._heartbeat_index = heartbeat_index
         self._replica = replica
         cache = config.cache
-        kv_cache_manager = KVCacheManager(cache.num_blocks, cache.block_size, cache.enable_prefix_caching)
+        kv_cache_manager = KVCacheManager(
+            cache.num_blocks, cache.block_size, cache.enable_prefix_caching, host=make_host_tier(config)
+        )
         self.scheduler = Scheduler(config.scheduler, kv_cache_manager, config.model.eos_token_ids)
         self.metrics = Metrics(self.scheduler, model_name or config.model.path, replica)
         self.timeline = Timeline()

@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from engine_core.block_pool import BlockPool
+from engine_core.host_tier import HostTier
 from engine_core.recent_chains import RecentChains
 from engine_core.request import Request
 
@@ -22,10 +23,19 @@ class KVCacheManager:
     """Gives requests their blocks and takes them back. `Request.block_ids` is the block table it keeps for each."""
 
     def __init__(
-        self, num_blocks: int, block_size: int, enable_prefix_caching: bool = True, hash_key: bytes | None = None
+        self,
+        num_blocks: int,
+        block_size: int,
+        enable_prefix_caching: bool = True,
+        hash_key: bytes | None = None,
+        host: HostTier | None = None,
     ) -> None:
-        """`hash_key`: agreed on where replicas must know each other's blocks; else random, so that nobody can aim."""
+        """`hash_key`: agreed on where replicas must know each other's blocks; else random, so that nobody can aim.
+        `host`: where evicted blocks go, and come back from."""
         self.pool = BlockPool(num_blocks)
+        self.host = host
+        if host is not None:
+            self.pool.on_evicted = host.evicted
         self.block_size = block_size
         self.num_query_tokens = 0
         """Tokens that admitted requests looked up, and how many of them were found."""
@@ -69,6 +79,34 @@ class KVCacheManager:
                 break
             blocks.append(block)
         return blocks
+
+    def num_on_host(self, request: Request, num_hits: int, num_tokens: int) -> int:
+        """How many blocks the host has of the chain behind its first `num_hits`, which `find_prefix` has just found in
+        the first `num_tokens` tokens."""
+        if self.host is None:
+            return 0
+        count = 0
+        for digest in request.block_hashes[num_hits : (num_tokens - 1) // self.block_size]:
+            if digest not in self.host or self.pool.find(digest) is not None:
+                break
+            count += 1
+        return count
+
+    def bring_back(self, request: Request, hits: list[int], count: int) -> list[int]:
+        """Loads the `count` blocks of the chain behind `hits` from the host; returns `hits` and those. They are cached
+        blocks like any others from now on: the step that is being planned may use them already."""
+        assert self.host is not None
+        digests = request.block_hashes[len(hits) : len(hits) + count]
+        # Neither the hits nor what is loaded may make room for it.
+        self.pool.share(hits)
+        slots = self.host.hold(digests)
+        blocks = sorted(self.pool.allocate(count))  # so that blocks and slots form runs
+        for block, digest in zip(blocks, digests, strict=True):
+            self.pool.register(block, digest)
+        self.host.load(slots, blocks)
+        found = hits + blocks
+        self.pool.release(found)
+        return found
 
     def num_available_beside(self, hits: list[int]) -> int:
         """Blocks left to allocate once `hits` are taken: cached hits stand in the free list themselves."""

@@ -6,9 +6,11 @@ from engine_core.ipc.step import (
     NUM_BLOCK_DELTAS,
     NUM_BULK,
     NUM_GIVEN,
+    NUM_LOADS,
     NUM_MASKS,
     NUM_ROW_INITS,
     NUM_SEQS,
+    NUM_STORES,
     NUM_TOKENS,
     STEP_ID,
     StepPlan,
@@ -91,7 +93,17 @@ class PlanWriter:
         header[NUM_BLOCK_DELTAS] = self._num_block_deltas
         header[NUM_BULK] = self._num_bulk
         header[NUM_MASKS] = 0
+        header[NUM_STORES] = 0
+        header[NUM_LOADS] = 0
         return samples
+
+    def add_copies(self, stores: np.ndarray, loads: np.ndarray) -> None:
+        """What goes to host memory and comes back from there (each int32 [count, 2]); after `finish`."""
+        plan = self._plan
+        plan.stores[: len(stores)] = stores
+        plan.loads[: len(loads)] = loads
+        plan.header[NUM_STORES] = len(stores)
+        plan.header[NUM_LOADS] = len(loads)
 
     def _give_tokens(
         self, table: RowTable, rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, given: np.ndarray

@@ -99,6 +99,8 @@ class Scheduler:
             return None
         table = self.table
         samples = writer.finish(step_id, table, rows, counts)
+        if self.kv.host is not None:
+            writer.add_copies(*self.kv.host.dispatch(step_id))
         table.num_computed[rows] += counts
         table.num_inflight[rows] += samples
         table.last_step[rows] = step_id
@@ -124,6 +126,8 @@ class Scheduler:
         self.policy.count_sampled(rows)
         self._register_sampled_blocks(rows, known_before)
         finished = self._find_finished(rows, tokens, known_before)
+        if self.kv.host is not None:
+            self.kv.host.collect(step.step_id, result.num_host_slots)
         self._retirement.collected(step.step_id)
         return StepOutputs(indices, rows, tokens, intervals, is_first, finished)
 
@@ -224,7 +228,8 @@ class Scheduler:
             if request is None or request.row >= 0:  # a preempted one whose last tokens are still in flight
                 break
             num_places = min(self.config.max_num_partial_prefills - num_partial, self.num_waiting)
-            count = self._start(request, writer, room, budget, num_places, now)
+            runs_others = len(rows) > 0 or bool(new_rows)
+            count = self._start(request, writer, room, budget, num_places, now, runs_others)
             if count == 0:
                 break
             num_partial += int(self.table.num_computed[request.row]) + count < len(request.tokens)
@@ -254,14 +259,23 @@ class Scheduler:
         return min(self.table.num_free, self.num_waiting)
 
     def _start(
-        self, request: Request, writer: PlanWriter, room: GrowthRoom, budget: int, num_places: int, now: float
+        self,
+        request: Request,
+        writer: PlanWriter,
+        room: GrowthRoom,
+        budget: int,
+        num_places: int,
+        now: float,
+        runs_others: bool,
     ) -> int:
-        """Gives the request its row and first blocks; returns how many tokens it computes, 0 when it must wait."""
+        """Gives the request its row and first blocks; returns how many tokens it computes, 0 when it must wait: for
+        room, or for the rest of its prefix, of which a step that also `runs_others` loads no more than a part."""
         kv, known = self.kv, len(request.tokens)
         if not self.table.has_room_for(request) or not self._hash_prompt(request):
             return 0
         hits = kv.find_prefix(request, request.tokens)
-        num_hit = len(hits) * kv.block_size
+        num_on_host = kv.num_on_host(request, len(hits), known)
+        num_hit = (len(hits) + num_on_host) * kv.block_size
         count = part_of_newcomer(budget, known - num_hit, num_places)
         total_blocks = kv.num_blocks_for(num_hit + count)
         num_needed = room.needed_by(request) - len(hits)
@@ -271,6 +285,12 @@ class Scheduler:
             return 0
         if count == 0 or not writer.has_room_for(request, total_blocks, self._eos):
             return 0
+        if num_on_host:
+            assert kv.host is not None
+            hits = kv.bring_back(request, hits, min(num_on_host, kv.host.num_loads_left(runs_others)))
+            if len(hits) * kv.block_size < num_hit:
+                assert runs_others, "a plan's loads hold the prefix of any one request"
+                return 0
         self.policy.pop()
         request.transition(RequestStatus.RUNNING)
         kv.start_table(request, hits, known)

@@ -27,6 +27,8 @@ class CacheConfig(_Config, frozen=True, kw_only=True):
     """All layers together, keys and values, on one rank."""
     dtype: str
     enable_prefix_caching: bool = True
+    num_host_blocks: int = 0
+    """Blocks that fit into the second tier, in host memory; 0: there is none."""
 
 
 class SchedulerConfig(_Config, frozen=True, kw_only=True):
@@ -85,6 +87,7 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
             "max_num_batched_tokens": self.scheduler.max_num_batched_tokens,
             "max_model_len": self.scheduler.max_model_len,
             "block_size": self.cache.block_size,
+            "num_host_blocks": self.cache.num_host_blocks,
         }
 
 

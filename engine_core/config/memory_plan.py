@@ -46,6 +46,8 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int
     num_blocks: int
     max_model_len: int
+    num_host_blocks: int = 0
+    """Of the second tier, in the machine's memory."""
 
     @property
     def bytes_per_block(self) -> int:
@@ -54,6 +56,10 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kv_cache_bytes(self) -> int:
         return self.num_blocks * self.bytes_per_block
+
+    @property
+    def host_bytes(self) -> int:
+        return self.num_host_blocks * self.bytes_per_block
 
     @property
     def fixed_bytes(self) -> int:
@@ -82,6 +88,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
             bytes_per_block=self.bytes_per_block,
             dtype=dtype,
             enable_prefix_caching=enable_prefix_caching,
+            num_host_blocks=self.num_host_blocks,
         )
 
 
@@ -131,6 +138,25 @@ def make_memory_plan(
     plan = msgspec.structs.replace(plan, num_blocks=num_blocks)
     _check_cache(plan, usable, alternatives)
     return plan
+
+
+def with_host_tier(plan: MemoryPlan, gib: float, machine: DeviceMemory) -> MemoryPlan:
+    """The plan with a second tier of the cache in the `machine`'s memory. Raises `ConfigError` when it does not fit."""
+    num_bytes = int(gib * GIB)
+    is_shared = plan.device.device == "cpu"
+    free = machine.available - (plan.fixed_bytes + plan.kv_cache_bytes if is_shared else 0)
+    if num_bytes > free:
+        raise ConfigError(
+            f"--kv-offload-gib {gib:g} does not fit into the machine's memory: "
+            f"{format_bytes(max(0, free))} are free{' beside the rest of the plan' if is_shared else ''}."
+        )
+    num_blocks = num_bytes // plan.bytes_per_block
+    if num_blocks == 0:
+        raise ConfigError(
+            f"--kv-offload-gib {gib:g} holds nothing: one block of the KV cache takes "
+            f"{format_bytes(plan.bytes_per_block)}."
+        )
+    return msgspec.structs.replace(plan, num_host_blocks=num_blocks)
 
 
 def _alternatives(price: Callable[..., MemoryPlan], dtype: str, scheduler: SchedulerConfig, usable: int) -> list[str]:

@@ -41,6 +41,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     kv_cache_memory_bytes: Positive | None = None
     num_gpu_blocks_override: Positive | None = None
     enable_prefix_caching: bool = True
+    kv_offload_gib: Annotated[float, Meta(ge=0, le=2**20)] = 0.0
     enforce_eager: bool = False
     seed: Annotated[int, Meta(ge=-MAX_SEED, le=MAX_SEED)] = 0
     num_threads: NotNegative = 0
@@ -76,6 +77,7 @@ HELP = {
     "kv_cache_memory_bytes": "size of the KV cache (2G, 512MiB, ...), instead of deriving it",
     "num_gpu_blocks_override": "blocks of the KV cache, instead of deriving them",
     "enable_prefix_caching": "reuse the KV cache of prompts that begin alike",
+    "kv_offload_gib": "GiB of the machine's memory for blocks that the KV cache has no room for; 0: none",
     "enforce_eager": "no CUDA graphs",
     "seed": "for dummy weights; requests that bring none get a random one",
     "num_threads": "torch's threads in a CPU worker; 0: chosen from the number of cores",
@@ -95,7 +97,8 @@ GROUPS = {
     "Model": "served_model_name device dtype load_format max_model_len chat_template generation_config seed",
     "Scheduling": "max_num_seqs max_num_batched_tokens max_num_partial_prefills max_num_waiting "
     "max_num_penalty_rows scheduling_policy priority_ageing_rate",
-    "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching",
+    "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching "
+    "kv_offload_gib",
     "Execution": "enforce_eager num_threads trace",
     "Server": "host port frontends max_body_bytes strict_requests drain_timeout hang_timeout",
 }

@@ -82,6 +82,16 @@ def _memory(plan: MemoryPlan) -> list[str]:
         *(f"    {name:<13}{format_bytes(size):>10}  {note}".rstrip() for name, size, note in rows),
         f"  Capacity       {plan.num_kv_tokens:,} tokens at {format_bytes(plan.kv_bytes_per_token)} each: "
         f"{plan.max_concurrency:,.1f} requests of {plan.max_model_len:,} tokens at once",
+        *_host_tier(plan),
+    ]
+
+
+def _host_tier(plan: MemoryPlan) -> list[str]:
+    if not plan.num_host_blocks:
+        return []
+    return [
+        f"  Host tier      {format_bytes(plan.host_bytes)} of the machine's memory: {plan.num_host_blocks:,} blocks, "
+        f"{plan.num_host_blocks * plan.block_size:,} tokens"
     ]
 
 

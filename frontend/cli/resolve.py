@@ -17,7 +17,7 @@ from engine_core.config.devices import DeviceMemory, probe_device
 from engine_core.config.engine_config import EngineConfig, FrontendConfig, SchedulerConfig, ServeConfig
 from engine_core.config.errors import ConfigError
 from engine_core.config.hang_timeout import default_hang_timeout
-from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan
+from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan, with_host_tier
 from engine_core.config.model_config import ModelConfig, load_model_config, read_json_object
 from engine_core.ipc.sampling_params import MAX_LOGPROBS, SamplingParams
 from frontend.chat_template import load_chat_template
@@ -67,6 +67,8 @@ def resolve(args: ServeArgs) -> Resolved:
         cuda_graphs=not args.enforce_eager,
     )
     plan = make_memory_plan(model, tensors, dtype, scheduler, device, request)
+    if args.kv_offload_gib:
+        plan = _add_host_tier(args, plan)
     engine = EngineConfig(
         model=model,
         cache=plan.cache_config(dtype, args.enable_prefix_caching),
@@ -116,6 +118,13 @@ def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory
         scheduling_policy=args.scheduling_policy,
         priority_ageing_rate=args.priority_ageing_rate,
     )
+
+
+def _add_host_tier(args: ServeArgs, plan: MemoryPlan) -> MemoryPlan:
+    if not args.enable_prefix_caching:
+        raise ConfigError("--kv-offload-gib keeps blocks for prompts that begin alike: it needs prefix caching.")
+    machine = plan.device if plan.device.device == "cpu" else probe_device("cpu")
+    return with_host_tier(plan, args.kv_offload_gib, machine)
 
 
 def _resolve_hang_timeout(args: ServeArgs, engine: EngineConfig) -> float:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine_core.config.engine_config import PolicyName, SchedulerConfig
+from engine_core.host_tier import HostTier
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.ipc.step import StepPlan
 from engine_core.kv_cache_manager import KVCacheManager
@@ -56,6 +57,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy=st.sampled_from(get_args(PolicyName)),
         max_num_partial_prefills=st.integers(1, 3),
         steps_in_flight=st.integers(1, 3),
+        num_host_blocks=st.sampled_from([0, 1, 4, 30]),
+        max_loads=st.integers(1, 3),
     )
     def build(
         self,
@@ -67,6 +70,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy: PolicyName,
         max_num_partial_prefills: int,
         steps_in_flight: int,
+        num_host_blocks: int,
+        max_loads: int,
     ) -> None:
         config = SchedulerConfig(
             max_num_seqs=max_num_seqs,
@@ -80,8 +85,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             steps_in_flight=steps_in_flight,
         )
         self.policy = policy
-        self.scheduler = Scheduler(config, KVCacheManager(num_blocks, block_size, caching), (EOS,))
-        self.worker = FakeWorker(step_shape(config, block_size), num_blocks, next_token)
+        shape = step_shape(config, block_size, num_host_blocks)
+        host = None
+        if num_host_blocks:
+            host = HostTier(num_host_blocks, shape.max_stores, shape.max_loads, min(max_loads, shape.max_loads))
+        self.scheduler = Scheduler(config, KVCacheManager(num_blocks, block_size, caching, host=host), (EOS,))
+        self.worker = FakeWorker(shape, num_blocks, next_token)
         self.inflight: list[ScheduledStep] = []
         self.live: dict[str, tuple[Request, list[int]]] = {}
         self.outputs: dict[str, list[int]] = {}
@@ -250,6 +259,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         scheduler = self.scheduler
         pool, table = scheduler.kv.pool, scheduler.table
         pool.check_integrity()
+        if scheduler.kv.host is not None:
+            scheduler.kv.host.check_integrity()
         owners: dict[int, int] = {}
         for request in table.requests:
             for block in request.block_ids if request is not None else ():
