@@ -11,10 +11,11 @@ import os
 
 import numpy as np
 
+from engine_core.block_events import BlockEventRecorder
 from engine_core.block_pool import BlockPool
+from engine_core.ipc.messages import DIGEST_BYTES
+from engine_core.prefix_tree import PrefixTree
 from engine_core.request import Request
-
-_DIGEST_BYTES = 16
 
 
 class KVCacheManager:
@@ -25,6 +26,11 @@ class KVCacheManager:
     ) -> None:
         """`hash_key`: agreed on where replicas must know each other's blocks; else random, so that nobody can aim."""
         self.pool = BlockPool(num_blocks)
+        self.pool.observer = self
+        self.tree = PrefixTree(num_blocks, self.pool.find)
+        self.events = BlockEventRecorder(block_size)
+        self.now = 0.0
+        """The step's time, for what is remembered of a chain's last use."""
         self.block_size = block_size
         self.num_query_tokens = 0
         """Tokens that admitted requests looked up, and how many of them were found."""
@@ -56,6 +62,8 @@ class KVCacheManager:
         """Begins a block table with shared blocks and `num_tokens` that were asked for (for the hit rate)."""
         assert not request.block_ids
         self.pool.share(hits)
+        if hits:
+            self.tree.touch(hits[-1], self.now)
         request.block_ids = list(hits)
         request.num_registered_blocks = len(hits)
         self.num_query_tokens += num_tokens
@@ -74,14 +82,39 @@ class KVCacheManager:
             return
         self._extend_chain(request, tokens, count)
         for index in range(request.num_registered_blocks, count):
-            self.pool.register(request.block_ids[index], request.block_hashes[index])
+            block, digest = request.block_ids[index], request.block_hashes[index]
+            if self.pool.register(block, digest):
+                parent = request.block_hashes[index - 1] if index else self._root(request)
+                self.tree.stored(block, digest, parent, index + 1, self.now)
+                if self.events.is_recording:
+                    self.events.stored(digest, parent)
         request.num_registered_blocks = count
+
+    def removed(self, block: int, digest: bytes) -> None:
+        """The pool gave a cached block out for other contents."""
+        self.tree.removed(block)
+        if self.events.is_recording:
+            self.events.removed(digest)
+
+    def cleared(self) -> None:
+        """The pool forgot everything."""
+        self.tree.clear()
+        if self.events.is_recording:
+            self.events.cleared()
 
     def release(self, request: Request) -> None:
         """Ends the request's table."""
+        if request.num_registered_blocks:
+            self._touch_end(request)
         self.pool.release(request.block_ids)
         request.block_ids = []
         request.num_registered_blocks = 0
+
+    def _touch_end(self, request: Request) -> None:
+        """The chain that a request leaves ends with its last block, or with an equal one that was there before."""
+        block = self.pool.find(request.block_hashes[request.num_registered_blocks - 1])
+        if block is not None:
+            self.tree.touch(block, self.now)
 
     def _extend_chain(self, request: Request, tokens: np.ndarray, count: int) -> None:
         """Computes the request's block hashes up to number `count`; each is computed once in a request's life."""
@@ -89,7 +122,7 @@ class KVCacheManager:
         parent = hashes[-1] if hashes else self._root(request)
         for index in range(len(hashes), count):
             block = tokens[index * self.block_size : (index + 1) * self.block_size]
-            parent = hashlib.blake2b(parent + block.tobytes(), digest_size=_DIGEST_BYTES, key=self._key).digest()
+            parent = hashlib.blake2b(parent + block.tobytes(), digest_size=DIGEST_BYTES, key=self._key).digest()
             hashes.append(parent)
 
     def _root(self, request: Request) -> bytes:
@@ -98,4 +131,4 @@ class KVCacheManager:
         for part in (request.cache_salt, request.adapter):
             encoded = b"" if part is None else part.encode()
             framed += bytes([part is not None]) + len(encoded).to_bytes(4, "little") + encoded
-        return hashlib.blake2b(framed, digest_size=_DIGEST_BYTES, key=self._key).digest()
+        return hashlib.blake2b(framed, digest_size=DIGEST_BYTES, key=self._key).digest()

@@ -8,6 +8,7 @@ rows, generations and blocks, which `_retire` and `update` keep.
 
 import bisect
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -50,6 +51,11 @@ class Scheduler:
         self._last_collected = 0
 
     @property
+    def running(self) -> Sequence[Request]:
+        """In policy order."""
+        return self._running
+
+    @property
     def num_running(self) -> int:
         return len(self._running)
 
@@ -73,6 +79,7 @@ class Scheduler:
 
     def schedule(self, plan: StepPlan, now: float) -> ScheduledStep | None:
         """Plans one step into `plan`; None when there is nothing that could run before a result comes."""
+        self.kv.now = now
         step_id, writer, num_preemptions = self._next_step_id, PlanWriter(plan), self.num_preemptions
         rows, counts = self._schedule_running(writer)
         if self.num_preemptions == num_preemptions:
@@ -91,6 +98,7 @@ class Scheduler:
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:
         """Takes in a result, in the order of the steps. What it names only for ended requests is dropped."""
         assert step.step_id == result.step_id == self._last_collected + 1, (step.step_id, result.step_id)
+        self.kv.now = now
         table = self.table
         counts = step.samples & (step.generation == table.generation[step.rows])
         indices = np.flatnonzero(counts)

@@ -7,7 +7,7 @@ command line, the YAML file and Python arguments all become one mapping of names
 import argparse
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,8 @@ from engine_core.config.errors import ConfigError
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 MAX_SEED = 2**63 - 1
+
+Settings = TypeVar("Settings")
 
 
 class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +39,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     kv_cache_memory_bytes: Positive | None = None
     num_gpu_blocks_override: Positive | None = None
     enable_prefix_caching: bool = True
+    prefix_hash_key_file: str | None = None
     enforce_eager: bool = False
     seed: Annotated[int, Meta(ge=-MAX_SEED, le=MAX_SEED)] = 0
     num_threads: NotNegative = 0
@@ -68,6 +71,7 @@ HELP = {
     "kv_cache_memory_bytes": "size of the KV cache (2G, 512MiB, ...), instead of deriving it",
     "num_gpu_blocks_override": "blocks of the KV cache, instead of deriving them",
     "enable_prefix_caching": "reuse the KV cache of prompts that begin alike",
+    "prefix_hash_key_file": "file with 32 bytes as 64 hex digits, so that replicas give equal prefixes equal hashes",
     "enforce_eager": "no CUDA graphs",
     "seed": "for dummy weights; requests that bring none get a random one",
     "num_threads": "torch's threads in a CPU worker; 0: chosen from the number of cores",
@@ -86,7 +90,8 @@ HELP = {
 GROUPS = {
     "Model": "served_model_name device dtype load_format max_model_len chat_template generation_config seed",
     "Scheduling": "max_num_seqs max_num_batched_tokens max_num_waiting max_num_penalty_rows",
-    "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching",
+    "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching "
+    "prefix_hash_key_file",
     "Execution": "enforce_eager num_threads trace",
     "Server": "host port frontends max_body_bytes strict_requests drain_timeout hang_timeout",
 }
@@ -145,7 +150,7 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, default: object) -> Non
 
 
 def _metavar(name: str, default: object) -> str:
-    if name in ("chat_template", "trace"):
+    if name in ("chat_template", "trace", "prefix_hash_key_file"):
         return "FILE"
     if name in ("served_model_name", "host"):
         return name.rsplit("_", 1)[-1].upper()
@@ -162,9 +167,14 @@ def make_args(values: Mapping[str, Any], where: str = "") -> ServeArgs:
             values[name] = parse_size(name, values[name])
     if isinstance(values.get("served_model_name"), str):
         values["served_model_name"] = [values["served_model_name"]]
+    return convert_settings(values, ServeArgs, where)
+
+
+def convert_settings(values: Mapping[str, Any], kind: type[Settings], where: str = "") -> Settings:
+    """Typed and within bounds. Raises `ConfigError` that names the flag, and `where` it stands."""
     try:
         # Not strict: the command line brings numbers as strings.
-        return msgspec.convert(values, ServeArgs, strict=False)
+        return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         raise ConfigError(f"{where}{flag_of(path.split('[')[0].rstrip('`'))}: {reason}.") from None
