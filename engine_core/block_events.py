@@ -29,11 +29,12 @@ class BlockEventRecorder:
         self._parent = b""
         self._removed: list[bytes] = []
 
-    def stored(self, digest: bytes, parent: bytes) -> None:
+    def stored(self, digests: list[bytes], parent: bytes) -> None:
+        """Blocks in the order of their chain, the first one after `parent`."""
         if not self._stored or self._stored[-1] != parent:
             self._flush()
             self._parent = parent
-        self._stored.append(digest)
+        self._stored += digests
 
     def removed(self, digest: bytes) -> None:
         if self._stored:

@@ -81,18 +81,27 @@ class KVCacheManager:
         if not self._caching or count <= request.num_registered_blocks:
             return
         self._extend_chain(request, tokens, count)
-        for index in range(request.num_registered_blocks, count):
-            block, digest = request.block_ids[index], request.block_hashes[index]
-            if self.pool.register(block, digest):
-                parent = request.block_hashes[index - 1] if index else self._root(request)
-                self.tree.stored(block, digest, parent, index + 1, self.now)
-                if self.events.is_recording:
-                    self.events.stored(digest, parent)
+        start = request.num_registered_blocks
+        for index in range(start, count):
+            if not self.pool.register(request.block_ids[index], request.block_hashes[index]):
+                self._tell_stored(request, start, index)
+                start = index + 1
+        self._tell_stored(request, start, count)
         request.num_registered_blocks = count
+
+    def _tell_stored(self, request: Request, start: int, end: int) -> None:
+        """Those blocks of the request's table have just become findable."""
+        if start == end:
+            return
+        digests = request.block_hashes[start:end]
+        parent = request.block_hashes[start - 1] if start else self._root(request)
+        self.tree.stored(request.block_ids[start:end], digests, parent, start, self.now)
+        if self.events.is_recording:
+            self.events.stored(digests, parent)
 
     def removed(self, block: int, digest: bytes) -> None:
         """The pool gave a cached block out for other contents."""
-        self.tree.removed(block)
+        self.tree.removed(block, digest)
         if self.events.is_recording:
             self.events.removed(digest)
 

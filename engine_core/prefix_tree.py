@@ -4,10 +4,12 @@ A *chain* is the way from the first block of a prompt to one that nothing follow
 block that is followed by several. Every change is O(1), and the longest ones are found without looking at the others.
 """
 
-import heapq
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+
+_ByLength = list[dict[int, None]]
+"""At index n the blocks that are the n-th of their chain, the latest to come last."""
 
 
 class PrefixTree:
@@ -21,8 +23,9 @@ class PrefixTree:
         self._parents: list[bytes] = [b""] * num_blocks
         self._last_used = array("d", bytes(8 * num_blocks))
         self._num_children: dict[bytes, int] = {}
-        self._ends = _ByLength()
-        self._forks = _ByLength()
+        """Of digests that are followed by any."""
+        self._ends: _ByLength = []
+        self._forks: _ByLength = []
 
     def parent(self, block: int) -> bytes:
         """The digest of the block before this one, or the root's."""
@@ -39,23 +42,49 @@ class PrefixTree:
         """Of a chain's end: when somebody last found, filled or left it."""
         return self._last_used[block]
 
-    def stored(self, block: int, digest: bytes, parent: bytes, length: int, now: float) -> None:
-        """`block` can be found from now on; `parent` is the digest before it."""
-        self._lengths[block] = length
-        self._parents[block] = parent
-        self._last_used[block] = now
-        self._count_child(parent, 1)
-        self._place(block, self._num_children.get(digest, 0))
+    def stored(self, blocks: Sequence[int], digests: Sequence[bytes], parent: bytes, length: int, now: float) -> None:
+        """Blocks that can be found from now on, each following the one before it, the first one the `length` blocks
+        that end with `parent`."""
+        while len(self._ends) <= length + len(blocks):
+            self._ends.append({})
+            self._forks.append({})
+        children, lengths, parents, last_used = self._num_children, self._lengths, self._parents, self._last_used
+        before = self._find(parent) if length else None
+        for block, digest in zip(blocks, digests, strict=True):
+            count = children[parent] = children.get(parent, 0) + 1
+            if before is not None:
+                if count > 1:
+                    self._forks[length][before] = None
+                else:
+                    self._ends[length].pop(before, None)  # not there while it is new itself
+            length += 1
+            lengths[block], parents[block], last_used[block] = length, parent, now
+            before, parent = block, digest
+        # What follows the last one may have been there before it.
+        count = children.get(parent, 0)
+        if before is not None and count != 1:
+            (self._forks if count else self._ends)[length][before] = None
 
-    def removed(self, block: int) -> None:
+    def removed(self, block: int, digest: bytes) -> None:
         """The block was given out for other contents."""
-        length, parent = self._lengths[block], self._parents[block]
-        self._ends.discard(length, block)
-        self._forks.discard(length, block)
-        self._count_child(parent, -1)
+        children, length, parent = self._num_children, self._lengths[block], self._parents[block]
+        count = children.get(digest, 0)
+        if count != 1:
+            del (self._forks if count else self._ends)[length][block]
+        count = children[parent]
+        if count > 2:
+            children[parent] = count - 1
+            return
         before = self._find(parent)
-        if before is not None:
-            self._last_used[before] = max(self._last_used[before], self._last_used[block])
+        if count == 2:
+            children[parent] = 1
+            if before is not None:
+                del self._forks[length - 1][before]
+        else:
+            del children[parent]
+            if before is not None:
+                self._ends[length - 1][before] = None
+                self._last_used[before] = max(self._last_used[before], self._last_used[block])
 
     def touch(self, block: int, now: float) -> None:
         """A request found, or left, the chain that ends with this block."""
@@ -63,15 +92,15 @@ class PrefixTree:
 
     def clear(self) -> None:
         self._num_children.clear()
-        self._ends, self._forks = _ByLength(), _ByLength()
+        self._ends, self._forks = [], []
 
     def longest_chains(self, count: int) -> list[int]:
         """The last blocks of the `count` longest chains, longest first."""
-        return self._ends.longest(count)
+        return list(islice(_longest_first(self._ends), count))
 
     def longest_shared_prefixes(self, count: int) -> list[int]:
         """The last blocks of the `count` longest prefixes that several chains begin with, longest first."""
-        return self._forks.longest(count)
+        return list(islice(_longest_first(self._forks), count))
 
     def check_integrity(self, block_of: Mapping[bytes, int]) -> None:
         """Asserts what must hold between any two calls, for tests; `block_of` has all findable blocks."""
@@ -79,57 +108,14 @@ class PrefixTree:
         for block in block_of.values():
             children[self._parents[block]] = children.get(self._parents[block], 0) + 1
         assert children == self._num_children
-        ends = {block for digest, block in block_of.items() if digest not in children}
-        forks = {block for digest, block in block_of.items() if children.get(digest, 0) > 1}
-        everything = len(block_of)
-        for found, wanted in ((self._ends.longest(everything), ends), (self._forks.longest(everything), forks)):
-            assert len(found) == len(set(found))
-            assert set(found) == wanted
-            assert [self._lengths[block] for block in found] == sorted((self._lengths[b] for b in found), reverse=True)
-
-    def _count_child(self, parent: bytes, change: int) -> None:
-        count = self._num_children.get(parent, 0) + change
-        if count:
-            self._num_children[parent] = count
-        else:
-            del self._num_children[parent]
-        block = self._find(parent)
-        if block is not None:
-            self._place(block, count)
-
-    def _place(self, block: int, num_children: int) -> None:
-        """Only a change between none, one and several moves a block."""
-        length = self._lengths[block]
-        if num_children == 0:
-            self._ends.add(length, block)
-        else:
-            self._ends.discard(length, block)
-        if num_children > 1:
-            self._forks.add(length, block)
-        else:
-            self._forks.discard(length, block)
+        for digest, block in block_of.items():
+            length, count = self._lengths[block], children.get(digest, 0)
+            assert (block in self._ends[length]) == (count == 0), (block, count)
+            assert (block in self._forks[length]) == (count > 1), (block, count)
+        assert sum(map(len, self._ends)) == sum(digest not in children for digest in block_of)
+        assert sum(map(len, self._forks)) == sum(children.get(digest, 0) > 1 for digest in block_of)
 
 
-class _ByLength:
-    """Blocks by the length of what they end. There are as few lengths as the longest request has blocks."""
-
-    def __init__(self) -> None:
-        self._blocks: dict[int, dict[int, None]] = {}
-
-    def add(self, length: int, block: int) -> None:
-        self._blocks.setdefault(length, {})[block] = None
-
-    def discard(self, length: int, block: int) -> None:
-        blocks = self._blocks.get(length)
-        if blocks is not None and block in blocks:
-            del blocks[block]
-            if not blocks:
-                del self._blocks[length]
-
-    def longest(self, count: int) -> list[int]:
-        """The last to come first among those of one length."""
-        return list(islice(self._in_order(count), count))
-
-    def _in_order(self, count: int) -> Iterator[int]:
-        for length in heapq.nlargest(count, self._blocks):
-            yield from reversed(self._blocks[length])
+def _longest_first(blocks: _ByLength) -> Iterator[int]:
+    for of_one_length in reversed(blocks):
+        yield from reversed(of_one_length)

@@ -20,8 +20,8 @@ MIN_COMPUTE_CAPABILITY = (8, 0)
 """Of the kernels: from Ampere on a GPU multiplies bfloat16 matrices and copies to shared memory asynchronously."""
 
 GPU_MEMORY_MIB = {
-    "L4": 23034,
     "A10": 23028,
+    "L4": 23034,
     "RTX4090": 24564,
     "A100-40": 40960,
     "L40S": 46068,
