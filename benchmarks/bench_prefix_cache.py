@@ -1,7 +1,7 @@
 """The prefix cache with a million cached blocks: does its size show in what an operation costs, and what is a block?
 
-Fills a cache with prompts of which groups share a beginning, then goes on with new prompts, each of which evicts as many
-blocks as it takes; on the way asks for what `quire top` shows and for a page of what a router gets. No model and no
+Fills a cache with prompts of which groups share a beginning, then goes on with new prompts, each of which evicts as
+many blocks as it takes; at last asks for what `quire top` shows and for a page of what a router gets. No model and no
 sockets: `KVCacheManager` and `Inspector` alone.
 """
 

@@ -6,7 +6,7 @@ from engine_core.ipc.inspection import CacheUse, Chain, InspectedRequest, Inspec
 
 _BAR_WIDTH = 40
 _DIGEST_WIDTH = 12
-_ID_WIDTH = 28
+_ID_WIDTH = 24
 
 
 def top_lines(inspection: Inspection) -> Iterator[str]:
@@ -53,13 +53,13 @@ def _chains(title: str, chains: Sequence[Chain]) -> Iterator[str]:
 
 
 def _requests(requests: Sequence[InspectedRequest]) -> Iterator[str]:
-    yield f"  {'Requests':<28}{'status':>9}{'blocks':>8}{'tokens':>9}{'cached':>8}{'preempted':>11}{'age':>7}"
+    yield f"  {'Requests':<26}{'status':>9}{'blocks':>8}{'tokens':>9}{'cached':>8}{'preempted':>11}{'age':>7}"
     for request in requests:
         # An id is a client's own text: nothing in it may steer the terminal.
         name = "".join(letter if letter.isprintable() else "?" for letter in request.request_id)
-        name = name if len(name) <= _ID_WIDTH - 3 else f"{name[: _ID_WIDTH - 4]}…"
+        name = name if len(name) < _ID_WIDTH else f"{name[: _ID_WIDTH - 2]}…"
         yield (
-            f"    {name:<26}{request.status:>9}{request.num_blocks:>8,}{request.num_tokens:>9,}"
+            f"    {name:<{_ID_WIDTH}}{request.status:>9}{request.num_blocks:>8,}{request.num_tokens:>9,}"
             f"{request.num_cached_tokens:>8,}{request.num_preemptions:>11,}{_duration(request.age_seconds):>7}"
         )
 

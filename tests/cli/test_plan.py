@@ -82,10 +82,8 @@ def test_tensor_parallel_ranks_share_what_the_layers_share(tmp_path: Path, capsy
     assert one["weight_bytes"] == 2 * (whole + 2 * kv_head + rest)
     assert two["weight_bytes"] == 2 * (whole + kv_head + rest // 2)
     assert four["weight_bytes"] == 2 * (whole + kv_head + rest // 4)
-    assert [p["kv_bytes_per_token"] for p in (one, two, four)] == [
-        2 * 2 * layers * 2 * head,
-        *[2 * layers * head * 2] * 2,
-    ]
+    kv_bytes = 2 * 2 * layers * head  # of one KV head
+    assert [p["kv_bytes_per_token"] for p in (one, two, four)] == [2 * kv_bytes, kv_bytes, kv_bytes]
     dummy = ("--gpu", "L4", "--load-format", "dummy", "--tensor-parallel-size")
     assert [plan(capsys, folder, *dummy, n) for n in ("1", "2", "4")] == [one, two, four]
 
@@ -230,11 +228,9 @@ def test_any_damage_is_figures_or_one_line(
 ) -> None:
     folder = make_model_folder(tmp_path)
     file = folder / part
-    header_only = 2**12 if part == "model.safetensors" else None
     whole = file.read_bytes()
-    file.write_bytes(
-        damage(whole[:header_only], seed, num_changes) + (b"" if header_only is None else whole[header_only:])
-    )
+    num_damaged = len(whole) if part == "config.json" else 2**11  # in a header, which data follow
+    file.write_bytes(damage(whole[:num_damaged], seed, num_changes) + whole[num_damaged:])
     assert_figures_or_one_line(capsys, folder)
 
 

@@ -112,7 +112,7 @@ def test_a_full_report_fits_eighty_columns_and_steers_no_terminal() -> None:
     assert "0.0% hit" in lines[4]
     assert "abababababab" in text
     assert "2 h ago" in text
-    assert "?[2Jcmpl-0123456789abcd" in text
+    assert "?[2Jcmpl-0123456789ab" in text
     assert "2 min" in text
     quiet = Inspection(**{**{name: getattr(inspection, name) for name in Inspection.__struct_fields__}, "chains": []})
     assert "Longest chains" not in "\n".join(top_lines(quiet))
