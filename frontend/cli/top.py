@@ -5,12 +5,14 @@ import asyncio
 import shutil
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from engine_core.config.errors import ConfigError
-from engine_core.ipc.inspection import Inspection
-from frontend.cli.flags import Positive, convert_settings
+from engine_core.ipc.inspection import MAX_ENTRIES, Inspection
+from frontend.cli.flags import convert_settings
 from frontend.cli.top_report import top_lines
 from frontend.supervisor.run_dir import running_run_dirs
 
@@ -27,7 +29,7 @@ class TopArgs(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: str | None = None
     once: bool = False
     json: bool = False
-    limit: Positive = 10
+    limit: Annotated[int, Meta(ge=1, le=MAX_ENTRIES)] = 10
 
 
 def add_top_flags(parser: argparse.ArgumentParser) -> None:

@@ -71,7 +71,7 @@ def test_a_core_that_does_not_answer(
     assert (code, "No engine core answered" in err) == (1, True)
 
 
-@pytest.mark.parametrize("flags", [["--limit", "0"], ["--limit", "x"], ["--run-dir"], ["--what"]])
+@pytest.mark.parametrize("flags", [["--limit", "0"], ["--limit", "1001"], ["--limit", "x"], ["--run-dir"], ["--what"]])
 def test_wrong_flags(temp: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
     assert complaint(capsys, *flags)[0] == 2
 

@@ -1,6 +1,8 @@
 """Block events over a real socket: what a subscriber gets, when, and what it is told when it lags."""
 
 import asyncio
+import hashlib
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -21,9 +23,12 @@ from engine_core.ipc.messages import (
 )
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.ipc.sockets import bind_router
+from engine_core.kv_cache_manager import KVCacheManager
 from frontend.client import BlockBatch, CachedBlocks, EngineClient, EngineError, Removed, Stored
 from frontend.client.block_events import MAX_UNREAD_BATCHES, BlockEventStream
 from tests.engine_core.test_engine_core import TIMEOUT_MS, Harness, Reader, add, harness
+from tests.engine_core.test_kv_cache_manager import make_request
+from tests.engine_core.test_kv_cache_manager import serve as serve_prompt
 
 __all__ = ["harness"]
 
@@ -177,6 +182,32 @@ def test_neighbours_in_a_chain_are_one_event() -> None:
         BlocksStored(digests=d, parent=c, num_tokens=4),
     ]
     assert recorder.take() == []
+
+
+def documented_digests(tokens: list[int], block_size: int, key: bytes, salt: str | None) -> list[bytes]:
+    """As docs/protocol.md tells routers, without any code of the core."""
+    framed = b""
+    for text in (salt, None):
+        data = (text or "").encode()
+        framed += bytes([text is not None]) + len(data).to_bytes(4, "little") + data
+    digest = hashlib.blake2b(framed, digest_size=16, key=key).digest()
+    digests = []
+    for start in range(0, len(tokens) - block_size + 1, block_size):
+        block = struct.pack(f"<{block_size}i", *tokens[start : start + block_size])
+        digest = hashlib.blake2b(digest + block, digest_size=16, key=key).digest()
+        digests.append(digest)
+    return digests
+
+
+@pytest.mark.parametrize("salt", [None, "", "tenant"])
+def test_digests_are_those_that_a_router_computes(salt: str | None) -> None:
+    key, tokens = b"k" * 32, list(range(70000, 70011))
+    kv = KVCacheManager(8, 4, hash_key=key)
+    kv.events.is_recording = True
+    serve_prompt(kv, make_request(tokens, cache_salt=salt))
+    (stored,) = kv.events.take()
+    assert isinstance(stored, BlocksStored)
+    assert stored.digests == b"".join(documented_digests(tokens, 4, key, salt))
 
 
 # The thin client
