@@ -36,20 +36,22 @@ def test_running_and_waiting_requests_and_their_blocks(harness: Harness) -> None
     harness.executor.gate.clear()
     for handle in range(6):  # four rows
         client.send(encode(add(handle, prompt=PROMPT, sampling=SamplingParams(max_tokens=4))))
-    seen = inspect(client)
-    while seen.num_running < 4:  # requests that came in one turn may be planned in the next
-        seen = inspect(client)
-    assert (seen.num_running, seen.num_waiting) == (4, 2)
+    # How many of them came in time for the two steps in flight is a matter of chance; none runs in the turn they came.
+    while (seen := inspect(client)).num_running == 0:
+        pass
+    running, waiting = seen.num_running, seen.num_waiting
+    assert running + waiting == 6
+    assert 1 <= running <= 4
     assert seen.blocks.free + seen.blocks.owned + seen.blocks.cached == seen.blocks.total
-    assert seen.blocks.shared == 2  # 40 tokens are two full blocks of 16 and a part
-    assert [request.status for request in seen.requests] == ["running"] * 4 + ["waiting"] * 2
-    assert [request.num_blocks for request in seen.requests] == [3] * 4 + [0] * 2
-    assert [request.num_cached_tokens for request in seen.requests] == [0, 32, 32, 32, 0, 0]
+    assert seen.blocks.shared == (2 if running > 1 else 0)  # 40 tokens are two full blocks of 16 and a part
+    assert [request.status for request in seen.requests] == ["running"] * running + ["waiting"] * waiting
+    assert [request.num_blocks for request in seen.requests] == [3] * running + [0] * waiting
+    assert [request.num_cached_tokens for request in seen.requests] == [0] + [32] * (running - 1) + [0] * waiting
     assert {request.request_id for request in seen.requests} == {f"id-{handle}" for handle in range(6)}
     assert [request.num_tokens for request in seen.requests] == [40] * 6
-    assert (seen.since_start.num_query_tokens, seen.since_start.num_hit_tokens) == (160, 96)
+    assert (seen.since_start.num_query_tokens, seen.since_start.num_hit_tokens) == (40 * running, 32 * (running - 1))
     assert seen.since_start == seen.last_minute
-    assert [(chain.num_blocks, chain.num_owners) for chain in seen.chains] == [(2, 4)]
+    assert [(chain.num_blocks, chain.num_owners) for chain in seen.chains] == [(2, running)]
     few = inspect(client, limit=2)
     assert (len(few.requests), len(few.chains)) == (2, 1)
     assert inspect(client, limit=0).requests == []
