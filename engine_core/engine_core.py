@@ -9,14 +9,18 @@ import heapq
 import logging
 import time
 from collections import deque
+from pathlib import Path
 
 import zmq
 
 from engine_core.admission import Admission, Refused
+from engine_core.block_events import BlockEventFeed
 from engine_core.clients import Client, Clients, send_to
 from engine_core.config.engine_config import EngineConfig
+from engine_core.config.hash_key import read_hash_key
 from engine_core.executors.base import Executor
 from engine_core.host_tier import make_host_tier
+from engine_core.inspector import Inspector
 from engine_core.ipc.codec import ProtocolError, decode_client_message, encode, handle_of_malformed_add
 from engine_core.ipc.control import ControlLink, Drain, LinkClosed
 from engine_core.ipc.heartbeat import Heartbeats
@@ -33,6 +37,7 @@ from engine_core.ipc.messages import (
     FinishedRequest,
     Hello,
     RequestError,
+    SubscribeBlockEvents,
     Utility,
     Welcome,
 )
@@ -81,16 +86,23 @@ class EngineCore:
         self._heartbeat_index = heartbeat_index
         self._replica = replica
         cache = config.cache
+        key_file = cache.prefix_hash_key_file
         kv_cache_manager = KVCacheManager(
-            cache.num_blocks, cache.block_size, cache.enable_prefix_caching, host=make_host_tier(config)
+            cache.num_blocks,
+            cache.block_size,
+            cache.enable_prefix_caching,
+            hash_key=None if key_file is None else read_hash_key(Path(key_file)),
+            host=make_host_tier(config),
         )
         self.scheduler = Scheduler(config.scheduler, kv_cache_manager, config.model.eos_token_ids)
         self.metrics = Metrics(self.scheduler, model_name or config.model.path, replica)
+        self.inspector = Inspector(self.scheduler, replica, time.monotonic())
         self.timeline = Timeline()
         self.num_collected = 0
         self._admission = Admission(config)
         self.epoch = time.time_ns()
         self._clients = Clients(self.epoch, replica)
+        self._block_events = BlockEventFeed(kv_cache_manager.events, self.epoch, replica)
         self._request_ids: dict[str, Request] = {}
         self._deadlines: list[tuple[float, int, Request]] = []  # by time, then arrival
         self._inflight: deque[ScheduledStep] = deque()
@@ -181,6 +193,8 @@ class EngineCore:
                 self._end(self.scheduler.abort(request))
         elif isinstance(message, Credit):
             client.credit += message.amount
+        elif isinstance(message, SubscribeBlockEvents):
+            self._block_events.subscribe(client)
         elif isinstance(message, Bye):
             self._forget(client)
         elif isinstance(message, Utility):
@@ -287,6 +301,7 @@ class EngineCore:
         collect_ns = time.monotonic_ns()
         now = collect_ns / 1e9
         step = self._inflight.popleft()
+        self.inspector.step(now)
         outputs = self.scheduler.update(step, result, now)
         self._clients.add_step(outputs, result, self.scheduler.table)
         started_ns, ended_ns = int(result.header[STARTED_NS]), int(result.header[ENDED_NS])
@@ -300,6 +315,8 @@ class EngineCore:
 
     def _send(self) -> None:
         for client in self._clients.send(self._router, self.num_collected):
+            self._forget(client)
+        for client in self._block_events.send(self._router):
             self._forget(client)
 
     # Ends of requests and clients
@@ -353,6 +370,7 @@ class EngineCore:
     def _forget(self, client: Client) -> None:
         """A client is gone: its requests are of no use to anybody."""
         self._clients.remove(client)
+        self._block_events.unsubscribe(client)
         for request in list(client.requests.values()):
             self._end(self.scheduler.abort(request))
 

@@ -11,12 +11,13 @@ import os
 
 import numpy as np
 
+from engine_core.block_events import BlockEventRecorder
 from engine_core.block_pool import BlockPool
 from engine_core.host_tier import HostTier
+from engine_core.ipc.messages import DIGEST_BYTES
+from engine_core.prefix_tree import PrefixTree
 from engine_core.recent_chains import RecentChains
 from engine_core.request import Request
-
-_DIGEST_BYTES = 16
 
 
 class KVCacheManager:
@@ -33,9 +34,12 @@ class KVCacheManager:
         """`hash_key`: agreed on where replicas must know each other's blocks; else random, so that nobody can aim.
         `host`: where evicted blocks go, and come back from."""
         self.pool = BlockPool(num_blocks)
+        self.pool.observer = self
         self.host = host
-        if host is not None:
-            self.pool.on_evicted = host.evicted
+        self.tree = PrefixTree(num_blocks, self.pool.find)
+        self.events = BlockEventRecorder(block_size)
+        self.now = 0.0
+        """The step's time, for what is remembered of a chain's last use."""
         self.block_size = block_size
         self.num_query_tokens = 0
         """Tokens that admitted requests looked up, and how many of them were found."""
@@ -103,6 +107,7 @@ class KVCacheManager:
         blocks = sorted(self.pool.allocate(count))  # so that blocks and slots form runs
         for block, digest in zip(blocks, digests, strict=True):
             self.pool.register(block, digest)
+        self._tell_stored(request, blocks, len(hits))
         self.host.load(slots, blocks)
         found = hits + blocks
         self.pool.release(found)
@@ -116,6 +121,8 @@ class KVCacheManager:
         """Begins a block table with shared blocks and `num_tokens` that were asked for (for the hit rate)."""
         assert not request.block_ids
         self.pool.share(hits)
+        if hits:
+            self.tree.touch(hits[-1], self.now)
         request.block_ids = list(hits)
         request.num_registered_blocks = len(hits)
         self.num_query_tokens += num_tokens
@@ -133,15 +140,51 @@ class KVCacheManager:
         if not self._caching or count <= request.num_registered_blocks:
             return
         self._extend_chain(request, tokens, count)
-        for index in range(request.num_registered_blocks, count):
-            self.pool.register(request.block_ids[index], request.block_hashes[index])
+        start = request.num_registered_blocks
+        for index in range(start, count):
+            if not self.pool.register(request.block_ids[index], request.block_hashes[index]):
+                self._tell_stored(request, request.block_ids[start:index], start)
+                start = index + 1
+        self._tell_stored(request, request.block_ids[start:count], start)
         request.num_registered_blocks = count
+
+    def _tell_stored(self, request: Request, blocks: list[int], start: int) -> None:
+        """Those blocks have just become findable: what stands from number `start` on in the request's chain."""
+        if not blocks:
+            return
+        digests = request.block_hashes[start : start + len(blocks)]
+        parent = request.block_hashes[start - 1] if start else self._root(request)
+        self.tree.stored(blocks, digests, parent, start, self.now)
+        if self.events.is_recording:
+            self.events.stored(digests, parent)
+
+    def removed(self, block: int, digest: bytes) -> None:
+        """The pool gave a cached block out for other contents, which its new owner has not written yet."""
+        if self.host is not None:
+            self.host.evicted(block, digest)
+        self.tree.removed(block, digest)
+        if self.events.is_recording:
+            self.events.removed(digest)
+
+    def cleared(self) -> None:
+        """The pool forgot everything."""
+        self.tree.clear()
+        if self.events.is_recording:
+            self.events.cleared()
 
     def release(self, request: Request) -> None:
         """Ends the request's table."""
+        if request.num_registered_blocks:
+            self._touch_end(request)
         self.pool.release(request.block_ids)
         request.block_ids = []
         request.num_registered_blocks = 0
+
+    def _touch_end(self, request: Request) -> None:
+        """The chain that a request leaves ends with its last block, or with an equal one that was there before."""
+        block = self.pool.find(request.block_hashes[request.num_registered_blocks - 1])
+        if block is not None:
+            self.tree.touch(block, self.now)
 
     def _extend_chain(self, request: Request, tokens: np.ndarray, count: int) -> None:
         """Computes the request's block hashes up to number `count`; each is computed once in a request's life."""
@@ -150,7 +193,7 @@ class KVCacheManager:
         self.num_hashed_blocks += max(0, count - len(hashes))
         for index in range(len(hashes), count):
             block = tokens[index * self.block_size : (index + 1) * self.block_size]
-            parent = hashlib.blake2b(parent + block.tobytes(), digest_size=_DIGEST_BYTES, key=self._key).digest()
+            parent = hashlib.blake2b(parent + block.tobytes(), digest_size=DIGEST_BYTES, key=self._key).digest()
             hashes.append(parent)
 
     def _root(self, request: Request) -> bytes:
@@ -159,4 +202,4 @@ class KVCacheManager:
         for part in (request.cache_salt, request.adapter):
             encoded = b"" if part is None else part.encode()
             framed += bytes([part is not None]) + len(encoded).to_bytes(4, "little") + encoded
-        return hashlib.blake2b(framed, digest_size=_DIGEST_BYTES, key=self._key).digest()
+        return hashlib.blake2b(framed, digest_size=DIGEST_BYTES, key=self._key).digest()

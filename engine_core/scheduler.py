@@ -8,6 +8,7 @@ here. Several steps may be in flight: see DESIGN's rules on rows, generations an
 """
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -54,6 +55,15 @@ class Scheduler:
         self._next_step_id = 1
 
     @property
+    def running(self) -> Sequence[Request]:
+        return [request for request in self.table.requests if request is not None and self.table.running[request.row]]
+
+    @property
+    def waiting(self) -> Iterator[Request]:
+        """In no particular order."""
+        return self.policy.waiting()
+
+    @property
     def num_waiting(self) -> int:
         return self.policy.num_waiting
 
@@ -91,6 +101,7 @@ class Scheduler:
 
     def schedule(self, plan: StepPlan, now: float) -> ScheduledStep | None:
         """Plans one step into `plan`; None when there is nothing that could run before a result comes."""
+        self.kv.now = now
         step_id, writer, num_preemptions = self._next_step_id, PlanWriter(plan), self.num_preemptions
         rows, counts = self._schedule_running(writer)
         if self.num_preemptions == num_preemptions:
@@ -110,6 +121,7 @@ class Scheduler:
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:
         """Takes in a result, in the order of the steps. What it names only for ended requests is dropped."""
         assert step.step_id == result.step_id == self._retirement.last_collected + 1, (step.step_id, result.step_id)
+        self.kv.now = now
         table = self.table
         counts = step.samples & (step.generation == table.generation[step.rows])
         indices = np.flatnonzero(counts)

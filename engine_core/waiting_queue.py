@@ -1,6 +1,7 @@
 """Requests that have no row, the lowest key first."""
 
 import heapq
+from collections.abc import Iterator
 
 from engine_core.request import Request, RequestStatus
 
@@ -17,6 +18,10 @@ class WaitingQueue:
 
     def __len__(self) -> int:
         return self._num_requests
+
+    def __iter__(self) -> Iterator[Request]:
+        """In no particular order."""
+        return (request for _, request in self._heap if request.status is RequestStatus.WAITING)
 
     def push(self, key: Key, request: Request) -> None:
         heapq.heappush(self._heap, (key, request))

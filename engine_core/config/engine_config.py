@@ -29,6 +29,8 @@ class CacheConfig(_Config, frozen=True, kw_only=True):
     enable_prefix_caching: bool = True
     num_host_blocks: int = 0
     """Blocks that fit into the second tier, in host memory; 0: there is none."""
+    prefix_hash_key_file: str | None = None
+    """Where replicas that know each other's blocks have their key from; None: a random one for each start."""
 
 
 class SchedulerConfig(_Config, frozen=True, kw_only=True):
@@ -122,6 +124,10 @@ class ServeConfig(_Config, frozen=True, kw_only=True):
     def core_endpoint(self, replica: int = 0) -> str:
         """Where clients reach an engine core."""
         return f"ipc://{self.run_dir}/core-{replica}.sock"
+
+    def admin_endpoint(self, replica: int = 0) -> str:
+        """Where tools that look at a running engine core reach it; the same protocol, apart from its clients."""
+        return f"ipc://{self.run_dir}/admin{f'-{replica}' if replica else ''}.sock"
 
     def worker_endpoint(self, replica: int, rank: int) -> str:
         """Where an engine core meets one of its workers."""

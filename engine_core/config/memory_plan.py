@@ -15,7 +15,7 @@ from engine_core.config.devices import DeviceMemory
 from engine_core.config.engine_config import CacheConfig, SchedulerConfig
 from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
-from engine_core.config.model_memory import kv_bytes_per_token, packed_bytes, weight_bytes
+from engine_core.config.model_memory import kv_bytes_per_token, packed_bytes, share_of_rank, weight_bytes
 from engine_core.config.worker_memory import WorkerMemory, worker_memory
 
 GIB = 2**30
@@ -24,6 +24,10 @@ CPU_KV_SHARE = 0.4
 """On a CPU the cache takes at most this share of what is free: the machine has other things to do."""
 _SMALL_STEP = (16, 512)
 """Requests and tokens of the step that is proposed where a larger one does not fit."""
+
+
+class DoesNotFit(ConfigError):
+    """The device is too small for the model, its cache or its longest request."""
 
 
 class MemoryRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +41,7 @@ class MemoryRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The plan in bytes, and what it can serve."""
+    """The plan in bytes, and what it can serve. With tensor parallelism each rank's device has this plan."""
 
     device: DeviceMemory
     weight_bytes: int
@@ -48,6 +52,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int
     num_host_blocks: int = 0
     """Of the second tier, in the machine's memory."""
+    tensor_parallel_size: int = 1
 
     @property
     def bytes_per_block(self) -> int:
@@ -81,7 +86,13 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
         """How many requests of `max_model_len` tokens fit at the same time."""
         return self.num_blocks / blocks_for(self.max_model_len, self.block_size)
 
-    def cache_config(self, dtype: str, enable_prefix_caching: bool) -> CacheConfig:
+    def max_batch(self, num_tokens: int) -> int:
+        """How many requests of `num_tokens` tokens the cache holds at the same time."""
+        return self.num_blocks // blocks_for(num_tokens, self.block_size)
+
+    def cache_config(
+        self, dtype: str, enable_prefix_caching: bool, prefix_hash_key_file: str | None = None
+    ) -> CacheConfig:
         return CacheConfig(
             block_size=self.block_size,
             num_blocks=self.num_blocks,
@@ -89,6 +100,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
             dtype=dtype,
             enable_prefix_caching=enable_prefix_caching,
             num_host_blocks=self.num_host_blocks,
+            prefix_hash_key_file=prefix_hash_key_file,
         )
 
 
@@ -103,30 +115,40 @@ def make_memory_plan(
     scheduler: SchedulerConfig,
     device: DeviceMemory,
     request: MemoryRequest,
+    tensor_parallel_size: int = 1,
 ) -> MemoryPlan:
-    """Divides the device's memory. `tensors` is None where weights are made up (`--load-format dummy`).
+    """Divides each rank's device. `tensors` is None where weights are made up (`--load-format dummy`).
 
-    Raises `ConfigError` when the model, or one request of `max_model_len` tokens, does not fit, and says what would.
+    Raises `DoesNotFit` when the model, or one request of `max_model_len` tokens, does not fit, and says what would.
     """
+    share = share_of_rank(model, tensor_parallel_size)
 
     def price(dtype: str = dtype, scheduler: SchedulerConfig = scheduler) -> MemoryPlan:
         """The plan of another choice, without a cache."""
         return MemoryPlan(
             device=device,
-            weight_bytes=weight_bytes(model, tensors, DTYPE_BYTES[dtype]) + packed_bytes(model, dtype, device.device),
+            weight_bytes=weight_bytes(model, tensors, DTYPE_BYTES[dtype], tensor_parallel_size)
+            + packed_bytes(model, dtype, device.device),
             worker=worker_memory(
-                model, scheduler, DTYPE_BYTES[dtype], device.device, request.block_size, request.cuda_graphs
+                share,
+                scheduler,
+                DTYPE_BYTES[dtype],
+                device.device,
+                request.block_size,
+                request.cuda_graphs,
+                tensor_parallel_size,
             ),
-            kv_bytes_per_token=kv_bytes_per_token(model, DTYPE_BYTES[dtype]),
+            kv_bytes_per_token=kv_bytes_per_token(share, DTYPE_BYTES[dtype]),
             block_size=request.block_size,
             num_blocks=0,
             max_model_len=scheduler.max_model_len,
+            tensor_parallel_size=tensor_parallel_size,
         )
 
     plan, usable = price(), _usable_bytes(device, request)
     alternatives = _alternatives(price, dtype, scheduler, usable)
     if plan.fixed_bytes >= usable:
-        raise ConfigError(
+        raise DoesNotFit(
             f"The model does not fit into memory: {format_bytes(plan.fixed_bytes)} are needed before any KV cache "
             f"(weights {format_bytes(plan.weight_bytes)}) and {format_bytes(usable)} can be used on this "
             f"{'CPU' if device.device == 'cpu' else 'GPU'}{_utilization_hint(device)}; "
@@ -204,7 +226,7 @@ def _check_cache(plan: MemoryPlan, usable: int, alternatives: list[str]) -> None
     needed = blocks_for(plan.max_model_len, plan.block_size)
     room = (usable - plan.fixed_bytes) // plan.bytes_per_block
     if plan.num_blocks > room:
-        raise ConfigError(
+        raise DoesNotFit(
             f"A KV cache of {plan.num_blocks} blocks ({format_bytes(plan.kv_cache_bytes)}) does not fit into memory: "
             f"{room} blocks ({format_bytes(room * plan.bytes_per_block)}) would."
         )
@@ -223,7 +245,7 @@ def _check_cache(plan: MemoryPlan, usable: int, alternatives: list[str]) -> None
     else:
         fits += alternatives
     fits = fits or [f"a device with {format_bytes(plan.bytes_for_one)}"]
-    raise ConfigError(f"{message}; {' or '.join(fits)} would do.")
+    raise DoesNotFit(f"{message}; {' or '.join(fits)} would do.")
 
 
 def _utilization_hint(device: DeviceMemory) -> str:

@@ -5,6 +5,7 @@ and tells the ranks of running rows at any moment; how tokens, blocks and steps 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,6 +19,10 @@ class SchedulingPolicy(ABC):
     @abstractmethod
     def num_waiting(self) -> int:
         """Requests in the queue."""
+
+    @abstractmethod
+    def waiting(self) -> Iterator[Request]:
+        """They, in no particular order."""
 
     @abstractmethod
     def push(self, request: Request) -> None:

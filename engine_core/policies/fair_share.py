@@ -11,6 +11,9 @@ That time goes on with every token, so a share with a high counter does not star
 they begin above it.
 """
 
+from collections.abc import Iterator
+from itertools import chain
+
 import numpy as np
 
 from engine_core.policies.base import SchedulingPolicy
@@ -47,6 +50,9 @@ class FairShare(SchedulingPolicy):
     @property
     def num_waiting(self) -> int:
         return self._num_waiting
+
+    def waiting(self) -> Iterator[Request]:
+        return chain.from_iterable(self._queues)
 
     def push(self, request: Request) -> None:
         if request.share < 0:

@@ -1,6 +1,7 @@
 """Policies under which a request's rank is known when it arrives: one heap, one array."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -23,6 +24,9 @@ class FixedRankPolicy(SchedulingPolicy):
     @property
     def num_waiting(self) -> int:
         return len(self._queue)
+
+    def waiting(self) -> Iterator[Request]:
+        return iter(self._queue)
 
     def push(self, request: Request) -> None:
         self._queue.push((self.rank(request), request.arrival_number), request)

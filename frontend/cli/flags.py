@@ -7,7 +7,7 @@ command line, the YAML file and Python arguments all become one mapping of names
 import argparse
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -18,6 +18,8 @@ from engine_core.config.errors import ConfigError
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 MAX_SEED = 2**63 - 1
+
+Settings = TypeVar("Settings")
 
 
 class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,6 +44,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     num_gpu_blocks_override: Positive | None = None
     enable_prefix_caching: bool = True
     kv_offload_gib: Annotated[float, Meta(ge=0, le=2**20)] = 0.0
+    prefix_hash_key_file: str | None = None
     enforce_eager: bool = False
     seed: Annotated[int, Meta(ge=-MAX_SEED, le=MAX_SEED)] = 0
     num_threads: NotNegative = 0
@@ -78,6 +81,7 @@ HELP = {
     "num_gpu_blocks_override": "blocks of the KV cache, instead of deriving them",
     "enable_prefix_caching": "reuse the KV cache of prompts that begin alike",
     "kv_offload_gib": "GiB of the machine's memory for blocks that the KV cache has no room for; 0: none",
+    "prefix_hash_key_file": "file with 32 bytes as 64 hex digits, so that replicas give equal prefixes equal hashes",
     "enforce_eager": "no CUDA graphs",
     "seed": "for dummy weights; requests that bring none get a random one",
     "num_threads": "torch's threads in a CPU worker; 0: chosen from the number of cores",
@@ -98,7 +102,7 @@ GROUPS = {
     "Scheduling": "max_num_seqs max_num_batched_tokens max_num_partial_prefills max_num_waiting "
     "max_num_penalty_rows scheduling_policy priority_ageing_rate",
     "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching "
-    "kv_offload_gib",
+    "prefix_hash_key_file kv_offload_gib",
     "Execution": "enforce_eager num_threads trace",
     "Server": "host port frontends max_body_bytes strict_requests drain_timeout hang_timeout",
 }
@@ -158,7 +162,7 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, default: object) -> Non
 
 
 def _metavar(name: str, default: object) -> str:
-    if name in ("chat_template", "trace"):
+    if name in ("chat_template", "trace", "prefix_hash_key_file"):
         return "FILE"
     if name in ("served_model_name", "host"):
         return name.rsplit("_", 1)[-1].upper()
@@ -175,9 +179,14 @@ def make_args(values: Mapping[str, Any], where: str = "") -> ServeArgs:
             values[name] = parse_size(name, values[name])
     if isinstance(values.get("served_model_name"), str):
         values["served_model_name"] = [values["served_model_name"]]
+    return convert_settings(values, ServeArgs, where)
+
+
+def convert_settings(values: Mapping[str, Any], kind: type[Settings], where: str = "") -> Settings:
+    """Typed and within bounds. Raises `ConfigError` that names the flag, and `where` it stands."""
     try:
         # Not strict: the command line brings numbers as strings.
-        return msgspec.convert(values, ServeArgs, strict=False)
+        return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         raise ConfigError(f"{where}{flag_of(path.split('[')[0].rstrip('`'))}: {reason}.") from None

@@ -1,6 +1,6 @@
 """The start-up report: what was resolved and what it will cost, on one screen."""
 
-from engine_core.config.engine_config import SchedulerConfig
+from engine_core.config.engine_config import EngineConfig, SchedulerConfig
 from engine_core.config.memory_plan import MemoryPlan, format_bytes
 from engine_core.config.model_memory import num_parameters
 from frontend.cli.resolve import Resolved
@@ -11,15 +11,17 @@ _BAR_WIDTH = 24
 
 def format_report(resolved: Resolved) -> str:
     """Settings, then the memory plan, as text for a terminal of 80 columns and more."""
-    return "\n".join([_headline(resolved), "", *_settings(resolved), "", *_memory(resolved.plan), ""])
+    first = headline(resolved.frontend.served_model_names[0], resolved.engine, resolved.plan)
+    return "\n".join([first, "", *_settings(resolved), "", *memory_lines(resolved.plan), ""])
 
 
-def _headline(resolved: Resolved) -> str:
-    model = resolved.engine.model
+def headline(name: str, engine: EngineConfig, plan: MemoryPlan) -> str:
+    """Which model on what, in one line."""
+    model, num_ranks = engine.model, plan.tensor_parallel_size
     return (
-        f"Quire {quire_version()} · {resolved.frontend.served_model_names[0]} · "
-        f"{model.architecture}, {_count(num_parameters(model))} parameters, {resolved.engine.dtype} "
-        f"on {resolved.plan.device.name}"
+        f"Quire {quire_version()} · {name} · "
+        f"{model.architecture}, {_count(num_parameters(model))} parameters, {engine.dtype} "
+        f"on {f'{num_ranks} x ' if num_ranks > 1 else ''}{plan.device.name}"
     )
 
 
@@ -61,8 +63,10 @@ def _policy(scheduler: SchedulerConfig) -> str:
     return {"fcfs": "first come first served", "fair": "fair share by API key"}[scheduler.scheduling_policy]
 
 
-def _memory(plan: MemoryPlan) -> list[str]:
+def memory_lines(plan: MemoryPlan) -> list[str]:
+    """The memory plan of one device."""
     worker = plan.worker
+    title = "Memory plan" if plan.tensor_parallel_size == 1 else "Each device"
     rows = [
         ("weights", plan.weight_bytes, ""),
         ("activations", worker.activation_bytes, "at most, in one step"),
@@ -70,6 +74,7 @@ def _memory(plan: MemoryPlan) -> list[str]:
         ("buffers", worker.buffer_bytes, "positions, attention"),
         ("rows", worker.row_bytes, "block tables and sampling parameters"),
         ("penalties", worker.penalty_bytes, "token counts"),
+        *([("graphs", worker.graph_bytes, "an estimate")] if worker.graph_bytes else []),
         ("libraries", worker.runtime_bytes, "an estimate"),
         ("KV cache", plan.kv_cache_bytes, f"{plan.num_blocks:,} blocks of {plan.block_size} tokens"),
     ]
@@ -77,7 +82,7 @@ def _memory(plan: MemoryPlan) -> list[str]:
     share = total / plan.device.available
     filled = min(_BAR_WIDTH, round(share * _BAR_WIDTH))
     return [
-        f"  Memory plan    {'█' * filled}{'░' * (_BAR_WIDTH - filled)}  "
+        f"  {title:<15}{'█' * filled}{'░' * (_BAR_WIDTH - filled)}  "
         f"{format_bytes(total)} of {format_bytes(plan.device.available)} free",
         *(f"    {name:<13}{format_bytes(size):>10}  {note}".rstrip() for name, size, note in rows),
         f"  Capacity       {plan.num_kv_tokens:,} tokens at {format_bytes(plan.kv_bytes_per_token)} each: "
