@@ -2,7 +2,8 @@
 
 Up to `steps_in_flight` steps are under way: while the workers run step N, step N+1 is planned and queued behind it. The
 time from a result to the plan that it makes room for is what bounds the rate of short steps; so clients get their
-tokens after that plan has gone.
+tokens after that plan has gone, and while steps take less than 2 ms one more is queued, which hides that time at the
+price that a new request or an ended one waits for one step more.
 """
 
 import heapq
@@ -56,6 +57,7 @@ _IDLE_POLL_MS = 1000
 """The longest sleep; deadlines are looked at after it."""
 _MAX_FRAMES_A_TURN = 256
 """More frames wait for the next turn, so that no flood of them keeps a step from being planned."""
+_SHORT_STEP_NS = 2_000_000
 _MANY_CLIENTS = 32
 """From so many clients on, each new one is the occasion to look for those that left without a word."""
 _MAX_UNREAD_REPLIES = 16384
@@ -99,6 +101,8 @@ class EngineCore:
         self.inspector = Inspector(self.scheduler, replica, time.monotonic())
         self.timeline = Timeline()
         self.num_collected = 0
+        self._step_ns = 0
+        """How long the workers took for the step collected last."""
         self._admission = Admission(config)
         self.epoch = time.time_ns()
         self._clients = Clients(self.epoch, replica)
@@ -156,7 +160,7 @@ class EngineCore:
         self._expire()
 
     def _timeout_ms(self) -> int:
-        if self._may_schedule and len(self._inflight) < self._config.scheduler.steps_in_flight:
+        if self._may_schedule and self._has_room_in_flight():
             return 0
         if self._may_hash or self._executor.next_result() is not None:
             return 0
@@ -276,9 +280,13 @@ class EngineCore:
 
     # Schedule and dispatch
 
+    def _has_room_in_flight(self) -> bool:
+        is_short = 0 < self._step_ns < _SHORT_STEP_NS
+        return len(self._inflight) < self._config.scheduler.steps_in_flight - (not is_short)
+
     def _schedule(self) -> ScheduledStep | None:
         """The next step, planned into the next free slot; None when nothing can or may run now."""
-        if not self._may_schedule or len(self._inflight) >= self._config.scheduler.steps_in_flight:
+        if not self._may_schedule or not self._has_room_in_flight():
             return None
         plan = self._executor.plan_slot()
         if plan is None:
@@ -306,6 +314,7 @@ class EngineCore:
         self._clients.add_step(outputs, result, self.scheduler.table)
         started_ns, ended_ns = int(result.header[STARTED_NS]), int(result.header[ENDED_NS])
         self._executor.release_result()
+        self._step_ns = ended_ns - started_ns
         self.num_collected += 1
         self.metrics.step(outputs, now)
         for finished in outputs.finished:

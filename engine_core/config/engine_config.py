@@ -48,7 +48,8 @@ class SchedulerConfig(_Config, frozen=True, kw_only=True):
     scheduling_policy: PolicyName = "fcfs"
     priority_ageing_rate: float = 0.1
     """Levels by which a priority improves with each second of waiting."""
-    steps_in_flight: int = 2
+    steps_in_flight: int = 3
+    """At most; the last of them only while steps are short, see `EngineCore`."""
 
 
 class ParallelConfig(_Config, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ CPU_ROW_BYTES = 12 * 1024 + 128
 """Per row beside its block table: up to 1024 logit biases (an int64 and a float32 each) and its numbers."""
 CUDA_ROW_BYTES = 8 * 1024 + 4 * (128 + 64) + 128
 """The same on a GPU: biases (an int32 and a float32 each), ids that may not be sampled yet, its numbers."""
-PLAN_SLOTS = 5
+PLAN_SLOTS = 6
 """Copies of a plan on a GPU: one per slot of the ring, and an empty one."""
 SAMPLER_ROW_BYTES = 32 * 1024
 """Scratch per row on a GPU: candidates of top-k and top-p, their histogram, two numbers a block of the vocabulary."""

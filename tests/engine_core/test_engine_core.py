@@ -34,7 +34,7 @@ from engine_core.ipc.messages import (
 )
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.ipc.sockets import bind_router
-from engine_core.ipc.step import StepPlan, StepResult, StepShape
+from engine_core.ipc.step import ENDED_NS, STARTED_NS, StepPlan, StepResult, StepShape
 from engine_core.policies.registry import make_policy
 from tests.engine_core.fake_worker import FakeWorker
 
@@ -49,6 +49,10 @@ class FakeExecutor(Executor):
         self.gate = threading.Event()
         self.gate.set()
         self.dead = False
+        self.step_ns = 0
+        """What results say of how long their steps took."""
+        self.most_pending = 0
+        self._is_asked_again = False
         self.bell = zmq.Context.instance().socket(zmq.PAIR)
         self.bell.bind(f"inproc://bell-{id(self)}")
         self.ringer = zmq.Context.instance().socket(zmq.PAIR)
@@ -66,10 +70,15 @@ class FakeExecutor(Executor):
     def dispatch(self) -> None:
         assert self._plan is not None
         self.worker.dispatch(self._plan)
+        self.most_pending = max(self.most_pending, self.worker.num_pending)
+        self._is_asked_again = False
 
     def next_result(self) -> StepResult | None:
-        if self._result is None and self.gate.is_set() and self.worker.num_pending:
+        """None the first time after a dispatch: whoever may plan a further step has done so before it gets a result."""
+        if self._result is None and self.gate.is_set() and self.worker.num_pending and self._is_asked_again:
             self._result = self.worker.run_next()
+            self._result.header[STARTED_NS], self._result.header[ENDED_NS] = 1, 1 + self.step_ns
+        self._is_asked_again = True
         return self._result
 
     def release_result(self) -> None:
@@ -218,6 +227,15 @@ def test_a_request_from_hello_to_its_final_reply(harness: Harness) -> None:
     assert finished.queue_time >= 0
     assert finished.prefill_time >= 0
     assert finished.decode_time >= 0
+
+
+@pytest.mark.parametrize(("step_ns", "num_in_flight"), [(0, 2), (1_999_999, 3), (2_000_000, 2)])
+def test_a_third_step_is_in_flight_while_steps_are_short(harness: Harness, step_ns: int, num_in_flight: int) -> None:
+    harness.executor.step_ns = step_ns
+    client = harness.client()
+    client.send(encode(add(7, sampling=SamplingParams(max_tokens=20))))
+    Reader(client).read_finals(1)
+    assert harness.executor.most_pending == num_in_flight
 
 
 def test_more_requests_than_rows_all_end_and_agree_with_one_alone(harness: Harness) -> None:
