@@ -55,10 +55,16 @@ class FakeExecutor(Executor):
         self._is_asked_again = False
         self.bell = zmq.Context.instance().socket(zmq.PAIR)
         self.bell.bind(f"inproc://bell-{id(self)}")
-        self.ringer = zmq.Context.instance().socket(zmq.PAIR)
-        self.ringer.connect(f"inproc://bell-{id(self)}")
+        self._lock = threading.Lock()
+        self._ringer = zmq.Context.instance().socket(zmq.PAIR)
+        self._ringer.connect(f"inproc://bell-{id(self)}")
         self._plan: StepPlan | None = None
         self._result: StepResult | None = None
+
+    def ring(self) -> None:
+        """From any thread."""
+        with self._lock:
+            self._ringer.send(b"")
 
     def start(self, on_progress: ProgressCallback, interrupts: Sequence[int]) -> bool:
         return True
@@ -75,10 +81,13 @@ class FakeExecutor(Executor):
 
     def next_result(self) -> StepResult | None:
         """None the first time after a dispatch: whoever may plan a further step has done so before it gets a result."""
-        if self._result is None and self.gate.is_set() and self.worker.num_pending and self._is_asked_again:
-            self._result = self.worker.run_next()
-            self._result.header[STARTED_NS], self._result.header[ENDED_NS] = 1, 1 + self.step_ns
-        self._is_asked_again = True
+        if self._result is None and self.gate.is_set() and self.worker.num_pending:
+            if self._is_asked_again:
+                self._result = self.worker.run_next()
+                self._result.header[STARTED_NS], self._result.header[ENDED_NS] = 1, 1 + self.step_ns
+            else:
+                self.ring()
+                self._is_asked_again = True
         return self._result
 
     def release_result(self) -> None:
@@ -95,7 +104,7 @@ class FakeExecutor(Executor):
 
     def shutdown(self) -> None:
         self.bell.close()
-        self.ringer.close()
+        self._ringer.close()
 
 
 class Harness:
@@ -260,7 +269,7 @@ def test_without_credit_tokens_wait_and_leave_merged(harness: Harness) -> None:
     client.send(encode(add(1, sampling=SamplingParams(max_tokens=20))))
     other.send(encode(add(1, request_id="other", sampling=SamplingParams(max_tokens=30))))
     harness.executor.gate.set()
-    harness.executor.ringer.send(b"")
+    harness.executor.ring()
     Reader(other).read_finals(1)  # the stalled client delays nobody
     reader = Reader(client)
     reader.read_frame()
@@ -282,7 +291,7 @@ def test_abort_ends_with_one_final_and_frees_the_blocks(harness: Harness) -> Non
     reader.read_finals(6)
     assert {finished.reason for finished in reader.finished.values()} == {"abort"}
     harness.executor.gate.set()
-    harness.executor.ringer.send(b"")
+    harness.executor.ring()
     client.send(encode(add(100)))
     reader.read_finals(7)
     assert reader.finished[100].num_output_tokens == 5
@@ -308,7 +317,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(harness: Harness) -> No
     assert {error.code for error in reader.errors.values()} == {"overloaded"}
     assert all(error.retry_after for error in reader.errors.values())
     harness.executor.gate.set()
-    harness.executor.ringer.send(b"")
+    harness.executor.ring()
     reader.read_finals(12)
     assert len(reader.finished) >= 6  # all that the queue held, beside what ran
     assert {finished.reason for finished in reader.finished.values()} == {"length"}
@@ -383,7 +392,7 @@ def test_a_long_prompt_is_hashed_while_the_worker_runs(monkeypatch: pytest.Monke
         while hashed < 124:  # of the first 1,999 tokens
             hashed = harness.core.scheduler.kv.num_hashed_blocks
         harness.executor.gate.set()
-        harness.executor.ringer.send(b"")
+        harness.executor.ring()
         reader = Reader(client)
         reader.read_finals(2)
         assert set(reader.finished) == {1, 2}
@@ -405,7 +414,7 @@ def test_sent_twice_runs_once_and_foreign_ids_are_refused(harness: Harness) -> N
     refused.read_finals(1)
     assert refused.errors[1].code == "invalid_request"
     harness.executor.gate.set()
-    harness.executor.ringer.send(b"")
+    harness.executor.ring()
     reader = Reader(client)
     reader.read_finals(1)
     assert len(reader.tokens[1]) == 5
@@ -428,7 +437,7 @@ def test_a_vanished_client_frees_its_requests(harness: Harness) -> None:
     client.recv()
     client.close(linger=0)
     harness.executor.gate.set()
-    harness.executor.ringer.send(b"")
+    harness.executor.ring()
     pending = 1
     while pending:
         other.send(encode(Utility(call_id=1, method="status")))
@@ -483,7 +492,7 @@ def test_a_dead_worker_ends_every_request_with_one_error(harness: Harness) -> No
     client.send(encode(Utility(call_id=1, method="status")))
     client.recv()
     harness.executor.dead = True
-    harness.executor.ringer.send(b"")
+    harness.executor.ring()
     reader = Reader(client)
     reader.read_finals(6)
     assert {(error.code, error.message) for error in reader.errors.values()} == {("engine_dead", "Worker 0 died.")}
@@ -546,7 +555,7 @@ def test_draining_finishes_what_runs_and_refuses_what_comes(harness: Harness) ->
     reader.read_finals(1)
     assert reader.errors[2].code == "shutting_down"
     harness.executor.gate.set()
-    harness.executor.ringer.send(b"")
+    harness.executor.ring()
     reader.read_finals(2)
     assert reader.finished[1].num_output_tokens == 5
     harness.thread.join(10)

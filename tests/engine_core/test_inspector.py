@@ -56,7 +56,7 @@ def test_running_and_waiting_requests_and_their_blocks(harness: Harness) -> None
     assert (len(few.requests), len(few.chains)) == (2, 1)
     assert inspect(client, limit=0).requests == []
     harness.executor.gate.set()
-    harness.executor.ringer.send(b"")
+    harness.executor.ring()
     Reader(client).read_finals(6)
     ended = inspect(client)
     assert ended.requests == []
