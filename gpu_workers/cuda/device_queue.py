@@ -41,6 +41,7 @@ class DeviceQueue:
         plans end at their word `bulk_word`."""
         for ring in rings:
             self.pin(ring)
+        self._rings = rings
         self._plans, self._results = plans, results
         self._staging = [torch.zeros_like(plan, device=self.device) for plan in plans]
         self._bulk_word = bulk_word
@@ -69,6 +70,18 @@ class DeviceQueue:
                 f"The driver refuses to pin {view.numel() / 2**20:.1f} MiB of memory (CUDA error {int(error)}); "
                 "raise the limit of locked memory (ulimit -l)."
             )
+
+    def unpin(self, memory: mmap.mmap) -> None:
+        """Takes back what `pin` did, before the memory goes: the driver refuses what comes to its addresses later."""
+        view = torch.frombuffer(memory, dtype=torch.uint8)
+        error = torch.cuda.cudart().cudaHostUnregister(view.data_ptr())
+        assert int(error) == 0, error
+
+    def close(self) -> None:
+        """Waits for all that was queued and gives the rings' memory back."""
+        self.synchronize()
+        for ring in self._rings:
+            self.unpin(ring)
 
     def synchronize(self) -> None:
         """Waits for all that was queued; not for the steady state."""

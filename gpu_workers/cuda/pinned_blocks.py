@@ -44,6 +44,7 @@ class PinnedBlocks:
         bytes_per_block = self._cache.shape[1] * self._cache.element_size()
         self._slots_per_piece = max(1, piece_bytes // bytes_per_block)
         self._blocks_per_part = max(1, PART_BYTES // bytes_per_block)
+        self._memory: list[mmap.mmap] = []
         self._pieces: list[torch.Tensor] = []  # [slots_per_piece, values of a block]; the last one may have fewer slots
         self.num_ready = 0
         """Slots that plans may name from now on."""
@@ -56,9 +57,15 @@ class PinnedBlocks:
         self._thread.start()
 
     def close(self) -> None:
-        """Waits for the piece that is being pinned; the rest is left out."""
+        """Waits for what was queued and gives all memory back."""
         self._closing.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._queue.synchronize()
+        self.num_ready = 0
+        self._pieces.clear()
+        while self._memory:
+            self._queue.unpin(self._memory.pop())
 
     def copy(self, plan: StepPlan) -> None:
         """Queues the copies that stand at the beginning of a step, so that they run beside the steps before it."""
@@ -116,6 +123,7 @@ class PinnedBlocks:
             memory.madvise(mmap.MADV_HUGEPAGE)
         np.frombuffer(memory, np.uint8).fill(0)  # without the interpreter's lock: only then has it pages to be pinned
         self._queue.pin(memory)
+        self._memory.append(memory)
         self._pieces.append(torch.frombuffer(memory, dtype=self._cache.dtype).view(count, num_values))
         self.num_ready += count
 

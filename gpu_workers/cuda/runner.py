@@ -133,6 +133,7 @@ class CudaRunner:
         self._publisher.close()
         if self._host_blocks is not None:
             self._host_blocks.close()
+        self._queue.close()
 
     @torch.inference_mode()
     def step(self, sequence: int) -> None:

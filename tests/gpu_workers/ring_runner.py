@@ -39,10 +39,13 @@ class InlineQueue(DeviceQueue):
         rings: Sequence[mmap.mmap],
         bulk_word: int,
     ) -> None:
-        self._plans, self._results, self._bulk_word = plans, results, bulk_word
+        self._plans, self._results, self._rings, self._bulk_word = plans, results, rings, bulk_word
         self.device_results = [torch.zeros_like(result) for result in results]
 
     def pin(self, memory: mmap.mmap) -> None:
+        pass
+
+    def unpin(self, memory: mmap.mmap) -> None:
         pass
 
     def storing(self) -> AbstractContextManager[None]:

@@ -78,6 +78,9 @@ def test_every_block_arrives(make: Callable[[torch.Tensor], Any], monkeypatch: p
         device |= {block: host[slot] for block, slot in loads}
         synchronize()
         assert torch.equal(cache.cpu(), torch.stack([device[block] for block in range(NUM_BLOCKS)]))
+    if isinstance(blocks, PinnedBlocks):
+        blocks.close()
+        assert blocks.num_ready == 0
 
 
 def test_neighbours_are_one_copy() -> None:
@@ -87,6 +90,7 @@ def test_neighbours_are_one_copy() -> None:
     blocks._thread.join()
     runs = blocks._runs(np.array([(5, 3), (6, 4), (7, 5), (8, 6), (9, 7), (12, 0), (13, 2)], np.int32))
     assert [len(cached) for cached, _ in runs] == [1, 4, 1, 1]  # slots 3 and 4 lie in two pieces
+    blocks.close()
 
 
 def test_a_driver_that_refuses_later_leaves_what_there_is(caplog: pytest.LogCaptureFixture) -> None:
