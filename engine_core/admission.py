@@ -32,7 +32,7 @@ class Admission:
     def __init__(self, config: EngineConfig) -> None:
         self._vocab_size = config.model.vocab_size
         self._max_model_len = config.scheduler.max_model_len
-        self._capacity = config.cache.num_blocks * config.cache.block_size
+        self._capacity = config.block_demand().longest(config.cache.num_blocks, self._max_model_len)
         self._max_num_waiting = config.scheduler.max_num_waiting
         self._max_num_penalty_rows = config.scheduler.max_num_penalty_rows
         self._num_admitted = 0
@@ -55,7 +55,7 @@ class Admission:
             prompt_token_ids=prompt,
             output_token_ids=output,
             sampling=message.sampling,
-            max_total_tokens=min(self._max_model_len, self._capacity),
+            max_total_tokens=self._capacity,
             arrival_time=now,
             arrival_number=self._num_admitted,
             priority=message.priority,
@@ -83,7 +83,7 @@ class Admission:
             raise Refused(
                 ERROR_CONTEXT_LENGTH,
                 f"The prompt's {len(prompt)} tokens and the {wanted - len(prompt)} asked for do not fit into the KV "
-                f"cache, which holds {self._capacity} tokens.",
+                f"cache, which holds {self._capacity} tokens of one request.",
             )
         if message.sampling.uses_penalties and self._max_num_penalty_rows == 0:
             raise Refused(ERROR_INVALID, "This engine was started without room for penalties.")

@@ -80,7 +80,12 @@ class EngineCore:
         self._heartbeat_index = heartbeat_index
         self._replica = replica
         cache = config.cache
-        kv_cache_manager = KVCacheManager(cache.num_blocks, cache.block_size, cache.enable_prefix_caching)
+        kv_cache_manager = KVCacheManager(
+            cache.num_blocks,
+            cache.block_size,
+            cache.enable_prefix_caching,
+            windows=config.layer_groups().windows,
+        )
         self.scheduler = Scheduler(config.scheduler, kv_cache_manager, config.model.eos_token_ids)
         self.metrics = Metrics(self.scheduler, model_name or config.model.path, replica)
         self.timeline = Timeline()
@@ -208,7 +213,7 @@ class EngineCore:
             replica=self._replica,
             max_model_len=self._config.scheduler.max_model_len,
             vocab_size=self._config.model.vocab_size,
-            num_kv_tokens=cache.num_blocks * cache.block_size,
+            num_kv_tokens=cache.num_blocks * cache.block_size // self.scheduler.kv.num_groups,
         )
         send_to(self._router, identity, encode(welcome))
 

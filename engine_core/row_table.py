@@ -27,6 +27,9 @@ class RowTable:
         self.limit = np.zeros(num_rows, np.int32)
         """Most tokens, prompt and output."""
         self.num_blocks = np.zeros(num_rows, np.int32)
+        """Entries of the row's block tables."""
+        self.num_behind = np.zeros(num_rows, np.int32)
+        """Those of them that lie behind the sliding window; see `Request.num_behind`."""
         self.earliest_stop = np.zeros(num_rows, np.int32)
         """Number of known tokens from which on EOS and stop tokens count (prompt + min_tokens)."""
         self.num_at_arrival = np.zeros(num_rows, np.int32)
@@ -58,7 +61,8 @@ class RowTable:
         self.num_inflight[row] = 0
         self.num_computed[row] = num_computed
         self.limit[row] = request.limit
-        self.num_blocks[row] = len(request.block_ids)
+        self.num_blocks[row] = len(request.block_tables[0])
+        self.num_behind[row] = request.num_behind
         self.earliest_stop[row] = request.num_prompt_tokens + request.sampling.min_tokens
         self.num_at_arrival[row] = request.num_prompt_tokens + request.num_prior_tokens
         self.last_token_time[row] = request.last_token_time or request.arrival_time

@@ -12,6 +12,7 @@ from collections import deque
 import numpy as np
 
 from engine_core.config.engine_config import SchedulerConfig
+from engine_core.config.layer_groups import BlockDemand
 from engine_core.ipc.messages import FINISH_ABORT, FINISH_LENGTH, FINISH_STOP
 from engine_core.ipc.step import StepPlan, StepResult
 from engine_core.kv_cache_manager import KVCacheManager
@@ -37,6 +38,7 @@ class Scheduler:
         self.table = RowTable(config.max_num_seqs, config.max_model_len)
         self.waiting = WaitingQueue()
         self.num_preemptions = 0
+        self._demand = BlockDemand.of(self.kv.windows, self.kv.block_size, config.max_num_batched_tokens)
         self._eos = eos_token_ids
         self._running: list[Request] = []  # in policy order
         self._running_rows = np.empty(0, np.int32)  # the same, rebuilt when the set changes
@@ -61,7 +63,7 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """A new request, already checked by the caller: it must be able to fit into the cache by itself."""
-        assert request.limit <= self.kv.pool.num_blocks * self.kv.block_size
+        assert self._demand.peak(request.limit) <= self.kv.pool.num_blocks
         assert len(request.tokens) < request.limit, request
         self.waiting.push(request)
 
@@ -86,7 +88,14 @@ class Scheduler:
         table.num_inflight[rows] += samples
         table.last_step[rows] = step_id
         self._next_step_id += 1
-        return ScheduledStep(step_id, rows, table.generation[rows], samples.astype(np.bool_), int(counts.sum()))
+        return ScheduledStep(
+            step_id,
+            rows,
+            table.generation[rows],
+            samples.astype(np.bool_),
+            table.num_computed[rows],
+            int(counts.sum()),
+        )
 
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:
         """Takes in a result, in the order of the steps. What it names only for ended requests is dropped."""
@@ -105,6 +114,8 @@ class Scheduler:
         for row in rows[is_first]:
             table.request(row).first_token_time = now
         self._register_sampled_blocks(rows, known_before)
+        if self.kv.has_windows:
+            self._release_behind_windows(step)
         finished = self._find_finished(rows, tokens, known_before)
         self._last_collected = step.step_id
         self._give_back_retired()
@@ -141,19 +152,21 @@ class Scheduler:
         if len(growing) == 0:
             return rows, counts
         runs = np.ones(len(rows), np.bool_)
-        grown: list[tuple[Request, list[int]]] = []
+        grown: list[tuple[Request, list[list[int]]]] = []
         num_preemptions = self.num_preemptions
         requests = [table.request(rows[index]) for index in growing]  # a preempted one may leave the table at once
         for index, request in zip(growing, requests, strict=True):
-            if request.status is RequestStatus.RUNNING and self._make_room(request, int(missing[index])):
+            count = int(missing[index]) * self.kv.num_groups
+            if request.status is RequestStatus.RUNNING and self._make_room(request, count):
                 grown.append((request, self.kv.append(request, int(missing[index]))))
             else:
                 runs[index] = False
         for request, blocks in grown:
             if request.status is RequestStatus.RUNNING:  # else it was preempted for a later one in this same loop
-                first = len(request.block_ids) - len(blocks)
-                writer.add_blocks(request.row, first, blocks)
-                table.num_blocks[request.row] = len(request.block_ids)
+                length = len(request.block_tables[0])
+                for group, new in enumerate(blocks):
+                    writer.add_blocks(request.row, length - len(new), new, group)
+                table.num_blocks[request.row] = length
         if self.num_preemptions != num_preemptions:
             runs &= np.array([table.is_running(row) for row in rows], np.bool_)
         return rows[runs], counts[runs]
@@ -162,13 +175,21 @@ class Scheduler:
         """Sees to `count` free blocks, preempting from the end of the policy order; False: not in this step."""
         pool = self.kv.pool
         while pool.num_available < count:
-            if pool.num_available + self._num_retiring_blocks >= count:
-                return False  # blocks of ended requests come back with the steps in flight
+            if pool.num_available + self._num_retiring_blocks + self._num_blocks_behind() >= count:
+                return False  # blocks of ended requests and behind windows come back with the steps in flight
             victim = self._running[-1]
             self._preempt(victim)
             if victim is request:
                 return False
         return True
+
+    def _num_blocks_behind(self) -> int:
+        """Blocks that running requests hold for steps in flight only: no step after them sees these."""
+        if not self.kv.has_windows:
+            return 0
+        rows = np.array([request.row for request in self._running], np.int32)
+        behind = self.kv.count_behind(self.table.num_computed[rows])
+        return self.kv.num_blocks_behind(behind, self.table.num_behind[rows])
 
     def _preempt(self, request: Request) -> None:
         """Sends a running request back to the queue; its blocks are given up and computed again later."""
@@ -214,20 +235,24 @@ class Scheduler:
         if request.sampling.uses_penalties and not self._free_penalty_slots:
             return 0
         hits = kv.find_prefix(request, request.tokens)
-        num_hit = len(hits) * kv.block_size
+        num_hit = hits.num_blocks * kv.block_size
         count = min(known - num_hit, budget)
         total_blocks = kv.num_blocks_for(num_hit + count)
-        # Room for all known tokens and one more block, so that what was preempted does not come back to fail again.
-        comfortable = min(kv.num_blocks_for(known) + 1, kv.num_blocks_for(request.limit))
-        if kv.num_available_beside(hits) < (comfortable if self._running else total_blocks) - len(hits):
+        new_blocks = total_blocks - hits.num_blocks
+        wanted = new_blocks * kv.num_groups
+        if self._running:
+            # Room for all known tokens and one more block, so that what was preempted does not come back to fail again.
+            comfortable = min(self._demand.peak(known) + kv.num_groups, self._demand.peak(request.limit))
+            wanted = max(wanted, comfortable - hits.num_blocks * kv.num_groups)
+        if kv.num_available_beside(hits) < wanted:
             self._refused = (request, kv.pool.num_available)
             return 0
-        if not writer.has_room_for(request, total_blocks, self._eos):
+        if not writer.has_room_for(request, total_blocks * kv.num_groups, self._eos):
             return 0
         self.waiting.pop()
         request.transition(RequestStatus.RUNNING)
         kv.start_table(request, hits, known)
-        kv.append(request, total_blocks - len(hits))
+        kv.append(request, new_blocks)
         if request.sampling.uses_penalties:
             request.penalty_slot = self._free_penalty_slots.pop()
         if request.scheduled_time is None:
@@ -237,7 +262,9 @@ class Scheduler:
         bisect.insort(self._running, request, key=lambda other: other.order)
         self._running_changed = True
         writer.start_row(request, num_hit, self._eos)
-        writer.add_blocks(row, 0, request.block_ids)
+        for group in range(kv.num_groups):
+            first, blocks = kv.held_entries(request, group)
+            writer.add_blocks(row, first, blocks, group)
         self._register_prompt_blocks(row, num_hit + count)
         return count
 
@@ -270,6 +297,17 @@ class Scheduler:
             request = self.table.request(row)
             if request.status is RequestStatus.RUNNING:
                 self.kv.register_full(request, self.table.history[row, : self.table.num_known[row] - 1])
+
+    def _release_behind_windows(self, step: ScheduledStep) -> None:
+        """Steps after the collected one begin where it ended, so nothing before that place's window is read again."""
+        table = self.table
+        is_current = step.generation == table.generation[step.rows]
+        rows, behind = step.rows[is_current], self.kv.count_behind(step.ends[is_current])
+        for index in np.flatnonzero(behind > table.num_behind[rows]):
+            request = table.request(rows[index])
+            if request.status is RequestStatus.RUNNING:
+                self.kv.release_behind(request, int(behind[index]))
+                table.num_behind[request.row] = request.num_behind
 
     # Ends
 
@@ -320,13 +358,13 @@ class Scheduler:
             self._give_back(request)
         else:
             self._retiring.append(request)
-            self._num_retiring_blocks += len(request.block_ids)
+            self._num_retiring_blocks += self.kv.num_held(request)
 
     def _give_back_retired(self) -> None:
         still: deque[Request] = deque()
         for request in self._retiring:
             if self.table.last_step[request.row] <= self._last_collected:
-                self._num_retiring_blocks -= len(request.block_ids)
+                self._num_retiring_blocks -= self.kv.num_held(request)
                 self._give_back(request)
             else:
                 still.append(request)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from engine_core.config.layer_groups import BlockDemand, LayerGroups, layer_groups
 from engine_core.config.model_config import ModelConfig
 
 
@@ -38,6 +39,11 @@ class SchedulerConfig(_Config, frozen=True, kw_only=True):
     max_num_penalty_rows: int
     """Rows that may use penalties at the same time: each costs a vector of token counts."""
     steps_in_flight: int = 2
+
+
+def block_demand(groups: LayerGroups, block_size: int, scheduler: SchedulerConfig) -> BlockDemand:
+    """How many blocks a request takes under `scheduler`, whose steps bound a prompt's chunks."""
+    return BlockDemand.of(groups.windows, block_size, scheduler.max_num_batched_tokens)
 
 
 class ParallelConfig(_Config, frozen=True, kw_only=True):
@@ -78,7 +84,16 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
             "max_num_batched_tokens": self.scheduler.max_num_batched_tokens,
             "max_model_len": self.scheduler.max_model_len,
             "block_size": self.cache.block_size,
+            "num_groups": len(self.layer_groups()),
         }
+
+    def layer_groups(self) -> LayerGroups:
+        """Which of the model's layers share block tables."""
+        return layer_groups(self.model, self.scheduler.max_model_len)
+
+    def block_demand(self) -> BlockDemand:
+        """How many blocks a request takes."""
+        return block_demand(self.layer_groups(), self.cache.block_size, self.scheduler)
 
 
 class FrontendConfig(_Config, frozen=True, kw_only=True):

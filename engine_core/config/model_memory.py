@@ -2,6 +2,8 @@
 `worker_memory.py`.
 
     KV bytes per token = 2 (keys and values) x layers x KV heads x head_dim x bytes per value
+
+A block holds the tokens' keys and values of one group's layers (`layer_groups.py`): of all layers where there is one.
 """
 
 from engine_core.config.checkpoint import TensorInfo
@@ -37,7 +39,7 @@ def num_parameters(model: ModelConfig) -> int:
     mlp = 3 * model.hidden_size * model.intermediate_size
     if model.mlp_bias:
         mlp += 2 * model.intermediate_size + model.hidden_size
-    norms = 2 * model.hidden_size + (2 * model.head_dim if model.qk_norm else 0)
+    norms = (4 if model.post_norms else 2) * model.hidden_size + (2 * model.head_dim if model.qk_norm else 0)
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
     return embeddings + model.num_hidden_layers * (attention + mlp + norms) + model.hidden_size
 
@@ -47,5 +49,5 @@ def head_sizes(model: ModelConfig) -> tuple[int, int]:
     return model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
 
 
-def kv_bytes_per_token(model: ModelConfig, dtype_bytes: int) -> int:
-    return 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * dtype_bytes
+def kv_bytes_per_token(model: ModelConfig, dtype_bytes: int, num_layers: int) -> int:
+    return 2 * num_layers * model.num_key_value_heads * model.head_dim * dtype_bytes

@@ -75,7 +75,26 @@ def _memory(plan: MemoryPlan) -> list[str]:
         *(f"    {name:<13}{format_bytes(size):>10}  {note}".rstrip() for name, size, note in rows),
         f"  Capacity       {plan.num_kv_tokens:,} tokens at {format_bytes(plan.kv_bytes_per_token)} each: "
         f"{plan.max_concurrency:,.1f} requests of {plan.max_model_len:,} tokens at once",
+        *_group_lines(plan),
     ]
+
+
+def _group_lines(plan: MemoryPlan) -> list[str]:
+    """The layers by what they see, where that is not everything for all of them."""
+    groups = plan.groups
+    lines = []
+    for window in dict.fromkeys(groups.windows):
+        if not any(groups.windows):
+            break
+        kind = [group for group in groups.groups if group.sliding_window == window]
+        num_layers = sum(len(group.layers) for group in kind)
+        seen = f"the last {window:,} tokens" if window else "all tokens"
+        size = plan.bytes_per_block // plan.block_size * num_layers // groups.layers_per_block
+        lines.append(
+            f"    {num_layers} layers see {seen}: {format_bytes(size)} a token, {len(kind)} block "
+            f"table{'s' if len(kind) > 1 else ''} of {groups.layers_per_block} layers"
+        )
+    return lines
 
 
 def format_measured(plan: MemoryPlan, free_bytes: int) -> str:

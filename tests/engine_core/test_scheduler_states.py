@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine_core.config.engine_config import SchedulerConfig
+from engine_core.config.layer_groups import BlockDemand
 from engine_core.ipc.sampling_params import SamplingParams
-from engine_core.kv_cache_manager import KVCacheManager
+from engine_core.kv_cache_manager import NO_BLOCK, KVCacheManager
 from engine_core.request import Request, RequestStatus
 from engine_core.scheduler import Scheduler
 from engine_core.step_records import ScheduledStep
@@ -49,8 +50,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 5),
         budget=st.integers(5, 16),
         caching=st.booleans(),
+        groups=st.sampled_from([(1, 0), (1, 0), (0, 1), (1, 1), (1, 2)]),
+        window=st.integers(2, 12),
     )
-    def build(self, block_size: int, num_blocks: int, max_num_seqs: int, budget: int, caching: bool) -> None:
+    def build(
+        self,
+        block_size: int,
+        num_blocks: int,
+        max_num_seqs: int,
+        budget: int,
+        caching: bool,
+        groups: tuple[int, int],
+        window: int,
+    ) -> None:
+        """`groups`: how many layer groups see all tokens, and how many through a sliding window."""
         config = SchedulerConfig(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=budget,
@@ -59,8 +72,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_num_penalty_rows=2,
             steps_in_flight=STEPS_IN_FLIGHT,
         )
-        self.scheduler = Scheduler(config, KVCacheManager(num_blocks, block_size, caching), (EOS,))
-        self.worker = FakeWorker(step_shape(config, block_size), num_blocks, next_token)
+        windows = (0,) * groups[0] + (window,) * groups[1]
+        num_blocks *= len(windows)
+        self.scheduler = Scheduler(config, KVCacheManager(num_blocks, block_size, caching, windows=windows), (EOS,))
+        self.worker = FakeWorker(step_shape(config, block_size, len(windows)), num_blocks, next_token, windows)
+        self.demand = BlockDemand.of(windows, block_size, budget)
         self.inflight: list[ScheduledStep] = []
         self.live: dict[str, tuple[Request, list[int]]] = {}
         self.outputs: dict[str, list[int]] = {}
@@ -86,8 +102,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority: int,
         penalty: bool,
     ) -> None:
-        capacity = self.scheduler.kv.pool.num_blocks * self.scheduler.kv.block_size
-        max_total = min(capacity, self.scheduler.config.max_model_len)
+        max_total = self.demand.longest(self.scheduler.kv.pool.num_blocks, self.scheduler.config.max_model_len)
         if len(prompt) >= max_total:
             return
         sampling = SamplingParams(
@@ -174,8 +189,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         pool.check_integrity()
         owners: dict[int, int] = {}
         for request in table.requests:
-            for block in request.block_ids if request is not None else ():
-                owners[block] = owners.get(block, 0) + 1
+            for group, entries in enumerate(request.block_tables if request is not None else ()):
+                first, held = scheduler.kv.held_entries(request, group)
+                assert entries[:first] == [NO_BLOCK] * first
+                for block in held:
+                    owners[block] = owners.get(block, 0) + 1
         assert all(pool.reference_count(block) == owners.get(block, 0) for block in range(pool.num_blocks))
         assert pool.num_owned + pool.num_cached + (pool.num_available - pool.num_cached) == pool.num_blocks
         taken = sum(request is not None for request in table.requests)
@@ -186,9 +204,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             if request is not None and request.status is RequestStatus.RUNNING:
                 planned = int(table.num_known[request.row] + table.num_inflight[request.row])
                 assert planned <= request.limit, "a step is planned past the request's end"
-                held = len(request.block_ids)
                 computed = int(table.num_computed[request.row])
-                assert held == scheduler.kv.num_blocks_for(computed), "a block is reserved that nothing needs"
+                needed = scheduler.kv.num_blocks_for(computed)
+                assert all(len(entries) == needed for entries in request.block_tables), "a block that nothing needs"
+                if not self.inflight:
+                    assert scheduler.kv.num_held(request) <= self.demand.at_end(computed), "a window's blocks stay"
 
     def teardown(self) -> None:
         """Every request ends once steps go on, and everything comes back."""
