@@ -13,8 +13,9 @@ has a sum of its own until the end. Products are transposed, k · qᵀ and vᵀ 
 units' instructions that is 8 wide and not 16.
 
 Addresses. Strides of the cache are in units of one B x D tile, so that a block's place takes one 32-bit and one wide
-product. Keys past the last one are not read and count as zeros. The block table is read one tile ahead: loaded in the
-same iteration, it would halve the distance at which Triton's pipeliner prefetches keys and values.
+product. Keys past the last one are not read and count as zeros, and so do those before the window of the q-tile's
+first token, whose blocks may be another request's by now. The block table is read one tile ahead: loaded in the same
+iteration, it would halve the distance at which Triton's pipeliner prefetches keys and values.
 
 Measured: see docs/log.md.
 """
@@ -67,6 +68,7 @@ def attend(
     value_base,
     first_tile,
     end_tile,
+    first_key,
     last_key,
     stride_block,
     qk_scale,
@@ -88,13 +90,19 @@ def attend(
     if SOFT_CAP or ALIBI:
         unit = 1.0
     token = first_tile * BLOCK_N + lane
-    blocks = tl.load(table + token // BLOCK_SIZE, mask=token <= last_key, other=0)
+    is_seen = token <= last_key
+    if WINDOW > 0 and MASKED:
+        is_seen = is_seen & (token >= first_key)
+    blocks = tl.load(table + token // BLOCK_SIZE, mask=is_seen, other=0)
     for tile in range(first_tile, end_tile):
         token = tile * BLOCK_N + lane
         offset = (blocks * stride_block).to(tl.int64) * (BLOCK_SIZE * HEAD_DIM) + token % BLOCK_SIZE * HEAD_DIM
         offset = offset[:, None] + dim[None, :]
         if MASKED or HEAD_DIM != PADDED_DIM:
-            is_key = (lane <= last_key - tile * BLOCK_N)[:, None] & (dim < HEAD_DIM)[None, :]
+            is_seen = lane <= last_key - tile * BLOCK_N
+            if WINDOW > 0 and MASKED:
+                is_seen = is_seen & (token >= first_key)
+            is_key = is_seen[:, None] & (dim < HEAD_DIM)[None, :]
             key = tl.load(key_base + offset, mask=is_key, other=0.0)
             value = tl.load(value_base + offset, mask=is_key, other=0.0)
         else:
@@ -128,6 +136,7 @@ def attend_split(
     value_base,
     first_tile,
     end_tile,
+    first_key,
     last_key,
     stride_block,
     qk_scale,
@@ -163,11 +172,16 @@ def attend_split(
     row_max = tl.full([SHARES, BLOCK_M], HIDDEN, tl.float32)
     key_sum = tl.zeros([SHARES, SHARE_N, BLOCK_M], tl.float32)
     token = first_tile * BLOCK_N + lead
-    blocks = tl.load(table + token // BLOCK_SIZE, mask=token <= last_key, other=0)
+    is_seen = token <= last_key
+    if WINDOW > 0:  # a block is looked up by its first key here: the window may begin within it
+        is_seen = is_seen & (token + SHARE_N > first_key)
+    blocks = tl.load(table + token // BLOCK_SIZE, mask=is_seen, other=0)
     for tile in range(first_tile, end_tile):
         token = tile * BLOCK_N + lead
         offset = (blocks * stride_block).to(tl.int64) * (BLOCK_SIZE * HEAD_DIM) + token % BLOCK_SIZE * HEAD_DIM
         is_key = lane <= last_key - tile * BLOCK_N
+        if WINDOW > 0:
+            is_key = is_key & (lane >= first_key - tile * BLOCK_N)
         keys = tl.load(
             key_base + offset[:, :, None] + (within[None, :, None] + dim[None, None, :]),
             mask=is_key[:, :, None] & (dim < HEAD_DIM)[None, None, :],

@@ -97,13 +97,15 @@ def _work_on_piece(
     table = block_tables + table_row.to(tl.int64) * stride_table
     key_base = kv_cache + head.to(tl.int64) * stride_head
     value_base = key_base + stride_value
+    first_key = tl.maximum(first_position - WINDOW + 1, 0) if WINDOW > 0 else 0
     last_key = first_position + num_tokens - 1
     begin_tile = first_tile + piece_begin
     end_tile = first_tile + piece_end
     if SHARES > 0:
         acc, row_max, row_sum = attend_split(
-            q, query_position, slope, table, key_base, value_base, begin_tile, end_tile, last_key, stride_block,
-            qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, BLOCK_N, SHARES, WINDOW, SOFT_CAP, ALIBI,
+            q, query_position, slope, table, key_base, value_base, begin_tile, end_tile, first_key, last_key,
+            stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, BLOCK_N, SHARES, WINDOW,
+            SOFT_CAP, ALIBI,
         )  # fmt: skip
     else:
         acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
@@ -117,18 +119,18 @@ def _work_on_piece(
             full_from = tl.minimum(tl.maximum(window_end, begin_tile), end_tile)
             acc, row_max, row_sum = attend(
                 acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, begin_tile, full_from,
-                last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
-                SOFT_CAP, ALIBI, True,
+                first_key, last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N,
+                WINDOW, SOFT_CAP, ALIBI, True,
             )  # fmt: skip
         masked_from = tl.minimum(tl.maximum((first_position + 1) // BLOCK_N, full_from), end_tile)
         acc, row_max, row_sum = attend(
             acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, full_from, masked_from,
-            last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
+            first_key, last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
             SOFT_CAP, ALIBI, False,
         )  # fmt: skip
         acc, row_max, row_sum = attend(
             acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, masked_from, end_tile,
-            last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
+            first_key, last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
             SOFT_CAP, ALIBI, True,
         )  # fmt: skip
 
