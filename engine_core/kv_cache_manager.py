@@ -117,9 +117,11 @@ class KVCacheManager:
 
     def append(self, request: Request, count: int) -> list[list[int]]:
         """`count` fresh blocks at the end of each table; the caller has looked at `pool.num_available`."""
-        grown = [self.pool.allocate(count) for _ in self.windows]
-        for table, blocks in zip(request.block_tables, grown, strict=True):
+        grown = []
+        for table in request.block_tables:
+            blocks = self.pool.allocate(count)
             table += blocks
+            grown.append(blocks)
         return grown
 
     def held_entries(self, request: Request, group: int) -> tuple[int, list[int]]:
@@ -133,10 +135,11 @@ class KVCacheManager:
         if not self._caching or count <= request.num_registered_blocks:
             return
         self._extend_chain(request, tokens, count)
+        registered, hashes = request.num_registered_blocks, request.block_hashes
         for group, table in enumerate(request.block_tables):
-            first = max(request.num_registered_blocks, self._first_held(group, request.num_behind))
+            first = registered if group < self._num_full else max(registered, request.num_behind)
             for index in range(first, count):
-                self.pool.register(table[index], _identity(request.block_hashes[index], group))
+                self.pool.register(table[index], _identity(hashes[index], group))
         request.num_registered_blocks = count
 
     @property
@@ -218,4 +221,4 @@ class KVCacheManager:
 
 def _identity(digest: bytes, group: int) -> bytes:
     """What a block of a layer group is found by: other groups keep other layers of the same tokens."""
-    return digest + bytes([group]) if group else digest
+    return digest + group.to_bytes() if group else digest

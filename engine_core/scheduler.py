@@ -153,20 +153,23 @@ class Scheduler:
             return rows, counts
         runs = np.ones(len(rows), np.bool_)
         grown: list[tuple[Request, list[list[int]]]] = []
-        num_preemptions = self.num_preemptions
+        num_preemptions, num_groups = self.num_preemptions, self.kv.num_groups
         requests = [table.request(rows[index]) for index in growing]  # a preempted one may leave the table at once
         for index, request in zip(growing, requests, strict=True):
-            count = int(missing[index]) * self.kv.num_groups
+            count = int(missing[index]) * num_groups
             if request.status is RequestStatus.RUNNING and self._make_room(request, count):
                 grown.append((request, self.kv.append(request, int(missing[index]))))
             else:
                 runs[index] = False
+        entries: list[tuple[int, int, int, int]] = []
         for request, blocks in grown:
             if request.status is RequestStatus.RUNNING:  # else it was preempted for a later one in this same loop
-                length = len(request.block_tables[0])
+                row, length = request.row, len(request.block_tables[0])
                 for group, new in enumerate(blocks):
-                    writer.add_blocks(request.row, length - len(new), new, group)
-                table.num_blocks[request.row] = length
+                    entries += [(group, row, index, block) for index, block in enumerate(new, length - len(new))]
+                table.num_blocks[row] = length
+        if entries:
+            writer.add_entries(entries)
         if self.num_preemptions != num_preemptions:
             runs &= np.array([table.is_running(row) for row in rows], np.bool_)
         return rows[runs], counts[runs]
