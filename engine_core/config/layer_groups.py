@@ -97,7 +97,8 @@ class BlockDemand:
 def layer_groups(model: ModelConfig, max_model_len: int) -> LayerGroups:
     """The groups of a model that serves contexts of up to `max_model_len` tokens.
 
-    Layers per block are chosen so that the fewest places stay empty, and among those so that groups are few.
+    Layers per block are chosen so that the longest request takes the least memory, places that stay empty included, and
+    among those so that groups are few.
     """
     layers = range(model.num_hidden_layers)
     hides = 0 < model.sliding_window < max_model_len
@@ -105,11 +106,12 @@ def layer_groups(model: ModelConfig, max_model_len: int) -> LayerGroups:
     full = tuple(layer for layer in layers if layer not in windowed)
     kinds = [(kind, window) for kind, window in ((full, 0), (windowed, model.sliding_window)) if kind]
 
-    def num_groups(size: int) -> int:
-        return sum(-(-len(kind) // size) for kind, _ in kinds)
+    def cost(size: int) -> tuple[int, int]:
+        counts = [-(-len(kind) // size) for kind, _ in kinds]
+        kept = [window or max_model_len for _, window in kinds]
+        return sum(count * size * tokens for count, tokens in zip(counts, kept, strict=True)), sum(counts)
 
-    sizes = [size for size in range(1, model.num_hidden_layers + 1) if num_groups(size) <= _MAX_GROUPS]
-    size = min(sizes, key=lambda size: (num_groups(size) * size, num_groups(size)))
+    size = min((size for size in range(1, len(layers) + 1) if cost(size)[1] <= _MAX_GROUPS), key=cost)
     groups = tuple(
         LayerGroup(kind[first : first + size], window) for kind, window in kinds for first in range(0, len(kind), size)
     )
