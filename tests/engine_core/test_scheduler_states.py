@@ -209,6 +209,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert all(len(entries) == needed for entries in request.block_tables), "a block that nothing needs"
                 if not self.inflight:
                     assert scheduler.kv.num_held(request) <= self.demand.at_end(computed), "a window's blocks stay"
+                    first_seen = max(0, computed - self.demand.sliding_window + 1)
+                    assert request.num_behind * scheduler.kv.block_size <= first_seen, "a block that is seen is gone"
 
     def teardown(self) -> None:
         """Every request ends once steps go on, and everything comes back."""
