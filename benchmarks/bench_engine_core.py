@@ -11,12 +11,13 @@ import statistics
 import tempfile
 import threading
 import time
+from typing import get_args
 
 import msgpack
 import numpy as np
 import zmq
 
-from engine_core.config.engine_config import CacheConfig, EngineConfig, SchedulerConfig
+from engine_core.config.engine_config import CacheConfig, EngineConfig, PolicyName, SchedulerConfig
 from engine_core.config.model_config import ModelConfig
 from engine_core.engine_core import EngineCore
 from engine_core.executors.base import Executor, ProgressCallback
@@ -86,6 +87,7 @@ def read_as_a_frontend(endpoint: str, num_seqs: int, max_tokens: int) -> None:
     for handle in range(num_seqs):
         prompt[0] = handle
         add = {"type": "add", "request_id": str(handle), "handle": handle, "prompt_token_ids": prompt.tobytes()}
+        add["share_key"] = str(handle % 100)
         socket.send(msgpack.packb({**add, "sampling": sampling}))
     unfinished = num_seqs
     while unfinished:
@@ -94,11 +96,11 @@ def read_as_a_frontend(endpoint: str, num_seqs: int, max_tokens: int) -> None:
         socket.send(msgpack.packb({"type": "credit", "amount": 1}))
 
 
-def measure(num_seqs: int, total_tokens: int) -> dict[str, object]:
+def measure(num_seqs: int, total_tokens: int, policy: PolicyName) -> dict[str, object]:
     """CPU ms per step in windows of generated tokens, once all requests decode."""
     max_tokens = total_tokens // num_seqs
     max_model_len = PROMPT_TOKENS + max_tokens
-    config = engine_config(num_seqs, max_model_len)
+    config = engine_config(num_seqs, max_model_len, policy)
     executor = StubExecutor(StepShape(**config.step_capacities()), config.scheduler.steps_in_flight + 2)
     ours, theirs = ControlLink.pair()
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +128,7 @@ def measure(num_seqs: int, total_tokens: int) -> dict[str, object]:
     }
 
 
-def engine_config(num_seqs: int, max_model_len: int) -> EngineConfig:
+def engine_config(num_seqs: int, max_model_len: int, policy: PolicyName = "fcfs") -> EngineConfig:
     """A core's configuration with a cache that holds everything."""
     block_size = 16
     num_blocks = num_seqs * (-(-max_model_len // block_size) + 1)
@@ -150,8 +152,9 @@ def engine_config(num_seqs: int, max_model_len: int) -> EngineConfig:
             max_num_seqs=num_seqs,
             max_num_batched_tokens=max(8192, num_seqs),
             max_model_len=max_model_len,
-            max_num_waiting=num_seqs,
+            max_num_waiting=2 * num_seqs,
             max_num_penalty_rows=1,
+            scheduling_policy=policy,
         ),
         device="cpu",
         dtype="float32",
@@ -162,8 +165,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-seqs", type=int, nargs="+", default=[256, 2048])
     parser.add_argument("--total-tokens", type=int, default=100_000)
+    parser.add_argument("--scheduling-policy", choices=get_args(PolicyName), default="fcfs")
     arguments = parser.parse_args()
-    results = [measure(num_seqs, max(arguments.total_tokens, 40 * num_seqs)) for num_seqs in arguments.num_seqs]
+    results = [
+        measure(num_seqs, max(arguments.total_tokens, 40 * num_seqs), arguments.scheduling_policy)
+        for num_seqs in arguments.num_seqs
+    ]
     print(json.dumps(results, indent=1))
     print("| running requests | steps | CPU ms per step, median | p99 | first tenth | last tenth |")
     print("|---|---|---|---|---|---|")

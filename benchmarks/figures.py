@@ -18,6 +18,8 @@ class Run:
     seconds: float
     first_token_seconds: float | None = None
     """Until the first token of the first request; None where a side does not tell."""
+    num_hit_tokens: int | None = None
+    """Prompt tokens that were found in the prefix cache; None where a side does not tell."""
 
 
 def _ms_per_token(work: Work, run: Run) -> float | None:
@@ -30,19 +32,25 @@ def _first_token_ms(work: Work, run: Run) -> float | None:
     return None if run.first_token_seconds is None else run.first_token_seconds * 1e3
 
 
+def _hit_share(work: Work, run: Run) -> float | None:
+    return None if run.num_hit_tokens is None else run.num_hit_tokens / work.num_shareable_tokens * 100
+
+
 FUNCTIONS: dict[str, Callable[[Work, Run], float | None]] = {
     "seconds": lambda work, run: run.seconds,
     "output tokens/s": lambda work, run: work.num_output_tokens / run.seconds,
     "input tokens/s": lambda work, run: work.num_input_tokens / run.seconds,
     "ms per output token": _ms_per_token,
     "first token ms": _first_token_ms,
+    "hits, % of what is shared": _hit_share,
 }
-_MORE_IS_BETTER = ("output tokens/s", "input tokens/s")
+_MORE_IS_BETTER = ("output tokens/s", "input tokens/s", "hits, % of what is shared")
 WORK_FIGURES = {
     "decode1": ("ms per output token", "first token ms"),
     "decode64": ("output tokens/s",),
     "prefill": ("input tokens/s",),
     "prefix": ("seconds",),
+    "assistants": ("seconds", "hits, % of what is shared"),
     "tput": ("seconds", "output tokens/s"),
     "nano": ("seconds", "output tokens/s"),
     "mixed32": ("output tokens/s",),
@@ -73,7 +81,7 @@ def make_figures(
     work: Work, side: str, runs: Sequence[Run], floor: Sequence[float], baseline: dict[str, float] | None = None
 ) -> list[Figure]:
     """What `runs` of one side give; `floor` holds the seconds of each step, `baseline` figures by name."""
-    least = Run(sum(floor), floor[0])
+    least = Run(sum(floor), floor[0], work.num_shareable_tokens)
     figures = []
     for name in WORK_FIGURES[work.name]:
         function = FUNCTIONS[name]

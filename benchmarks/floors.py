@@ -91,7 +91,7 @@ def plan_steps(work: Work, max_num_seqs: int, max_num_batched_tokens: int) -> It
     """The work as steps, see above."""
     waiting = deque(work.requests)
     running: list[_Running] = []
-    num_shared = 0
+    num_admitted = 0
     while waiting or running:
         step = Step()
         budget = max_num_batched_tokens
@@ -106,8 +106,9 @@ def plan_steps(work: Work, max_num_seqs: int, max_num_batched_tokens: int) -> It
         while waiting and budget > 0 and len(running) < max_num_seqs:
             entry = waiting.popleft()
             length = len(entry.prompt)
+            num_shared = work.num_shared_tokens if num_admitted >= work.num_groups else 0
             running.append(_Running(min(num_shared, length - 1), length, length + entry.num_output_tokens - 1))
-            num_shared = work.num_shared_tokens
+            num_admitted += 1
             budget -= _add_chunk(step, running[-1], budget)
         yield step
         running = [request for request in running if request.num_computed < request.end]

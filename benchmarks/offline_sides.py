@@ -61,7 +61,8 @@ class Quire:
             self.spans.append((work, begin / 1e3, end / 1e3))
         metrics = outputs[0].metrics
         assert metrics is not None
-        return Run((end - begin) / 1e9, metrics.queue_time + metrics.prefill_time)
+        num_hit_tokens = sum(output.num_cached_tokens for output in outputs)
+        return Run((end - begin) / 1e9, metrics.queue_time + metrics.prefill_time, num_hit_tokens)
 
     def close(self) -> None:
         self._llm.close()

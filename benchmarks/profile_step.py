@@ -39,6 +39,7 @@ from frontend.cli.flags import ServeArgs
 from frontend.cli.resolve import resolve
 from gpu_workers.cuda.runner import CudaRunner
 from gpu_workers.threads import share_interpreter
+from kernels import programmatic
 
 _NUM_SLOTS = 4
 _NUM_WARM_UP, _NUM_TIMED, _NUM_PROFILED = 10, 60, 8
@@ -170,7 +171,21 @@ def main() -> None:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="qwen06b")
     parser.add_argument("--steps", nargs="+", default=["decode:1:256", "decode:64:640"])
     parser.add_argument("--max-num-seqs", type=int, default=256)
+    parser.add_argument(
+        "--programmatic-launch",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let kernels start before the ones before them have ended",
+    )
+    parser.add_argument(
+        "--hold-first-tile",
+        action=argparse.BooleanOptionalAction,
+        default=programmatic.settings.holds_first_tile,
+        help="while a program of a product of one row waits, read its first tile of the weight into registers",
+    )
     arguments = parser.parse_args()
+    programmatic.settings.is_allowed = arguments.programmatic_launch
+    programmatic.settings.holds_first_tile = arguments.hold_first_tile
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         profiler = Profiler(str(write_model_folder(arguments.shape, Path(folder))), arguments.max_num_seqs)

@@ -1,7 +1,8 @@
 """Which tiles paged attention should use, and how far from the hardware's limits it then is.
 
-    python -m benchmarks.sweep_attention          # on a GPU with 40 GB or more, about two minutes
-    python -m benchmarks.sweep_attention --dry    # tiny, in Triton's interpreter: does it run at all
+    python -m benchmarks.sweep_attention                  # on a GPU with 40 GB or more, under two minutes
+    python -m benchmarks.sweep_attention --only short     # or long: one of the two sweeps, and none of the layouts
+    python -m benchmarks.sweep_attention --dry            # tiny, in Triton's interpreter: does it run at all
 
 Decode shapes are compared with the read bandwidth of a plain reduction over 4 GiB, prefill shapes with a large matrix
 product, both measured in this run. All layers of a cache of up to 20 GiB are visited in turn inside a CUDA graph, so
@@ -11,11 +12,12 @@ reference first.
 The layout "block-major" is [num_blocks, L, 2, H, B, D] in memory, "layer-major" [L, num_blocks, 2, H, B, D].
 """
 
+import argparse
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 DRY = "--dry" in sys.argv[1:]
 if DRY:
@@ -25,10 +27,12 @@ import torch  # noqa: E402  (after the environment)
 import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 
+from kernels import hopper_attention  # noqa: E402
 from kernels.attention_tasks import plan_attention  # noqa: E402
 from kernels.attention_workspace import (  # noqa: E402
     LONG_TILES,
     SHORT_TILES,
+    WGMMA_TILE,
     AttentionWorkspace,
     Tile,
     make_attention_workspace,
@@ -48,11 +52,13 @@ NUM_CHECKED = 12
 
 Batch = Sequence[tuple[int, int]]  # (seq_len, query_len)
 DECODE: dict[str, Batch] = {
+    "1 x 256": [(256, 1)],
+    "1 x 4096": [(4096, 1)],
     "64 x 512": [(512, 1)] * 64,
+    "64 x 640": [(640, 1)] * 64,
     "256 x 600": [(600, 1)] * 256,
     "64 x 4096": [(4096, 1)] * 64,
     "1 x 128k + 31 x 4k": [(131072, 1)] + [(4096, 1)] * 31,
-    "1 x 4096": [(4096, 1)],
 }
 PREFILL: dict[str, Batch] = {
     "2 x 4096": [(4096, 4096)] * 2,
@@ -62,31 +68,26 @@ PREFILL: dict[str, Batch] = {
 }
 SHORT_SWEEP = [
     SHORT_TILES[128, 2],
-    Tile(16, 64, 4, 3, 2, min_units=4),
-    Tile(16, 64, 4, 4, 2, min_units=4),
-    Tile(16, 64, 4, 2, 4, min_units=4),
-    Tile(16, 64, 2, 3, 3, min_units=4),
-    Tile(16, 64, 4, 3, 3, min_units=1),
-    Tile(16, 32, 4, 4, 4, min_units=8),
-    Tile(16, 32, 2, 4, 4, min_units=8),
-    Tile(16, 32, 4, 3, 4, min_units=8),
-    Tile(16, 128, 4, 2, 2, min_units=2),
-    Tile(16, 128, 4, 3, 1, min_units=2),
-    Tile(16, 128, 8, 2, 2, min_units=2),
+    Tile(8, 32, 2, 4, 4, min_units=8),
+    Tile(8, 32, 2, 3, 6, min_units=8),
+    Tile(8, 32, 2, 3, 4, min_units=2),
+    Tile(8, 64, 4, 3, 3, min_units=4),
+    Tile(8, 16, 1, 4, 8, min_units=8),
+    Tile(8, 128, 8, 2, 2, min_units=2),
 ]
 LONG_SWEEP = [
+    WGMMA_TILE,
+    replace(WGMMA_TILE, overhead=1),
+    replace(WGMMA_TILE, overhead=4),
     LONG_TILES[128, 2],
-    Tile(128, 64, 8, 2, 1),
-    Tile(128, 64, 8, 4, 1),
-    Tile(128, 128, 8, 2, 1),
-    Tile(128, 32, 8, 4, 1),
-    Tile(64, 64, 4, 2, 2),
-    Tile(64, 128, 4, 2, 1),
+    Tile(128, 128, 8, 2, 1, overhead=2),
+    Tile(128, 32, 8, 3, 2, overhead=4),
 ]
+"""Those for wgmma have four warps, those for Triton's own products eight."""
 if DRY:
     DECODE = {"3 x 70": [(70, 1)] * 3}
     PREFILL = {"2 x 40": [(40, 40)] * 2}
-    SHORT_SWEEP, LONG_SWEEP = [Tile(16, 32, 4, 2, 1)], [Tile(32, 32, 4, 2, 1)]
+    SHORT_SWEEP, LONG_SWEEP = [Tile(8, 32, 4, 2, 1)], [Tile(32, 32, 4, 2, 1, overhead=2)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +221,11 @@ def largest_error(step: Step, out: torch.Tensor) -> float:
 
 def measure(step: Step, group: int, short: Tile | None, long: Tile | None) -> tuple[float, float, float]:
     """(seconds per layer, seconds of the task map, largest relative error)."""
+    supported = hopper_attention.supports(step.query.device, DTYPE, HEAD_DIM, group, BLOCK_SIZE)
     workspace = make_attention_workspace(
-        len(step.batch), len(step.query), HEADS, group, HEAD_DIM, DEVICE, dtype=DTYPE, short_tile=short, long_tile=long
-    )
+        len(step.batch), len(step.query), HEADS, group, HEAD_DIM, DEVICE, dtype=DTYPE, short_tile=short, long_tile=long,
+        use_wgmma=supported and (long is None or long.num_warps == WGMMA_TILE.num_warps),
+    )  # fmt: skip
     has_long = any(query_len > 1 for _, query_len in step.batch)
     out = torch.full((len(step.query), HEADS * group * HEAD_DIM), torch.nan, dtype=DTYPE, device=DEVICE)
     plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
@@ -250,7 +253,8 @@ def report(name: str, tile: str, step: Step, group: int, result: tuple[float, fl
 def describe(tile: Tile) -> str:
     """A tile in one word."""
     return (
-        f"{tile.block_m}x{tile.block_n} w{tile.num_warps} s{tile.num_stages} p{tile.programs_per_sm} u{tile.min_units}"
+        f"{tile.block_m}x{tile.block_n} w{tile.num_warps} s{tile.num_stages} p{tile.programs_per_sm} "
+        f"u{tile.min_units} o{tile.overhead}"
     )
 
 
@@ -270,15 +274,8 @@ def sweep(
             report(name, describe(tile), step, group, result, limits)
 
 
-def main() -> None:
-    """Ceilings, the layouts, then the tiles."""
-    torch.manual_seed(0)
-    limits = Limits(measure_read_bandwidth(), measure_matmul())
-    device = "interpreter" if DRY else torch.cuda.get_device_name()
-    print(f"{device}, torch {torch.__version__}, triton {triton.__version__}, {DTYPE}, H={HEADS} D={HEAD_DIM}")
-    print(f"read {limits.read / 1e9:.0f} GB/s, matmul {limits.matmul / 1e12:.1f} TFLOP/s", flush=True)
-    memory = torch.empty(CACHE_BYTES // DTYPE.itemsize, dtype=DTYPE, device=DEVICE).normal_()
-
+def compare_layouts(memory: torch.Tensor, limits: Limits) -> None:
+    """The tables' tiles on all shapes, with both layouts of the cache."""
     for model, group in GROUPS.items():
         print(f"\n{model}: G={group}, the tables' tiles, both layouts")
         for name, batch in {**DECODE, **PREFILL}.items():
@@ -286,11 +283,29 @@ def main() -> None:
                 step = make_step(memory, batch, group, layer_major)
                 layout = ("layer-major" if layer_major else "block-major") + f", {step.num_layers} layers"
                 report(name, layout, step, group, measure(step, group, None, None), limits)
-    for model, group in GROUPS.items():
-        print(f"\n{model}: G={group}, short tiles")
-        sweep(memory, DECODE, group, SHORT_SWEEP if group == 4 else SHORT_SWEEP[:4], True, limits)
-    print("\nG=4, long tiles")
-    sweep(memory, PREFILL, 4, LONG_SWEEP, False, limits)
+
+
+def main() -> None:
+    """Ceilings, the layouts, then the tiles."""
+    parser = argparse.ArgumentParser(description="Tiles of paged attention, measured.")
+    parser.add_argument("--only", choices=("short", "long"), help="one of the two sweeps")
+    parser.add_argument("--dry", action="store_true", help="tiny shapes in Triton's interpreter")
+    only = parser.parse_args().only
+    torch.manual_seed(0)
+    limits = Limits(measure_read_bandwidth(), measure_matmul())
+    device = "interpreter" if DRY else torch.cuda.get_device_name()
+    print(f"{device}, torch {torch.__version__}, triton {triton.__version__}, {DTYPE}, H={HEADS} D={HEAD_DIM}")
+    print(f"read {limits.read / 1e9:.0f} GB/s, matmul {limits.matmul / 1e12:.1f} TFLOP/s", flush=True)
+    memory = torch.empty(CACHE_BYTES // DTYPE.itemsize, dtype=DTYPE, device=DEVICE).normal_()
+
+    if only is None:
+        compare_layouts(memory, limits)
+    if only != "long":
+        print("\nG=4, short tiles")
+        sweep(memory, DECODE, 4, SHORT_SWEEP, True, limits)
+    if only != "short":
+        print("\nG=4, long tiles")
+        sweep(memory, PREFILL, 4, LONG_SWEEP, False, limits)
 
 
 if __name__ == "__main__":

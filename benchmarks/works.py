@@ -26,7 +26,14 @@ class Work:
     requests: list[Request]
     temperature: float = 0.0
     num_shared_tokens: int = 0
-    """Tokens that all prompts begin with."""
+    """Tokens that all prompts of a group begin with."""
+    num_groups: int = 1
+    """Prompts belong to them in turn: the first of each group is among the first `num_groups`."""
+
+    @property
+    def num_shareable_tokens(self) -> int:
+        """What needs no computing once it was computed for the first of each group."""
+        return self.num_shared_tokens * (len(self.requests) - self.num_groups)
 
     @property
     def num_input_tokens(self) -> int:
@@ -39,22 +46,25 @@ class Work:
 
 @dataclass(frozen=True)
 class _Uniform:
-    """`count` requests of equal lengths, whose first `num_shared` tokens are the same, decoded greedily."""
+    """`count` requests of equal lengths, whose first `num_shared` tokens are the same within each of `num_groups`,
+    decoded greedily."""
 
     count: int
     num_in: int
     num_out: int
     num_shared: int = 0
+    num_groups: int = 1
 
     def __call__(self, name: str, ids: Iterator[int], scale: int) -> Work:
         num_shared = _scaled(self.num_shared, scale) if self.num_shared else 0
         num_own = _scaled(self.num_in - self.num_shared, scale)
-        shared = _take(ids, num_shared)
+        num_groups = _scaled(self.num_groups, scale)
+        shared = [_take(ids, num_shared) for _ in range(num_groups)]
         requests = [
-            Request(shared + _take(ids, num_own), _scaled(self.num_out, scale))
-            for _ in range(_scaled(self.count, scale))
+            Request(shared[index % num_groups] + _take(ids, num_own), _scaled(self.num_out, scale))
+            for index in range(_scaled(self.count, scale))
         ]
-        return Work(name, requests, num_shared_tokens=num_shared)
+        return Work(name, requests, num_shared_tokens=num_shared, num_groups=num_groups)
 
 
 def _nano(name: str, ids: Iterator[int], scale: int) -> Work:
@@ -105,6 +115,7 @@ WORKS: dict[str, Callable[[str, Iterator[int], int], Work]] = {
     "decode64": _Uniform(64, 512, 256),
     "prefill": _Uniform(32, 4096, 1),
     "prefix": _Uniform(512, 2112, 32, num_shared=2048),
+    "assistants": _Uniform(1024, 2176, 256, num_shared=2048, num_groups=64),
     "tput": _Uniform(1000, 1024, 128),
     "nano": _nano,
     "mixed32": _mixed,

@@ -8,13 +8,14 @@ from pathlib import Path
 import zmq
 
 from engine_core.config.engine_config import ServeConfig, load_serve_config
+from engine_core.config.errors import ConfigError
 from engine_core.engine_core import EngineCore
 from engine_core.executors.base import ExecutorFailed
 from engine_core.executors.local import LocalExecutor
 from engine_core.ipc.control import ControlLink, Failed, LinkClosed, Progress, Ready
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import ERROR_ENGINE_DEAD, ERROR_SHUTTING_DOWN, MAX_CLIENT_FRAME_BYTES
-from engine_core.ipc.sockets import bind_router
+from engine_core.ipc.sockets import bind_private, bind_router, ipc_path
 
 logger = logging.getLogger("engine_core")
 
@@ -55,8 +56,9 @@ def serve(
     arguments: argparse.Namespace,
 ) -> int:
     """Starts the workers, serves, and tells the parent how it went."""
-    endpoint = config.core_endpoint(arguments.replica)
+    endpoint, admin_endpoint = config.core_endpoint(arguments.replica), config.admin_endpoint(arguments.replica)
     router = bind_router(context, endpoint, MAX_CLIENT_FRAME_BYTES)
+    bind_private(router, admin_endpoint)
     try:
         if not executor.start(
             lambda stage, done, total, unit: link.send(Progress(stage=stage, done=done, total=total, unit=unit)),
@@ -66,16 +68,20 @@ def serve(
     except ExecutorFailed as failure:
         link.send(Failed(message=str(failure), exit_code=failure.exit_code))
         return failure.exit_code
-    core = EngineCore(
-        config.engine,
-        executor,
-        router,
-        link,
-        heartbeats,
-        arguments.heartbeat_index,
-        arguments.replica,
-        config.frontend.served_model_names[0],
-    )
+    try:
+        core = EngineCore(
+            config.engine,
+            executor,
+            router,
+            link,
+            heartbeats,
+            arguments.heartbeat_index,
+            arguments.replica,
+            config.frontend.served_model_names[0],
+        )
+    except ConfigError as error:  # what `quire serve` had read was changed meanwhile
+        link.send(Failed(message=str(error), exit_code=2))
+        return 2
     details = {"replica": arguments.replica, "device_free_bytes": executor.device_free_bytes}
     link.send(Ready(details=details))
     try:
@@ -90,8 +96,8 @@ def serve(
         if config.engine.trace_file is not None:
             core.timeline.write(Path(config.engine.trace_file))
             logger.info("The step timeline stands in %s.", config.engine.trace_file)
-        socket_file = Path(endpoint.removeprefix("ipc://"))
-        socket_file.unlink(missing_ok=True)
+        for name in (endpoint, admin_endpoint):
+            ipc_path(name).unlink(missing_ok=True)
     return 0
 
 

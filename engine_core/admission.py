@@ -14,6 +14,7 @@ from engine_core.ipc.messages import (
     ERROR_OVERLOADED,
     AddRequest,
 )
+from engine_core.policies.base import SchedulingPolicy
 from engine_core.request import Request
 
 
@@ -33,19 +34,23 @@ class Admission:
         self._vocab_size = config.model.vocab_size
         self._max_model_len = config.scheduler.max_model_len
         self._capacity = config.block_demand().longest(config.cache.num_blocks, self._max_model_len)
+        """Tokens of the longest request that context and KV cache have room for."""
         self._max_num_waiting = config.scheduler.max_num_waiting
         self._max_num_penalty_rows = config.scheduler.max_num_penalty_rows
         self._num_admitted = 0
 
-    def admit(self, message: AddRequest, client: bytes, client_number: int, num_waiting: int, now: float) -> Request:
+    def admit(
+        self, message: AddRequest, client: bytes, client_number: int, policy: SchedulingPolicy, now: float
+    ) -> Request:
         """Raises `Refused`. `now` is monotonic seconds."""
         try:
             prompt, output = int32_column(message.prompt_token_ids), int32_column(message.output_token_ids)
         except ProtocolError as error:
             raise Refused(ERROR_INVALID, str(error)) from error
         self._check(message, prompt, output)
-        if num_waiting >= self._max_num_waiting:
-            raise Refused(ERROR_OVERLOADED, f"{num_waiting} requests are waiting already; try again.", retry_after=1.0)
+        if policy.is_full(message.share_key, self._max_num_waiting):
+            waiting = f"Too many requests are waiting ({policy.num_waiting} of all clients); try again."
+            raise Refused(ERROR_OVERLOADED, waiting, retry_after=1.0)
         self._num_admitted += 1
         return Request(
             request_id=message.request_id,
@@ -59,6 +64,7 @@ class Admission:
             arrival_time=now,
             arrival_number=self._num_admitted,
             priority=message.priority,
+            share_key=message.share_key,
             deadline=message.deadline,
             cache_salt=message.cache_salt,
             adapter=message.adapter,
@@ -68,22 +74,18 @@ class Admission:
     def _check(self, message: AddRequest, prompt: np.ndarray, output: np.ndarray) -> None:
         if len(prompt) == 0:
             raise Refused(ERROR_INVALID, "The prompt has no tokens.")
-        if len(prompt) >= self._max_model_len:
-            raise Refused(
-                ERROR_CONTEXT_LENGTH,
-                f"The prompt has {len(prompt)} tokens; the context holds {self._max_model_len}, the answer included.",
-            )
         for tokens in (prompt, output):
             if len(tokens) and (tokens.min() < 0 or tokens.max() >= self._vocab_size):
                 raise Refused(ERROR_INVALID, f"Token ids must be from 0 to {self._vocab_size - 1}.")
         if any(token >= self._vocab_size for token in message.sampling.logit_bias):
             raise Refused(ERROR_INVALID, f"logit_bias: token ids must be from 0 to {self._vocab_size - 1}.")
-        wanted = len(prompt) + (message.sampling.max_tokens or 1)
-        if min(wanted, self._max_model_len) > self._capacity:
+        num_wanted = message.sampling.max_tokens or 1
+        if len(prompt) + num_wanted > self._capacity:
+            holder = "context" if self._capacity == self._max_model_len else "KV cache"
             raise Refused(
                 ERROR_CONTEXT_LENGTH,
-                f"The prompt's {len(prompt)} tokens and the {wanted - len(prompt)} asked for do not fit into the KV "
-                f"cache, which holds {self._capacity} tokens of one request.",
+                f"The prompt's {len(prompt)} tokens and the {num_wanted} asked for do not fit into the {holder}, "
+                f"which holds {self._capacity}.",
             )
         if message.sampling.uses_penalties and self._max_num_penalty_rows == 0:
             raise Refused(ERROR_INVALID, "This engine was started without room for penalties.")

@@ -8,6 +8,17 @@ operation is O(1) per block whatever the pool's size. The pool knows nothing of 
 
 from array import array
 from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+
+class PoolObserver(Protocol):
+    """Hears when contents can no longer be found."""
+
+    def removed(self, block: int, digest: bytes) -> None:
+        """`block` was given out for other contents."""
+
+    def cleared(self) -> None:
+        """All contents are gone."""
 
 
 class BlockPool:
@@ -18,7 +29,12 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.num_available = num_blocks
         """Blocks that `allocate` can give out: free and cached ones."""
+        self.num_cached = 0
+        """Blocks that nobody owns and that can still be found."""
+        self.num_shared = 0
+        """Blocks with more than one owner."""
         self.num_evictions = 0
+        self.observer: PoolObserver | None = None
         self._reference_counts = array("i", bytes(4 * num_blocks))
         self._hash_of: dict[int, bytes] = {}
         self._block_of: dict[bytes, int] = {}
@@ -31,9 +47,9 @@ class BlockPool:
         return self.num_blocks - self.num_available
 
     @property
-    def num_cached(self) -> int:
-        """Blocks that nobody owns and that can still be found."""
-        return sum(1 for block in self._hash_of if self._reference_counts[block] == 0)
+    def num_findable(self) -> int:
+        """Blocks that can be found by their contents, owned or cached."""
+        return len(self._hash_of)
 
     def allocate(self, count: int) -> list[int]:
         """Takes `count` blocks with reference count 1; the caller has looked at `num_available` first."""
@@ -45,7 +61,10 @@ class BlockPool:
             digest = self._hash_of.pop(block, None)
             if digest is not None:
                 del self._block_of[digest]
+                self.num_cached -= 1
                 self.num_evictions += 1
+                if self.observer is not None:
+                    self.observer.removed(block, digest)
             self._reference_counts[block] = 1
             blocks.append(block)
         self.num_available -= count
@@ -58,7 +77,9 @@ class BlockPool:
                 assert block in self._hash_of, block
                 self._unlink(block)
                 self.num_available -= 1
+                self.num_cached -= 1
             self._reference_counts[block] += 1
+            self.num_shared += self._reference_counts[block] == 2
 
     def release(self, blocks: Sequence[int]) -> None:
         """Takes one owner from each block of a block table.
@@ -71,8 +92,13 @@ class BlockPool:
             self._reference_counts[block] = count
             if count == 0:
                 self.num_available += 1
-                tail = self._previous[self.num_blocks]
-                self._link_after(tail if block in self._hash_of else self.num_blocks, block)
+                if block in self._hash_of:
+                    self.num_cached += 1
+                    self._link_after(self._previous[self.num_blocks], block)
+                else:
+                    self._link_after(self.num_blocks, block)
+            elif count == 1:
+                self.num_shared -= 1
 
     def find(self, digest: bytes) -> int | None:
         """The block with these contents, owned or cached."""
@@ -81,17 +107,26 @@ class BlockPool:
     def is_owned(self, block: int) -> bool:
         return self._reference_counts[block] > 0
 
-    def register(self, block: int, digest: bytes) -> None:
-        """Makes an owned block findable. A second block with the same contents stays private."""
+    def digest_of(self, block: int) -> bytes | None:
+        """What `find` knows the block's contents by."""
+        return self._hash_of.get(block)
+
+    def register(self, block: int, digest: bytes) -> bool:
+        """Makes an owned block findable. False: there is one with the same contents already, and this stays private."""
         assert self._reference_counts[block] > 0, block
-        if digest not in self._block_of and block not in self._hash_of:
-            self._block_of[digest] = block
-            self._hash_of[block] = digest
+        if digest in self._block_of or block in self._hash_of:
+            return False
+        self._block_of[digest] = block
+        self._hash_of[block] = digest
+        return True
 
     def forget_all(self) -> None:
         """Drops every hash: the contents died with their workers. Cached blocks become free ones."""
         self._block_of.clear()
         self._hash_of.clear()
+        self.num_cached = 0
+        if self.observer is not None:
+            self.observer.cleared()
 
     def check_integrity(self) -> None:
         """Asserts what must hold between any two calls; O(num_blocks), run when idle and by tests."""
@@ -107,6 +142,8 @@ class BlockPool:
         assert len(listed) == len(set(listed)) == self.num_available, (len(listed), self.num_available)
         owned = sum(1 for count in self._reference_counts if count > 0)
         assert owned + self.num_available == self.num_blocks, (owned, self.num_available)
+        assert self.num_cached == sum(1 for block in self._hash_of if self._reference_counts[block] == 0)
+        assert self.num_shared == sum(1 for count in self._reference_counts if count > 1)
         assert len(self._hash_of) == len(self._block_of)
         assert all(self._block_of[digest] == block for block, digest in self._hash_of.items())
 

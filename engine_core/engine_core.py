@@ -9,13 +9,18 @@ import heapq
 import logging
 import time
 from collections import deque
+from pathlib import Path
 
 import zmq
 
 from engine_core.admission import Admission, Refused
+from engine_core.block_events import BlockEventFeed
 from engine_core.clients import Client, Clients, send_to
 from engine_core.config.engine_config import EngineConfig
+from engine_core.config.hash_key import read_hash_key
 from engine_core.executors.base import Executor
+from engine_core.host_tier import make_host_tier
+from engine_core.inspector import Inspector
 from engine_core.ipc.codec import ProtocolError, decode_client_message, encode, handle_of_malformed_add
 from engine_core.ipc.control import ControlLink, Drain, LinkClosed
 from engine_core.ipc.heartbeat import Heartbeats
@@ -32,6 +37,7 @@ from engine_core.ipc.messages import (
     FinishedRequest,
     Hello,
     RequestError,
+    SubscribeBlockEvents,
     Utility,
     Welcome,
 )
@@ -80,24 +86,31 @@ class EngineCore:
         self._heartbeat_index = heartbeat_index
         self._replica = replica
         cache = config.cache
+        key_file = cache.prefix_hash_key_file
         kv_cache_manager = KVCacheManager(
             cache.num_blocks,
             cache.block_size,
             cache.enable_prefix_caching,
+            hash_key=None if key_file is None else read_hash_key(Path(key_file)),
+            host=make_host_tier(config),
             windows=config.layer_groups().windows,
         )
         self.scheduler = Scheduler(config.scheduler, kv_cache_manager, config.model.eos_token_ids)
         self.metrics = Metrics(self.scheduler, model_name or config.model.path, replica)
+        self.inspector = Inspector(self.scheduler, replica, time.monotonic())
         self.timeline = Timeline()
         self.num_collected = 0
         self._admission = Admission(config)
         self.epoch = time.time_ns()
         self._clients = Clients(self.epoch, replica)
+        self._block_events = BlockEventFeed(kv_cache_manager.events, self.epoch, replica)
         self._request_ids: dict[str, Request] = {}
         self._deadlines: list[tuple[float, int, Request]] = []  # by time, then arrival
         self._inflight: deque[ScheduledStep] = deque()
         self._may_schedule = False
         """Whether anything happened since the scheduler last had nothing to run."""
+        self._may_hash = False
+        """Whether prompts wait whose blocks are not hashed yet."""
         self._stop_at: float | None = None  # set by Drain: monotonic seconds
         self._unchecked = False
         self._poller = zmq.Poller()
@@ -114,6 +127,7 @@ class EngineCore:
             while (step := self._schedule()) is not None:
                 self._dispatch(step)
             self._send()
+            self._may_hash = self.scheduler.hash_ahead()
 
     def fail_all(self, code: str, message: str) -> None:
         """Ends every open request with one error: the engine does not go on."""
@@ -129,7 +143,7 @@ class EngineCore:
         events = dict(self._poller.poll(timeout_ms))
         if not events and timeout_ms > 0 and not self._inflight:
             self._check_when_idle()
-        pending = self.scheduler.num_running + len(self.scheduler.waiting)
+        pending = self.scheduler.num_running + self.scheduler.num_waiting
         self._heartbeats.beat(self._heartbeat_index, self.num_collected, pending)
         self._executor.check()
         if self._link.fileno() in events:
@@ -145,7 +159,7 @@ class EngineCore:
     def _timeout_ms(self) -> int:
         if self._may_schedule and len(self._inflight) < self._config.scheduler.steps_in_flight:
             return 0
-        if self._executor.next_result() is not None:
+        if self._may_hash or self._executor.next_result() is not None:
             return 0
         return _IDLE_POLL_MS
 
@@ -180,6 +194,8 @@ class EngineCore:
                 self._end(self.scheduler.abort(request))
         elif isinstance(message, Credit):
             client.credit += message.amount
+        elif isinstance(message, SubscribeBlockEvents):
+            self._block_events.subscribe(client)
         elif isinstance(message, Bye):
             self._forget(client)
         elif isinstance(message, Utility):
@@ -231,8 +247,7 @@ class EngineCore:
             if self._stop_at is not None:
                 raise Refused(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
             now = time.monotonic()
-            num_waiting = len(self.scheduler.waiting)
-            request = self._admission.admit(message, client.identity, client.number, num_waiting, now)
+            request = self._admission.admit(message, client.identity, client.number, self.scheduler.policy, now)
         except Refused as refused:
             error = RequestError(
                 handle=message.handle, code=refused.code, message=str(refused), retry_after=refused.retry_after
@@ -246,7 +261,7 @@ class EngineCore:
             self._reply(Finished(request, FINISH_LENGTH, None, request.num_prior_tokens), now)
             return
         if request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, request.order[1], request))
+            heapq.heappush(self._deadlines, (request.deadline, request.arrival_number, request))
         self.scheduler.add(request)
         self._may_schedule = self._unchecked = True
 
@@ -287,6 +302,7 @@ class EngineCore:
         collect_ns = time.monotonic_ns()
         now = collect_ns / 1e9
         step = self._inflight.popleft()
+        self.inspector.step(now)
         outputs = self.scheduler.update(step, result, now)
         self._clients.add_step(outputs, result, self.scheduler.table)
         started_ns, ended_ns = int(result.header[STARTED_NS]), int(result.header[ENDED_NS])
@@ -300,6 +316,8 @@ class EngineCore:
 
     def _send(self) -> None:
         for client in self._clients.send(self._router, self.num_collected):
+            self._forget(client)
+        for client in self._block_events.send(self._router):
             self._forget(client)
 
     # Ends of requests and clients
@@ -353,6 +371,7 @@ class EngineCore:
     def _forget(self, client: Client) -> None:
         """A client is gone: its requests are of no use to anybody."""
         self._clients.remove(client)
+        self._block_events.unsubscribe(client)
         for request in list(client.requests.values()):
             self._end(self.scheduler.abort(request))
 

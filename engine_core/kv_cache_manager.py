@@ -6,39 +6,23 @@ shares a prefix starts with the shared full blocks and recomputes the rest, at l
 needs).
 
 Each layer group has a block table and blocks of its own, all from one pool; tables grow together. In a group whose
-layers see a sliding window, blocks that all tokens still to be computed have left behind are given back, and a prefix
-is found by the blocks that its next token sees: the first entries of such a table hold `NO_BLOCK`, and nobody looks
-at them.
+layers see a sliding window, blocks that all tokens still to be computed have left behind are given back: the first
+entries of such a table hold `NO_BLOCK`, and nobody looks at them. `prefix_search.py` says which blocks a prefix needs.
 """
 
 import hashlib
 import os
-from dataclasses import dataclass
 
 import numpy as np
 
+from engine_core.block_events import BlockEventRecorder
 from engine_core.block_pool import BlockPool
+from engine_core.host_tier import HostTier
+from engine_core.ipc.messages import DIGEST_BYTES
+from engine_core.prefix_search import NO_BLOCK, PrefixHit, PrefixSearch, digest_and_group, identity
+from engine_core.prefix_tree import PrefixTree
+from engine_core.recent_chains import RecentChains
 from engine_core.request import Request
-
-_DIGEST_BYTES = 16
-
-
-NO_BLOCK = -1
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixHit:
-    """The beginning of a request that the cache has."""
-
-    tables: list[list[int]]
-    """The entries of each group's block table, equally many."""
-    num_behind: int
-    """How many of them a group with a sliding window does without."""
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks of tokens that were found."""
-        return len(self.tables[0])
 
 
 class KVCacheManager:
@@ -50,23 +34,35 @@ class KVCacheManager:
         block_size: int,
         enable_prefix_caching: bool = True,
         hash_key: bytes | None = None,
+        host: HostTier | None = None,
         windows: tuple[int, ...] = (0,),
     ) -> None:
         """`hash_key`: agreed on where replicas must know each other's blocks; else random, so that nobody can aim.
-        `windows`: the sliding window of each layer group; those that see all tokens come first and have 0."""
+        `host`: where evicted blocks go, and come back from. `windows`: the sliding window of each layer group; those
+        that see all tokens come first and have 0."""
         self.pool = BlockPool(num_blocks)
+        self.pool.observer = self
+        self.host = host
+        self.tree = PrefixTree(num_blocks, self.pool.find)
+        """Of the first layer group's blocks."""
+        self.events = BlockEventRecorder(block_size)
+        self.now = 0.0
+        """The step's time, for what is remembered of a chain's last use."""
         self.block_size = block_size
         self.windows = windows
         self.num_groups = len(windows)
         self.num_query_tokens = 0
         """Tokens that admitted requests looked up, and how many of them were found."""
         self.num_hit_tokens = 0
+        self.num_hashed_blocks = 0
         self._num_full = windows.count(0)
         self._windowed = range(self._num_full, self.num_groups)
         self._window = max(windows)
         assert windows == (0,) * self._num_full + (self._window,) * len(self._windowed), windows
+        self._search = PrefixSearch(self.pool, host, block_size, windows)
         self._caching = enable_prefix_caching
         self._key = hash_key or os.urandom(32)
+        self._recent = RecentChains(block_size)
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Entries of each block table."""
@@ -74,46 +70,72 @@ class KVCacheManager:
 
     def num_held(self, request: Request) -> int:
         """Blocks of all its tables together."""
-        return self.num_groups * len(request.block_tables[0]) - len(self._windowed) * request.num_behind
+        return sum(map(len, request.block_tables)) - len(self._windowed) * request.num_behind
+
+    def hash_prefix(self, request: Request, max_blocks: int) -> bool:
+        """Computes up to `max_blocks` more of the hashes that `find_prefix` needs; whether all of them are there."""
+        if not self._caching:
+            return True
+        tokens, hashes = request.tokens, request.block_hashes
+        needed = (len(tokens) - 1) // self.block_size
+        if len(hashes) >= needed:
+            return True
+        end = len(hashes) + max_blocks
+        if not hashes and max_blocks > 0:
+            self._extend_chain(request, tokens, 1)
+            hashes += self._recent.common(hashes[0], tokens[: needed * self.block_size])[1:]
+            end += len(hashes) - 1
+        self._extend_chain(request, tokens, min(needed, end))
+        if len(hashes) < needed:
+            return False
+        self._recent.remember(tokens[: needed * self.block_size], hashes)
+        return True
 
     def find_prefix(self, request: Request, tokens: np.ndarray) -> PrefixHit:
         """Blocks that hold the beginning of `tokens` (int32 [num_tokens]): at most all but the last token's."""
-        if not self._caching:
-            return PrefixHit([[] for _ in self.windows], 0)
-        most = (len(tokens) - 1) // self.block_size
+        most = (len(tokens) - 1) // self.block_size if self._caching else 0
         self._extend_chain(request, tokens, most)
-        hashes = request.block_hashes[:most]
-        tables = self._find_beginning(hashes)
-        if not self._windowed:
-            return PrefixHit(tables, 0)
-        end = self._find_window(hashes[: len(tables[0])] if tables else hashes)
-        behind = self._first_seen(end)
-        tables = [table[:end] for table in tables]
-        for group in self._windowed:
-            seen = [self.pool.find(_identity(digest, group)) for digest in hashes[behind:end]]
-            tables.append([NO_BLOCK] * behind + [block for block in seen if block is not None])
-        return PrefixHit(tables, behind)
+        return self._search.find(request.block_hashes[:most])
 
-    def num_available_beside(self, hits: PrefixHit) -> int:
-        """Blocks left to allocate once `hits` are taken: cached hits stand in the free list themselves."""
-        cached = sum(
-            1
-            for group, table in enumerate(hits.tables)
-            for block in table[self._first_held(group, hits.num_behind) :]
-            if not self.pool.is_owned(block)
-        )
-        return self.pool.num_available - cached
+    def bring_back(self, request: Request, hit: PrefixHit, count: int) -> PrefixHit:
+        """Loads the first `count` of the hit's blocks that are in host memory; returns the hit with them. They are
+        cached blocks like any others from now on: the step that is being planned may use them already."""
+        assert self.host is not None
+        entries = hit.on_host[:count]
+        names = [identity(request.block_hashes[index], group) for group, index in entries]
+        # Neither what was found nor what is loaded may make room for it.
+        for found in hit.found():
+            self.pool.share(found)
+        slots = self.host.hold(names)
+        blocks = sorted(self.pool.allocate(len(entries)))  # so that blocks and slots form runs
+        tables = [list(table) for table in hit.tables]
+        for block, name, (group, index) in zip(blocks, names, entries, strict=True):
+            self.pool.register(block, name)
+            tables[group][index] = block
+            self._tell_stored(request, group, [block], index)
+        self.host.load(slots, blocks)
+        hit = PrefixHit(tables, hit.num_behind, hit.on_host[count:])
+        for found in hit.found():
+            self.pool.release(found)
+        return hit
 
-    def start_table(self, request: Request, hits: PrefixHit, num_tokens: int) -> None:
+    def num_available_beside(self, hit: PrefixHit) -> int:
+        """Blocks left to allocate once the hit is taken: cached blocks stand in the free list themselves."""
+        return self.pool.num_available - sum(not self.pool.is_owned(block) for found in hit.found() for block in found)
+
+    def start_table(self, request: Request, hit: PrefixHit, num_tokens: int) -> None:
         """Begins block tables with shared blocks and `num_tokens` that were asked for (for the hit rate)."""
         assert not request.block_tables
-        for group, table in enumerate(hits.tables):
-            self.pool.share(table[self._first_held(group, hits.num_behind) :])
-        request.block_tables = [list(table) for table in hits.tables]
-        request.num_behind = hits.num_behind
-        request.num_registered_blocks = hits.num_blocks
+        assert not hit.on_host
+        for found in hit.found():
+            self.pool.share(found)
+        if hit.num_blocks:
+            self.tree.touch(hit.tables[0][-1], self.now)
+        request.block_tables = [list(table) for table in hit.tables]
+        request.num_behind = hit.num_behind
+        request.num_registered_blocks = hit.num_blocks
         self.num_query_tokens += num_tokens
-        self.num_hit_tokens += hits.num_blocks * self.block_size
+        self.num_hit_tokens += hit.num_blocks * self.block_size
 
     def append(self, request: Request, count: int) -> list[list[int]]:
         """`count` fresh blocks at the end of each table; the caller has looked at `pool.num_available`."""
@@ -126,7 +148,7 @@ class KVCacheManager:
 
     def held_entries(self, request: Request, group: int) -> tuple[int, list[int]]:
         """The part of a table that holds blocks: where it begins, and its entries."""
-        first = self._first_held(group, request.num_behind)
+        first = request.num_behind if group >= self._num_full else 0
         return first, request.block_tables[group][first:]
 
     def register_full(self, request: Request, tokens: np.ndarray) -> None:
@@ -135,12 +157,27 @@ class KVCacheManager:
         if not self._caching or count <= request.num_registered_blocks:
             return
         self._extend_chain(request, tokens, count)
-        registered, hashes = request.num_registered_blocks, request.block_hashes
         for group, table in enumerate(request.block_tables):
-            first = registered if group < self._num_full else max(registered, request.num_behind)
-            for index in range(first, count):
-                self.pool.register(table[index], _identity(hashes[index], group))
+            start = request.num_registered_blocks
+            if group >= self._num_full:
+                start = max(start, request.num_behind)
+            for index in range(start, count):
+                if not self.pool.register(table[index], identity(request.block_hashes[index], group)):
+                    self._tell_stored(request, group, table[start:index], start)
+                    start = index + 1
+            self._tell_stored(request, group, table[start:count], start)
         request.num_registered_blocks = count
+
+    def _tell_stored(self, request: Request, group: int, blocks: list[int], start: int) -> None:
+        """Those blocks have just become findable: what stands from number `start` on in the group's table."""
+        if not blocks:
+            return
+        digests = request.block_hashes[start : start + len(blocks)]
+        parent = request.block_hashes[start - 1] if start else self._root(request)
+        if group == 0:
+            self.tree.stored(blocks, digests, parent, start, self.now)
+        if self.events.is_recording:
+            self.events.stored(digests, parent, group)
 
     @property
     def has_windows(self) -> bool:
@@ -163,51 +200,46 @@ class KVCacheManager:
             table[request.num_behind : num_behind] = [NO_BLOCK] * (num_behind - request.num_behind)
         request.num_behind = num_behind
 
+    def removed(self, block: int, name: bytes) -> None:
+        """The pool gave a cached block out for other contents, which its new owner has not written yet."""
+        if self.host is not None:
+            self.host.evicted(block, name)
+        digest, group = digest_and_group(name)
+        if group == 0:
+            self.tree.removed(block, digest)
+        if self.events.is_recording:
+            self.events.removed(digest, group)
+
+    def cleared(self) -> None:
+        """The pool forgot everything."""
+        self.tree.clear()
+        if self.events.is_recording:
+            self.events.cleared()
+
     def release(self, request: Request) -> None:
         """Ends the request's tables."""
+        if request.num_registered_blocks:
+            self._touch_end(request)
         for group in range(len(request.block_tables)):
             self.pool.release(self.held_entries(request, group)[1])
         request.block_tables = []
         request.num_behind = 0
         request.num_registered_blocks = 0
 
-    def _first_held(self, group: int, num_behind: int) -> int:
-        return num_behind if group >= self._num_full else 0
-
-    def _find_beginning(self, hashes: list[bytes]) -> list[list[int]]:
-        """The tables of the groups that see all tokens, as far as all of them have every block."""
-        tables: list[list[int]] = [[] for _ in range(self._num_full)]
-        for group, table in enumerate(tables):
-            for digest in hashes:
-                block = self.pool.find(_identity(digest, group))
-                if block is None:
-                    break
-                table.append(block)
-            hashes = hashes[: len(table)]
-        return [table[: len(hashes)] for table in tables]
-
-    def _find_window(self, hashes: list[bytes]) -> int:
-        """How long, in blocks, the longest beginning is for whose next token all groups with a window have all that it
-        sees. Looked for from the end, where it is found at once or else behind the first gap."""
-        end, begin = len(hashes), self._first_seen(len(hashes))
-        index = end
-        while index > begin:
-            index -= 1
-            if any(self.pool.find(_identity(hashes[index], group)) is None for group in self._windowed):
-                end, begin = index, self._first_seen(index)
-        return end
-
-    def _first_seen(self, num_blocks: int) -> int:
-        """The first block that the token behind `num_blocks` sees through the window."""
-        return max(0, num_blocks * self.block_size - self._window + 1) // self.block_size
+    def _touch_end(self, request: Request) -> None:
+        """The chain that a request leaves ends with its last block, or with an equal one that was there before."""
+        block = self.pool.find(request.block_hashes[request.num_registered_blocks - 1])
+        if block is not None:
+            self.tree.touch(block, self.now)
 
     def _extend_chain(self, request: Request, tokens: np.ndarray, count: int) -> None:
         """Computes the request's block hashes up to number `count`; each is computed once in a request's life."""
         hashes = request.block_hashes
         parent = hashes[-1] if hashes else self._root(request)
+        self.num_hashed_blocks += max(0, count - len(hashes))
         for index in range(len(hashes), count):
             block = tokens[index * self.block_size : (index + 1) * self.block_size]
-            parent = hashlib.blake2b(parent + block.tobytes(), digest_size=_DIGEST_BYTES, key=self._key).digest()
+            parent = hashlib.blake2b(parent + block.tobytes(), digest_size=DIGEST_BYTES, key=self._key).digest()
             hashes.append(parent)
 
     def _root(self, request: Request) -> bytes:
@@ -216,9 +248,4 @@ class KVCacheManager:
         for part in (request.cache_salt, request.adapter):
             encoded = b"" if part is None else part.encode()
             framed += bytes([part is not None]) + len(encoded).to_bytes(4, "little") + encoded
-        return hashlib.blake2b(framed, digest_size=_DIGEST_BYTES, key=self._key).digest()
-
-
-def _identity(digest: bytes, group: int) -> bytes:
-    """What a block of a layer group is found by: other groups keep other layers of the same tokens."""
-    return digest + group.to_bytes() if group else digest
+        return hashlib.blake2b(framed, digest_size=DIGEST_BYTES, key=self._key).digest()

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from engine_core.host_tier import HostTier
 from engine_core.scheduler import Scheduler
 from engine_core.step_records import StepOutputs
 
@@ -76,13 +77,15 @@ class Metrics(Collector):
         scheduler, kv = self._scheduler, self._scheduler.kv
         pool = kv.pool
         yield self._gauge("num_requests_running", "Requests that own a row.", scheduler.num_running)
-        yield self._gauge("num_requests_waiting", "Requests in the queue.", len(scheduler.waiting))
+        yield self._gauge("num_requests_waiting", "Requests in the queue.", scheduler.num_waiting)
         yield self._gauge("kv_cache_usage_perc", "Share of KV blocks owned, 0 to 1.", pool.num_owned / pool.num_blocks)
         yield self._gauge("num_kv_blocks_owned", "KV blocks that requests own.", pool.num_owned)
         yield self._gauge("num_kv_blocks_total", "KV blocks in all.", pool.num_blocks)
         yield self._counter("num_preemptions", "Preemptions.", scheduler.num_preemptions)
         yield self._counter("prefix_cache_queries", "Tokens looked up in the prefix cache.", kv.num_query_tokens)
         yield self._counter("prefix_cache_hits", "Tokens found there.", kv.num_hit_tokens)
+        if kv.host is not None:
+            yield from self._host_tier(kv.host)
         yield self._counter("prompt_tokens", "Prompt tokens of ended requests.", self._prompt_tokens)
         yield self._counter("generation_tokens", "Tokens generated.", self._generation_tokens)
         success = CounterMetricFamily(
@@ -97,6 +100,14 @@ class Metrics(Collector):
             (self._latency, "e2e_request_latency_seconds", "Arrival at the engine core to the last token."),
         ):
             yield histogram.family(f"vllm:{name}", text, self._labels)
+
+    def _host_tier(self, host: HostTier) -> Iterator[Metric]:
+        hits = host.num_loaded * self._scheduler.kv.block_size // self._scheduler.kv.num_groups
+        yield self._counter("external_prefix_cache_hits", "Of the tokens found, those loaded from host memory.", hits)
+        yield self._counter("kv_offload_blocks_stored", "KV blocks copied to host memory.", host.num_stored)
+        yield self._counter("kv_offload_blocks_loaded", "KV blocks copied back from there.", host.num_loaded)
+        yield self._gauge("num_kv_offload_blocks", "KV blocks that lie in host memory.", len(host))
+        yield self._gauge("num_kv_offload_blocks_ready", "KV blocks that host memory has room for.", host.num_ready)
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"vllm:{name}", text, labels=list(self._labels))

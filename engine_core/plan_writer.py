@@ -6,14 +6,17 @@ from engine_core.ipc.step import (
     NUM_BLOCK_DELTAS,
     NUM_BULK,
     NUM_GIVEN,
+    NUM_LOADS,
     NUM_MASKS,
     NUM_ROW_INITS,
     NUM_SEQS,
+    NUM_STORES,
     NUM_TOKENS,
     STEP_ID,
     StepPlan,
 )
 from engine_core.request import Request
+from engine_core.row_table import RowTable
 
 
 class PlanWriter:
@@ -73,10 +76,14 @@ class PlanWriter:
         first, self._num_block_deltas = self._num_block_deltas, self._num_block_deltas + len(entries)
         self._plan.block_deltas[first : self._num_block_deltas] = entries
 
-    def finish(
-        self, step_id: int, rows: np.ndarray, counts: np.ndarray, given: np.ndarray, samples: np.ndarray
-    ) -> None:
-        """The rows that run (all int32 [num_seqs]); their given token ids stand in `token_ids` already."""
+    def finish(self, step_id: int, table: RowTable, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The rows that run and how many tokens each computes (int32 [num_seqs]); returns which of them sample."""
+        starts, known = table.num_computed[rows], table.num_known[rows]
+        ends = starts + counts
+        samples = (ends == known + table.num_inflight[rows]).astype(np.int32)
+        # A row that goes beyond what is known is fed its own last token by the worker.
+        given = np.where(ends > known, 0, counts).astype(np.int32)
+        self._give_tokens(table, rows, starts, ends, given)
         plan, num_seqs = self._plan, len(rows)
         plan.rows[:num_seqs] = rows
         plan.num_query_tokens[:num_seqs] = counts
@@ -91,6 +98,29 @@ class PlanWriter:
         header[NUM_BLOCK_DELTAS] = self._num_block_deltas
         header[NUM_BULK] = self._num_bulk
         header[NUM_MASKS] = 0
+        header[NUM_STORES] = 0
+        header[NUM_LOADS] = 0
+        return samples
+
+    def add_copies(self, stores: np.ndarray, loads: np.ndarray) -> None:
+        """What goes to host memory and comes back from there (each int32 [count, 2]); after `finish`."""
+        plan = self._plan
+        plan.stores[: len(stores)] = stores
+        plan.loads[: len(loads)] = loads
+        plan.header[NUM_STORES] = len(stores)
+        plan.header[NUM_LOADS] = len(loads)
+
+    def _give_tokens(
+        self, table: RowTable, rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, given: np.ndarray
+    ) -> None:
+        """Writes the token ids that the workers cannot know yet."""
+        token_ids = self._plan.token_ids
+        single = np.flatnonzero(given == 1)
+        offsets = np.cumsum(given) - given
+        token_ids[offsets[single]] = table.history[rows[single], starts[single]]
+        for index in np.flatnonzero(given > 1):
+            row, start, offset = rows[index], starts[index], offsets[index]
+            token_ids[offset : offset + given[index]] = table.history[row, start : ends[index]]
 
     def _append_bulk(self, values: np.ndarray | list[int] | tuple[int, ...]) -> tuple[int, int]:
         offset, length = self._num_bulk, len(values)

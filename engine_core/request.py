@@ -29,6 +29,7 @@ class Request:
 
     __slots__ = (
         "adapter",
+        "arrival_number",
         "arrival_time",
         "block_hashes",
         "block_tables",
@@ -46,13 +47,14 @@ class Request:
         "num_prior_tokens",
         "num_prompt_tokens",
         "num_registered_blocks",
-        "order",
         "penalty_slot",
         "priority",
         "request_id",
         "row",
         "sampling",
         "scheduled_time",
+        "share",
+        "share_key",
         "status",
         "stop_token_ids",
         "tokens",
@@ -74,6 +76,7 @@ class Request:
         arrival_number: int,
         priority: int = 0,
         deadline: float | None = None,
+        share_key: str | None = None,
         cache_salt: str | None = None,
         adapter: str | None = None,
         trace_context: str | None = None,
@@ -94,9 +97,10 @@ class Request:
         wanted = max_total_tokens if sampling.max_tokens is None else self.num_prompt_tokens + sampling.max_tokens
         self.limit = min(wanted, max_total_tokens)
         self.stop_token_ids = frozenset(sampling.stop_token_ids)
-        self.order = (priority, arrival_number)
-        """Policy order: lower runs first, higher is preempted first."""
         self.priority = priority
+        self.share_key = share_key
+        self.share = -1
+        """The number that the fair-share policy gave to the share."""
         self.deadline = deadline
         self.cache_salt = cache_salt
         self.adapter = adapter
@@ -113,6 +117,8 @@ class Request:
         self.num_registered_blocks = 0
         self.num_cached_tokens = 0
         self.num_preemptions = 0
+        self.arrival_number = arrival_number
+        """Grows from request to request; decides between equal ranks."""
         self.arrival_time = arrival_time
         self.scheduled_time: float | None = None
         self.first_token_time: float | None = None

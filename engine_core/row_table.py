@@ -6,14 +6,16 @@ with the number of running requests. `requests[row]` keeps its request until the
 
 import numpy as np
 
-from engine_core.request import Request, RequestStatus
+from engine_core.request import Request
 
 
 class RowTable:
     """Rows 0 .. num_rows - 1; all arrays are indexed by row."""
 
-    def __init__(self, num_rows: int, max_model_len: int) -> None:
+    def __init__(self, num_rows: int, max_model_len: int, num_penalty_rows: int) -> None:
         self.requests: list[Request | None] = [None] * num_rows
+        self.running = np.zeros(num_rows, np.bool_)
+        """Whether the row's request runs: not so once it ended or was preempted, though the row is still taken."""
         self.generation = np.zeros(num_rows, np.int64)
         """Grows when the results of the row's request stop counting; those of an older generation are dropped."""
         self.last_step = np.zeros(num_rows, np.int64)
@@ -30,6 +32,8 @@ class RowTable:
         """Entries of the row's block tables."""
         self.num_behind = np.zeros(num_rows, np.int32)
         """Those of them that lie behind the sliding window; see `Request.num_behind`."""
+        self.num_preemptions = np.zeros(num_rows, np.int32)
+        self.arrival_number = np.zeros(num_rows, np.int64)
         self.earliest_stop = np.zeros(num_rows, np.int32)
         """Number of known tokens from which on EOS and stop tokens count (prompt + min_tokens)."""
         self.num_at_arrival = np.zeros(num_rows, np.int32)
@@ -45,16 +49,24 @@ class RowTable:
         self.history = np.zeros((num_rows, max_model_len), np.int32)
         """Token ids: the first `num_known` of a row count."""
         self._free = list(range(num_rows - 1, -1, -1))
+        self._free_penalty_slots = list(range(num_penalty_rows - 1, -1, -1))
 
     @property
     def num_free(self) -> int:
         return len(self._free)
 
+    def has_room_for(self, request: Request) -> bool:
+        """Whether there is a row, and what the request needs beside it."""
+        return bool(self._free) and (bool(self._free_penalty_slots) or not request.sampling.uses_penalties)
+
     def take(self, request: Request, num_computed: int) -> int:
         """Gives the request a row and copies its tokens there."""
         row = self._free.pop()
         request.row = row
+        if request.sampling.uses_penalties:
+            request.penalty_slot = self._free_penalty_slots.pop()
         self.requests[row] = request
+        self.running[row] = True
         count = len(request.tokens)
         self.history[row, :count] = request.tokens
         self.num_known[row] = count
@@ -63,6 +75,8 @@ class RowTable:
         self.limit[row] = request.limit
         self.num_blocks[row] = len(request.block_tables[0])
         self.num_behind[row] = request.num_behind
+        self.num_preemptions[row] = request.num_preemptions
+        self.arrival_number[row] = request.arrival_number
         self.earliest_stop[row] = request.num_prompt_tokens + request.sampling.min_tokens
         self.num_at_arrival[row] = request.num_prompt_tokens + request.num_prior_tokens
         self.last_token_time[row] = request.last_token_time or request.arrival_time
@@ -79,10 +93,17 @@ class RowTable:
         assert request is not None, row
         return request
 
-    def is_running(self, row: int) -> bool:
-        """Whether the row's request has not been preempted or ended."""
-        request = self.requests[row]
-        return request is not None and request.status is RequestStatus.RUNNING
+    def find_stops(
+        self, rows: np.ndarray, tokens: np.ndarray, known_before: np.ndarray, eos_token_ids: tuple[int, ...]
+    ) -> np.ndarray:
+        """Where a row's new token (its number `known_before`) is one that it stops at, bool [num_rows]."""
+        is_eos = np.zeros(len(rows), np.bool_)
+        for eos in eos_token_ids:
+            is_eos |= tokens == eos
+        stops = is_eos & self.checks_eos[rows]
+        for index in np.flatnonzero(self.has_stop_ids[rows]):
+            stops[index] |= int(tokens[index]) in self.request(rows[index]).stop_token_ids
+        return stops & (known_before >= self.earliest_stop[rows])
 
     def drop_results(self, row: int) -> None:
         """What is still in flight for the row's request is of no interest any more (it finished or was aborted)."""
@@ -93,6 +114,9 @@ class RowTable:
         request = self.request(row)
         request.last_token_time = float(self.last_token_time[row])
         request.row = -1
+        if request.penalty_slot >= 0:
+            self._free_penalty_slots.append(request.penalty_slot)
+            request.penalty_slot = -1
         self.requests[row] = None
         self._free.append(row)
 

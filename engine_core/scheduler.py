@@ -2,25 +2,32 @@
 
 There are no prefill and decode phases. A step has one token budget; running requests come first (those that need a
 single token before those in the middle of their prompt, so that a long prompt delays nobody's next token), then waiting
-ones. Time is an argument; there are no sockets and no torch here. Several steps may be in flight: see DESIGN's rules on
-rows, generations and blocks, which `_retire` and `update` keep.
+ones. Who comes first among equals is a `SchedulingPolicy`'s. Time is an argument; there are no sockets and no torch
+here. Several steps may be in flight: see DESIGN's rules on rows, generations and blocks, which `Retirement` and
+`update` keep.
 """
 
-import bisect
 from collections import deque
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.layer_groups import BlockDemand
+from engine_core.growth_room import GrowthRoom
 from engine_core.ipc.messages import FINISH_ABORT, FINISH_LENGTH, FINISH_STOP
 from engine_core.ipc.step import StepPlan, StepResult
 from engine_core.kv_cache_manager import KVCacheManager
 from engine_core.plan_writer import PlanWriter
+from engine_core.policies.registry import make_policy
+from engine_core.prompt_chunks import divide, part_of_newcomer
 from engine_core.request import Request, RequestStatus
+from engine_core.retirement import Retirement
 from engine_core.row_table import RowTable
 from engine_core.step_records import Finished, ScheduledStep, StepOutputs
-from engine_core.waiting_queue import WaitingQueue
+
+MAX_HASHED_BLOCKS = 256
+"""Blocks of waiting prompts that one call hashes while requests run: some 0.3 ms."""
 
 
 class Scheduler:
@@ -35,29 +42,36 @@ class Scheduler:
         assert config.max_num_batched_tokens >= config.max_num_seqs
         self.config = config
         self.kv = kv_cache_manager
-        self.table = RowTable(config.max_num_seqs, config.max_model_len)
-        self.waiting = WaitingQueue()
+        self.table = RowTable(config.max_num_seqs, config.max_model_len, config.max_num_penalty_rows)
+        self.policy = make_policy(config)
+        self.num_running = 0
         self.num_preemptions = 0
         self._demand = BlockDemand.of(self.kv.windows, self.kv.block_size, config.max_num_batched_tokens)
         self._eos = eos_token_ids
-        self._running: list[Request] = []  # in policy order
-        self._running_rows = np.empty(0, np.int32)  # the same, rebuilt when the set changes
-        self._running_changed = False
-        self._retiring: deque[Request] = deque()
-        self._num_retiring_blocks = 0
-        self._free_penalty_slots = list(range(config.max_num_penalty_rows - 1, -1, -1))
-        self._refused: tuple[Request, int] | None = None
-        """The request that last found too few blocks, and how many were available then."""
+        self._retirement = Retirement(self.table, kv_cache_manager)
+        self._unhashed: deque[Request] = deque()
+        """Requests in order of arrival whose prompts may not be hashed yet."""
+        self._hash_quota = 0
+        self._refused: tuple[Request, int, int] | None = None
+        """The request that last found too few blocks, how many it needed then, and how many requests ran."""
         self._next_step_id = 1
-        self._last_collected = 0
 
     @property
-    def num_running(self) -> int:
-        return len(self._running)
+    def running(self) -> Sequence[Request]:
+        return [request for request in self.table.requests if request is not None and self.table.running[request.row]]
+
+    @property
+    def waiting(self) -> Iterator[Request]:
+        """In no particular order."""
+        return self.policy.waiting()
+
+    @property
+    def num_waiting(self) -> int:
+        return self.policy.num_waiting
 
     @property
     def has_unfinished(self) -> bool:
-        return bool(self._running or len(self.waiting))
+        return self.num_running > 0 or self.num_waiting > 0
 
     # Events from clients
 
@@ -65,25 +79,41 @@ class Scheduler:
         """A new request, already checked by the caller: it must be able to fit into the cache by itself."""
         assert self._demand.peak(request.limit) <= self.kv.pool.num_blocks
         assert len(request.tokens) < request.limit, request
-        self.waiting.push(request)
+        self.policy.push(request)
+        while self._unhashed and self._unhashed[0].status is not RequestStatus.WAITING:
+            self._unhashed.popleft()
+        self._unhashed.append(request)
 
     def abort(self, request: Request) -> Finished:
         """Ends a request that has not ended yet."""
         return self._finish(request, FINISH_ABORT, None)
 
+    def hash_ahead(self) -> bool:
+        """Hashes a bounded part of the waiting prompts, for the time that the workers take; whether more is left."""
+        quota = MAX_HASHED_BLOCKS
+        while self._unhashed and quota > 0:
+            request = self._unhashed[0]
+            num_before = self.kv.num_hashed_blocks
+            if request.status is not RequestStatus.WAITING or self.kv.hash_prefix(request, quota):
+                self._unhashed.popleft()
+            quota -= self.kv.num_hashed_blocks - num_before
+        return bool(self._unhashed)
+
     # The step
 
     def schedule(self, plan: StepPlan, now: float) -> ScheduledStep | None:
         """Plans one step into `plan`; None when there is nothing that could run before a result comes."""
+        self.kv.now = now
         step_id, writer, num_preemptions = self._next_step_id, PlanWriter(plan), self.num_preemptions
         rows, counts = self._schedule_running(writer)
         if self.num_preemptions == num_preemptions:
             rows, counts = self._admit(writer, rows, counts, now)
         if len(rows) == 0:
             return None
-        given, samples = self._fill_tokens(plan, rows, counts)
-        writer.finish(step_id, rows, counts, given, samples)
         table = self.table
+        samples = writer.finish(step_id, table, rows, counts)
+        if self.kv.host is not None:
+            writer.add_copies(*self.kv.host.dispatch(step_id))
         table.num_computed[rows] += counts
         table.num_inflight[rows] += samples
         table.last_step[rows] = step_id
@@ -99,7 +129,8 @@ class Scheduler:
 
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:
         """Takes in a result, in the order of the steps. What it names only for ended requests is dropped."""
-        assert step.step_id == result.step_id == self._last_collected + 1, (step.step_id, result.step_id)
+        assert step.step_id == result.step_id == self._retirement.last_collected + 1, (step.step_id, result.step_id)
+        self.kv.now = now
         table = self.table
         counts = step.samples & (step.generation == table.generation[step.rows])
         indices = np.flatnonzero(counts)
@@ -113,76 +144,86 @@ class Scheduler:
         table.last_token_time[rows] = now
         for row in rows[is_first]:
             table.request(row).first_token_time = now
+        self.policy.count_sampled(rows)
         self._register_sampled_blocks(rows, known_before)
         if self.kv.has_windows:
             self._release_behind_windows(step)
         finished = self._find_finished(rows, tokens, known_before)
-        self._last_collected = step.step_id
-        self._give_back_retired()
+        if self.kv.host is not None:
+            self.kv.host.collect(step.step_id, result.num_host_slots)
+        self._retirement.collected(step.step_id)
         return StepOutputs(indices, rows, tokens, intervals, is_first, finished)
 
     # Running requests
 
     def _schedule_running(self, writer: PlanWriter) -> tuple[np.ndarray, np.ndarray]:
         """Rows and token counts (int32) of running requests that fit the budget and have their blocks."""
-        if self._running_changed:
-            self._running_rows = np.array([request.row for request in self._running], np.int32)
-            self._running_changed = False
-        rows, table = self._running_rows, self.table
+        table = self.table
+        rows = np.flatnonzero(table.running).astype(np.int32)
         planned = table.num_known[rows] + table.num_inflight[rows]
         pending = planned - table.num_computed[rows]
         ready = (planned < table.limit[rows]) & (pending > 0)
-        single = ready & (pending == 1)
-        several = ready & (pending > 1)
-        rows = np.concatenate([rows[single], rows[several]])
-        counts = np.concatenate([pending[single], pending[several]])
-        starts = np.cumsum(counts) - counts
-        counts = np.clip(self.config.max_num_batched_tokens - starts, 0, counts)
-        rows, counts = rows[counts > 0], counts[counts > 0]
+        single = rows[ready & (pending == 1)]
+        prompts = self._in_order(rows[ready & (pending > 1)])
+        rows, counts = single, np.ones(len(single), np.int32)
+        if len(prompts):
+            rest = table.num_known[prompts] - table.num_computed[prompts]
+            num_joining = min(self.config.max_num_partial_prefills - len(prompts), self._num_admissible())
+            chunks = divide(self.config.max_num_batched_tokens - len(single), rest, num_joining)
+            rows = np.concatenate([single, prompts[chunks > 0]])
+            counts = np.concatenate([counts, chunks[chunks > 0]])
         rows, counts = self._grow_tables(writer, rows, counts)
         for row, end in zip(rows[counts > 1], (table.num_computed[rows] + counts)[counts > 1], strict=True):
             self._register_prompt_blocks(int(row), int(end))
         return rows, counts
 
+    def _in_order(self, rows: np.ndarray) -> np.ndarray:
+        """The rows in policy order."""
+        if len(rows) < 2:
+            return rows
+        return rows[np.lexsort((self.table.arrival_number[rows], self.policy.ranks(rows)))]
+
     def _grow_tables(self, writer: PlanWriter, rows: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Appends the blocks that the rows' new tokens need, preempting where there are too few."""
-        table = self.table
-        missing = -(-(table.num_computed[rows] + counts) // self.kv.block_size) - table.num_blocks[rows]
-        growing = np.flatnonzero(missing > 0)
+        """Appends the entries that the rows' new tokens need in each table, preempting where blocks are too few."""
+        table, kv = self.table, self.kv
+        missing = -(-(table.num_computed[rows] + counts) // kv.block_size) - table.num_blocks[rows]
+        growing = rows[missing > 0]
         if len(growing) == 0:
             return rows, counts
-        runs = np.ones(len(rows), np.bool_)
-        grown: list[tuple[Request, list[list[int]]]] = []
-        num_preemptions, num_groups = self.num_preemptions, self.kv.num_groups
-        requests = [table.request(rows[index]) for index in growing]  # a preempted one may leave the table at once
-        for index, request in zip(growing, requests, strict=True):
-            count = int(missing[index]) * num_groups
-            if request.status is RequestStatus.RUNNING and self._make_room(request, count):
-                grown.append((request, self.kv.append(request, int(missing[index]))))
+        needed = dict(zip(growing.tolist(), missing[missing > 0].tolist(), strict=True))
+        victims: list[int] = []  # the last one is preempted first
+        if kv.num_groups * sum(needed.values()) > kv.pool.num_available:
+            victims = self._in_order(np.flatnonzero(table.running)).tolist()
+            growing = self._in_order(growing)
+        grown: list[tuple[int, list[list[int]]]] = []
+        stays = np.zeros(len(table.requests), np.bool_)
+        stays[rows] = True
+        for row in growing.tolist():
+            if table.running[row] and self._make_room(row, kv.num_groups * needed[row], victims):
+                grown.append((row, kv.append(table.request(row), needed[row])))
             else:
-                runs[index] = False
+                stays[row] = False
         entries: list[tuple[int, int, int, int]] = []
-        for request, blocks in grown:
-            if request.status is RequestStatus.RUNNING:  # else it was preempted for a later one in this same loop
-                row, length = request.row, len(request.block_tables[0])
-                for group, new in enumerate(blocks):
-                    entries += [(group, row, index, block) for index, block in enumerate(new, length - len(new))]
-                table.num_blocks[row] = length
+        for row, tables in grown:
+            if table.running[row]:  # else it was preempted for another one in this same loop
+                first = int(table.num_blocks[row])
+                for group, blocks in enumerate(tables):
+                    entries += [(group, row, index, block) for index, block in enumerate(blocks, first)]
+                table.num_blocks[row] = first + needed[row]
         if entries:
             writer.add_entries(entries)
-        if self.num_preemptions != num_preemptions:
-            runs &= np.array([table.is_running(row) for row in rows], np.bool_)
-        return rows[runs], counts[runs]
+        kept = (stays & table.running)[rows]
+        return rows[kept], counts[kept]
 
-    def _make_room(self, request: Request, count: int) -> bool:
+    def _make_room(self, row: int, count: int, victims: list[int]) -> bool:
         """Sees to `count` free blocks, preempting from the end of the policy order; False: not in this step."""
         pool = self.kv.pool
         while pool.num_available < count:
-            if pool.num_available + self._num_retiring_blocks + self._num_blocks_behind() >= count:
+            if pool.num_available + self._retirement.num_blocks + self._num_blocks_behind() >= count:
                 return False  # blocks of ended requests and behind windows come back with the steps in flight
-            victim = self._running[-1]
-            self._preempt(victim)
-            if victim is request:
+            victim = victims.pop()
+            self._preempt(self.table.request(victim))
+            if victim == row:
                 return False
         return True
 
@@ -190,7 +231,7 @@ class Scheduler:
         """Blocks that running requests hold for steps in flight only: no step after them sees these."""
         if not self.kv.has_windows:
             return 0
-        rows = np.array([request.row for request in self._running], np.int32)
+        rows = np.flatnonzero(self.table.running)
         behind = self.kv.count_behind(self.table.num_computed[rows])
         return self.kv.num_blocks_behind(behind, self.table.num_behind[rows])
 
@@ -200,8 +241,8 @@ class Scheduler:
         request.transition(RequestStatus.WAITING)
         request.num_preemptions += 1
         self.num_preemptions += 1
-        self.waiting.push(request)
-        self._retire(request)
+        self.policy.push(request)
+        self._retirement.add(request)
 
     # Waiting requests
 
@@ -210,18 +251,23 @@ class Scheduler:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Starts waiting requests in order while budget, rows and blocks last."""
         budget = self.config.max_num_batched_tokens - int(counts.sum())
+        if budget == 0 or self._num_admissible() == 0:
+            return rows, counts
+        self._hash_quota = MAX_HASHED_BLOCKS
+        room = GrowthRoom(self.table, self.kv, self._demand)
+        num_partial = self._num_partial(rows, counts)
         new_rows: list[int] = []
         new_counts: list[int] = []
         while budget > 0 and self.table.num_free > 0:
-            request = self.waiting.peek()
+            request = self.policy.peek()
             if request is None or request.row >= 0:  # a preempted one whose last tokens are still in flight
                 break
-            # The queue's head waits for blocks; its prefix is not looked up again in every step until then.
-            if self._running and self._refused == (request, self.kv.pool.num_available):
-                break
-            count = self._start(request, writer, budget, now)
+            num_places = min(self.config.max_num_partial_prefills - num_partial, self.num_waiting)
+            runs_others = len(rows) > 0 or bool(new_rows)
+            count = self._start(request, writer, room, budget, num_places, now, runs_others)
             if count == 0:
                 break
+            num_partial += int(self.table.num_computed[request.row]) + count < len(request.tokens)
             new_rows.append(request.row)
             new_counts.append(count)
             budget -= count
@@ -232,38 +278,66 @@ class Scheduler:
             np.concatenate([counts, np.array(new_counts, counts.dtype)]),
         )
 
-    def _start(self, request: Request, writer: PlanWriter, budget: int, now: float) -> int:
-        """Gives the request its row and first blocks; returns how many tokens it computes, 0 when it must wait."""
+    def _num_partial(self, rows: np.ndarray, counts: np.ndarray) -> int:
+        """How many prompts are in the middle of being computed once these rows have run."""
+        rest = self.table.num_known - self.table.num_computed
+        rest[rows] -= counts
+        return int((rest[self.table.running] > 1).sum())
+
+    def _num_admissible(self) -> int:
+        """How many waiting requests may be looked at: none while the first is known to find too few blocks."""
+        if self._refused is not None and self.num_running > 0:
+            request, num_needed, num_running = self._refused
+            is_same = self.num_running == num_running and self.policy.peek() is request
+            if is_same and self.kv.pool.num_available < num_needed:
+                return 0
+        return min(self.table.num_free, self.num_waiting)
+
+    def _start(
+        self,
+        request: Request,
+        writer: PlanWriter,
+        room: GrowthRoom,
+        budget: int,
+        num_places: int,
+        now: float,
+        runs_others: bool,
+    ) -> int:
+        """Gives the request its row and first blocks; returns how many tokens it computes, 0 when it must wait: for
+        room, or for the rest of its prefix, of which a step that also `runs_others` loads no more than a part."""
         kv, known = self.kv, len(request.tokens)
-        if request.sampling.uses_penalties and not self._free_penalty_slots:
+        if not self.table.has_room_for(request) or not self._hash_prompt(request):
             return 0
-        hits = kv.find_prefix(request, request.tokens)
-        num_hit = hits.num_blocks * kv.block_size
-        count = min(known - num_hit, budget)
+        hit = kv.find_prefix(request, request.tokens)
+        num_hit = hit.num_blocks * kv.block_size
+        count = part_of_newcomer(budget, known - num_hit, num_places)
         total_blocks = kv.num_blocks_for(num_hit + count)
-        new_blocks = total_blocks - hits.num_blocks
-        wanted = new_blocks * kv.num_groups
-        if self._running:
-            # Room for all known tokens and one more block, so that what was preempted does not come back to fail again.
-            comfortable = min(self._demand.peak(known) + kv.num_groups, self._demand.peak(request.limit))
-            wanted = max(wanted, comfortable - hits.num_blocks * kv.num_groups)
-        if kv.num_available_beside(hits) < wanted:
-            self._refused = (request, kv.pool.num_available)
+        num_needed = room.needed_by(request, hit)
+        num_available = kv.num_available_beside(hit)
+        if num_available < num_needed:
+            self._refused = (request, kv.pool.num_available + num_needed - num_available, self.num_running)
             return 0
-        if not writer.has_room_for(request, total_blocks * kv.num_groups, self._eos):
+        if count == 0 or not writer.has_room_for(request, kv.num_groups * total_blocks, self._eos):
             return 0
-        self.waiting.pop()
+        if hit.on_host:
+            assert kv.host is not None
+            hit = kv.bring_back(request, hit, kv.host.num_loads_left(runs_others))
+            if hit.on_host:
+                assert runs_others, "a plan's loads hold the prefix of any one request"
+                return 0
+        self.policy.pop()
         request.transition(RequestStatus.RUNNING)
-        kv.start_table(request, hits, known)
-        kv.append(request, new_blocks)
-        if request.sampling.uses_penalties:
-            request.penalty_slot = self._free_penalty_slots.pop()
+        kv.start_table(request, hit, known)
+        kv.append(request, total_blocks - hit.num_blocks)
+        row = self.table.take(request, num_hit)
+        self.num_running += 1
         if request.scheduled_time is None:
             request.scheduled_time = now
             request.num_cached_tokens = num_hit
-        row = self.table.take(request, num_hit)
-        bisect.insort(self._running, request, key=lambda other: other.order)
-        self._running_changed = True
+            self.policy.start(request, known - num_hit)
+        else:
+            self.policy.start(request, 0)
+        room.admitted(request, num_hit)
         writer.start_row(request, num_hit, self._eos)
         for group in range(kv.num_groups):
             first, blocks = kv.held_entries(request, group)
@@ -271,21 +345,13 @@ class Scheduler:
         self._register_prompt_blocks(row, num_hit + count)
         return count
 
-    def _fill_tokens(self, plan: StepPlan, rows: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Writes the token ids that the workers cannot know yet. Returns int32 `num_given` and `samples` per row."""
-        table = self.table
-        starts, known = table.num_computed[rows], table.num_known[rows]
-        ends = starts + counts
-        samples = (ends == known + table.num_inflight[rows]).astype(np.int32)
-        given = np.where(ends > known, 0, counts).astype(np.int32)
-        single = np.flatnonzero(given == 1)
-        several = np.flatnonzero(given > 1)
-        offsets = np.cumsum(given) - given
-        plan.token_ids[offsets[single]] = table.history[rows[single], starts[single]]
-        for index in several:
-            row, start, offset = rows[index], starts[index], offsets[index]
-            plan.token_ids[offset : offset + given[index]] = table.history[row, start : ends[index]]
-        return given, samples
+    def _hash_prompt(self, request: Request) -> bool:
+        """Whether the prompt's blocks are hashed, after a bounded piece of work where other requests run."""
+        num_before = self.kv.num_hashed_blocks
+        quota = self._hash_quota if self.num_running else len(request.tokens)
+        is_complete = self.kv.hash_prefix(request, quota)
+        self._hash_quota -= self.kv.num_hashed_blocks - num_before
+        return is_complete
 
     # Cache
 
@@ -304,31 +370,25 @@ class Scheduler:
     def _release_behind_windows(self, step: ScheduledStep) -> None:
         """Steps after the collected one begin where it ended, so nothing before that place's window is read again."""
         table = self.table
-        is_current = step.generation == table.generation[step.rows]
-        rows, behind = step.rows[is_current], self.kv.count_behind(step.ends[is_current])
-        for index in np.flatnonzero(behind > table.num_behind[rows]):
+        runs = table.running[step.rows]
+        rows, behind = step.rows[runs], self.kv.count_behind(step.ends[runs])
+        num_blocks = behind - table.num_behind[rows]
+        for index in np.flatnonzero(num_blocks > 0):
             request = table.request(rows[index])
-            if request.status is RequestStatus.RUNNING:
-                self.kv.release_behind(request, int(behind[index]))
-                table.num_behind[request.row] = request.num_behind
+            self.kv.release_behind(request, int(behind[index]))
+            table.num_behind[request.row] = request.num_behind
+        if (num_blocks > 1).any():
+            self._refused = None  # a prompt lets go of more than it took, which a row that decodes does not
 
     # Ends
 
     def _find_finished(self, rows: np.ndarray, tokens: np.ndarray, known_before: np.ndarray) -> list[Finished]:
         """Ends the requests whose new token is their last."""
-        table = self.table
-        may_stop = known_before >= table.earliest_stop[rows]
-        is_eos = np.zeros(len(rows), np.bool_)
-        for eos in self._eos:
-            is_eos |= tokens == eos
-        stops = is_eos & table.checks_eos[rows]
-        for index in np.flatnonzero(table.has_stop_ids[rows]):
-            stops[index] |= int(tokens[index]) in table.request(rows[index]).stop_token_ids
-        stops &= may_stop
-        at_limit = known_before + 1 >= table.limit[rows]
+        stops = self.table.find_stops(rows, tokens, known_before, self._eos)
+        at_limit = known_before + 1 >= self.table.limit[rows]
         finished = []
         for index in np.flatnonzero(stops | at_limit):
-            request = table.request(rows[index])
+            request = self.table.request(rows[index])
             if stops[index]:
                 finished.append(self._finish(request, FINISH_STOP, int(tokens[index])))
             else:
@@ -337,48 +397,17 @@ class Scheduler:
 
     def _finish(self, request: Request, reason: str, stop_token_id: int | None) -> Finished:
         known = len(request.tokens) if request.row < 0 else int(self.table.num_known[request.row])
-        if request.status is RequestStatus.RUNNING:
+        was_waiting = request.status is RequestStatus.WAITING
+        if not was_waiting:
             self._leave_running(request)
-            request.transition(RequestStatus.FINISHED)
+        request.transition(RequestStatus.FINISHED)
+        if request.row >= 0:
             self.table.drop_results(request.row)
-            self._retire(request)
-        else:
-            self.waiting.forget()
-            request.transition(RequestStatus.FINISHED)
-            if request.row >= 0:
-                self.table.drop_results(request.row)
+        if not was_waiting:
+            self._retirement.add(request)
+        self.policy.end(request, was_waiting)
         return Finished(request, reason, stop_token_id, known - request.num_prompt_tokens)
 
     def _leave_running(self, request: Request) -> None:
-        index = bisect.bisect_left(self._running, request.order, key=lambda other: other.order)
-        assert self._running[index] is request
-        del self._running[index]
-        self._running_changed = True
-
-    def _retire(self, request: Request) -> None:
-        """Row and blocks return at once when no step in flight names the row, else with the last that does."""
-        if self.table.last_step[request.row] <= self._last_collected:
-            self._give_back(request)
-        else:
-            self._retiring.append(request)
-            self._num_retiring_blocks += self.kv.num_held(request)
-
-    def _give_back_retired(self) -> None:
-        still: deque[Request] = deque()
-        for request in self._retiring:
-            if self.table.last_step[request.row] <= self._last_collected:
-                self._num_retiring_blocks -= self.kv.num_held(request)
-                self._give_back(request)
-            else:
-                still.append(request)
-        self._retiring = still
-
-    def _give_back(self, request: Request) -> None:
-        """Frees row, blocks and penalty slot; a preempted request takes its tokens along."""
-        if request.status is RequestStatus.WAITING:
-            request.tokens = self.table.known_tokens(request.row).copy()
-        self.kv.release(request)
-        if request.penalty_slot >= 0:
-            self._free_penalty_slots.append(request.penalty_slot)
-            request.penalty_slot = -1
-        self.table.give_back(request.row)
+        self.table.running[request.row] = False
+        self.num_running -= 1

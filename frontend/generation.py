@@ -24,6 +24,7 @@ class Order:
     num_samples: int
     options: OutputOptions
     priority: int = 0
+    share_key: str | None = None
     cache_salt: str | None = None
     trace_context: str | None = None
 
@@ -103,6 +104,7 @@ def _start(order: Order, choice: int, prompt: Prompt, sampling: dict[str, Any], 
         sampling,
         request_id=f"{order.response_id}-{choice}-{uuid.uuid4().hex[:12]}",
         priority=order.priority,
+        share_key=order.share_key,
         cache_salt=order.cache_salt,
         trace_context=order.trace_context,
     )

@@ -92,6 +92,11 @@ class RequestOutput:
     metrics: Finished | None = None
     """The engine's figures of the answer that ended last."""
 
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens of the prompt that this answer found in the prefix cache."""
+        return 0 if self.metrics is None else self.metrics.num_cached_tokens
+
 
 class LLM:
     """Settings have the names of `quire serve`'s flags, with underscores. Close it, or use it as a context manager."""

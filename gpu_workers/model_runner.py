@@ -15,6 +15,7 @@ from engine_core.config.engine_config import EngineConfig
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.step import (
     ENDED_NS,
+    NUM_HOST_SLOTS,
     RESULT_NUM_SEQS,
     RESULT_STEP_ID,
     STARTED_NS,
@@ -25,6 +26,7 @@ from engine_core.ipc.step import (
     result_layout,
 )
 from gpu_workers.forward_context import ForwardContext
+from gpu_workers.host_blocks import HostBlocks
 from gpu_workers.input_batch import InputBatch
 from gpu_workers.loader import ProgressCallback
 from gpu_workers.operations import load_host_operations, torch_dtype
@@ -56,6 +58,7 @@ class ModelRunner:
         self._model = ServedModel(config, self._operations, torch.device(config.device), tp_rank)
         self._windows = config.layer_groups().windows
         self._workspace = self._operations.make_workspace()
+        self._host_blocks: HostBlocks | None = None
 
     def load(self, progress: ProgressCallback) -> None:
         """Fills the weights. Raises `ConfigError` when the checkpoint does not fit."""
@@ -66,7 +69,11 @@ class ModelRunner:
         """Allocates cache and rows, then runs each kind of step once so that the first request finds all warm; reports
         those steps."""
         dtype = torch_dtype(self._config.cache.dtype)
-        self._kv_cache = self._operations.make_kv_cache(self._model.kv_cache_shape, dtype)
+        cache_shape, num_host_blocks = self._model.kv_cache_shape, self._config.cache.num_host_blocks
+        self._kv_cache = self._operations.make_kv_cache(cache_shape, dtype)
+        if num_host_blocks:
+            arena = self._operations.make_kv_cache((num_host_blocks, *cache_shape[1:]), dtype)
+            self._host_blocks = HostBlocks(self._kv_cache, arena)
         self._new_batch(self._config.scheduler.max_num_penalty_rows)
         self._warm_up(progress)
 
@@ -120,6 +127,8 @@ class ModelRunner:
     def prepare(self, plan: StepPlan) -> PreparedStep:
         """Applies the plan's deltas and builds the step's inputs. The plan is not needed any longer afterwards."""
         num_seqs = plan.num_seqs
+        if self._host_blocks is not None:
+            self._host_blocks.copy(plan)
         self._batch.apply(plan)
         rows = torch.from_numpy(plan.rows[:num_seqs].astype(np.int64))
         num_query_tokens = torch.from_numpy(plan.num_query_tokens[:num_seqs].astype(np.int64))
@@ -173,6 +182,7 @@ class ModelRunner:
         result.header[RESULT_NUM_SEQS] = step.num_seqs
         result.header[STARTED_NS] = started_ns
         result.header[ENDED_NS] = time.monotonic_ns()
+        result.header[NUM_HOST_SLOTS] = 0 if self._host_blocks is None else self._host_blocks.num_ready
 
     def _warm_up(self, progress: ProgressCallback) -> None:
         """A short prompt and a step of single tokens, on blocks that nobody owns yet."""

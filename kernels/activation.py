@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from kernels.checks import check_dense, check_rows
+from kernels.programmatic import let_dependents_start, may_overlap, wait_for_earlier_kernels
 from kernels.row_tiles import split_rows
 
 
@@ -39,6 +40,8 @@ def _activation_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    let_dependents_start()
+    wait_for_earlier_kernels()
     pid = tl.program_id(0)
     rows = (pid // BLOCKS_PER_ROW) * ROWS + tl.arange(0, ROWS)[:, None]
     cols = (pid % BLOCKS_PER_ROW) * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -84,5 +87,6 @@ def _launch(gate_up: torch.Tensor, activation: str, out: torch.Tensor | None) ->
         ROWS=rows,
         BLOCK=block,
         num_warps=num_warps,
+        launch_pdl=may_overlap(),
     )
     return out

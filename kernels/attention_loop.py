@@ -3,7 +3,7 @@
 Device functions of kernels/paged_attention.py, whose docstring has formulas and legend. There are two forms.
 
 `attend`: all keys of a tile at once, rows spread over the warps. For tall q-tiles, whose products keep the matrix units
-busy.
+busy. One loop for all tiles, with or without hidden keys: a second one would have to fill the pipeline again.
 
 `attend_split`: a tile's keys are cut into W shares, one for each warp, and each share has running maxima, sums and an
 accumulator of its own; `_merge_shares` unites them after the last tile. For q-tiles of few rows, which are no work for
@@ -24,6 +24,15 @@ import triton
 import triton.language as tl
 
 from kernels.attention_combine import HIDDEN
+
+
+@triton.jit
+def _hide(scores, key_position, query_position, WINDOW: tl.constexpr):
+    """HIDDEN for what lies after a row's own token or outside its window."""
+    visible = key_position <= query_position
+    if WINDOW > 0:
+        visible = visible & (key_position > query_position - WINDOW)
+    return tl.where(visible, scores, HIDDEN)
 
 
 @triton.jit
@@ -48,18 +57,37 @@ def _prepare_scores(
     if ALIBI:
         scores += slope * (key_position - query_position).to(tl.float32)
     if MASKED:
-        visible = key_position <= query_position
-        if WINDOW > 0:
-            visible = visible & (key_position > query_position - WINDOW)
-        scores = tl.where(visible, scores, HIDDEN)
+        scores = _hide(scores, key_position, query_position, WINDOW)
     return scores
 
 
 @triton.jit
+def _load_blocks(
+    table, tile, lane, first_key, last_key, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr
+):
+    """Block ids of a tile's keys `lane`, 0 for those past the last key or before the first."""
+    if BLOCK_N % BLOCK_SIZE == 0:
+        blocks = (table + lane // BLOCK_SIZE) + tile * (BLOCK_N // BLOCK_SIZE)
+    else:
+        blocks = table + (tile * BLOCK_N + lane) // BLOCK_SIZE
+    is_seen = lane <= last_key - tile * BLOCK_N
+    if WINDOW > 0:
+        is_seen = is_seen & (lane >= first_key - tile * BLOCK_N)
+    return tl.load(blocks, mask=is_seen, other=0)
+
+
+@triton.jit
+def _place(blocks, tile, lane, stride_block, BLOCK_SIZE: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Offsets of a tile's keys `lane` in the cache, in elements."""
+    if BLOCK_N % BLOCK_SIZE == 0:
+        within = lane % BLOCK_SIZE
+    else:
+        within = (tile * BLOCK_N + lane) % BLOCK_SIZE
+    return (blocks * stride_block).to(tl.int64) * (BLOCK_SIZE * HEAD_DIM) + within * HEAD_DIM
+
+
+@triton.jit
 def attend(
-    acc,  # [M, DP]
-    row_max,  # [M]
-    row_sum,  # [M]
     query,  # [M, DP]
     query_position,  # [M]
     slope,  # [M]
@@ -67,6 +95,8 @@ def attend(
     key_base,
     value_base,
     first_tile,
+    full_from,
+    full_to,
     end_tile,
     first_key,
     last_key,
@@ -76,46 +106,40 @@ def attend(
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
     ALIBI: tl.constexpr,
-    MASKED: tl.constexpr,
 ):
-    """Online softmax over the KV tiles [first_tile, end_tile). MASKED: some of their keys may be hidden from some
-    rows, or lie past the last key."""
+    """(acc [M, DP], maximum [M], sum [M]) over the KV tiles [first_tile, end_tile). Only those outside [full_from,
+    full_to) have keys that are hidden from some rows."""
     lane = tl.arange(0, BLOCK_N)
     dim = tl.arange(0, PADDED_DIM)
     unit = qk_scale
     if SOFT_CAP or ALIBI:
         unit = 1.0
-    token = first_tile * BLOCK_N + lane
-    is_seen = token <= last_key
-    if WINDOW > 0 and MASKED:
-        is_seen = is_seen & (token >= first_key)
-    blocks = tl.load(table + token // BLOCK_SIZE, mask=is_seen, other=0)
+    acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
+    row_max = tl.full([BLOCK_M], HIDDEN, tl.float32)
+    row_sum = tl.zeros([BLOCK_M], tl.float32)
+    blocks = _load_blocks(table, first_tile, lane, first_key, last_key, BLOCK_SIZE, BLOCK_N, WINDOW)
     for tile in range(first_tile, end_tile):
-        token = tile * BLOCK_N + lane
-        offset = (blocks * stride_block).to(tl.int64) * (BLOCK_SIZE * HEAD_DIM) + token % BLOCK_SIZE * HEAD_DIM
-        offset = offset[:, None] + dim[None, :]
-        if MASKED or HEAD_DIM != PADDED_DIM:
-            is_seen = lane <= last_key - tile * BLOCK_N
-            if WINDOW > 0 and MASKED:
-                is_seen = is_seen & (token >= first_key)
-            is_key = is_seen[:, None] & (dim < HEAD_DIM)[None, :]
-            key = tl.load(key_base + offset, mask=is_key, other=0.0)
-            value = tl.load(value_base + offset, mask=is_key, other=0.0)
-        else:
-            key = tl.load(key_base + offset)
-            value = tl.load(value_base + offset)
-        following = token + BLOCK_N
-        blocks = tl.load(table + following // BLOCK_SIZE, mask=following <= last_key, other=0)
+        offset = _place(blocks, tile, lane, stride_block, BLOCK_SIZE, HEAD_DIM, BLOCK_N)[:, None]
+        is_seen = lane <= last_key - tile * BLOCK_N
+        if WINDOW > 0:
+            is_seen = is_seen & (lane >= first_key - tile * BLOCK_N)
+        is_key = is_seen[:, None] & (dim < HEAD_DIM)[None, :]
+        key = tl.load(key_base + offset + dim[None, :], mask=is_key, other=0.0)
+        value = tl.load(value_base + offset + dim[None, :], mask=is_key, other=0.0)
+        blocks = _load_blocks(table, tile + 1, lane, first_key, last_key, BLOCK_SIZE, BLOCK_N, WINDOW)
 
         scores = tl.dot(query, tl.trans(key), input_precision="ieee")  # [M, N]
         scores = _prepare_scores(
-            scores, token[None, :], query_position[:, None], slope[:, None], qk_scale, soft_cap,
-            WINDOW, SOFT_CAP, ALIBI, MASKED,
+            scores, (tile * BLOCK_N + lane)[None, :], query_position[:, None], slope[:, None], qk_scale, soft_cap,
+            WINDOW, SOFT_CAP, ALIBI, False,
         )  # fmt: skip
+        if (tile < full_from) | (tile >= full_to):
+            scores = _hide(scores, (tile * BLOCK_N + lane)[None, :], query_position[:, None], WINDOW)
         new_max = tl.maximum(row_max, tl.max(scores, 1) * unit)  # the scale is positive
         p = tl.exp2(scores * unit - new_max[:, None])
         shrink = tl.exp2(row_max - new_max)
@@ -171,14 +195,10 @@ def attend_split(
     acc = tl.zeros([SHARES, PADDED_DIM, BLOCK_M], tl.float32)
     row_max = tl.full([SHARES, BLOCK_M], HIDDEN, tl.float32)
     key_sum = tl.zeros([SHARES, SHARE_N, BLOCK_M], tl.float32)
-    token = first_tile * BLOCK_N + lead
-    is_seen = token <= last_key
-    if WINDOW > 0:  # a block is looked up by its first key here: the window may begin within it
-        is_seen = is_seen & (token + SHARE_N > first_key)
-    blocks = tl.load(table + token // BLOCK_SIZE, mask=is_seen, other=0)
+    first_lead = first_key - SHARE_N + 1  # the window may begin behind a share's first key
+    blocks = _load_blocks(table, first_tile, lead, first_lead, last_key, BLOCK_SIZE, BLOCK_N, WINDOW)
     for tile in range(first_tile, end_tile):
-        token = tile * BLOCK_N + lead
-        offset = (blocks * stride_block).to(tl.int64) * (BLOCK_SIZE * HEAD_DIM) + token % BLOCK_SIZE * HEAD_DIM
+        offset = _place(blocks, tile, lead, stride_block, BLOCK_SIZE, HEAD_DIM, BLOCK_N)
         is_key = lane <= last_key - tile * BLOCK_N
         if WINDOW > 0:
             is_key = is_key & (lane >= first_key - tile * BLOCK_N)
@@ -192,8 +212,7 @@ def attend_split(
             mask=is_key[:, None, :] & (dim < HEAD_DIM)[None, :, None],
             other=0.0,
         )  # [W, DP, K]
-        following = token + BLOCK_N
-        blocks = tl.load(table + following // BLOCK_SIZE, mask=following <= last_key, other=0)
+        blocks = _load_blocks(table, tile + 1, lead, first_lead, last_key, BLOCK_SIZE, BLOCK_N, WINDOW)
 
         scores = tl.dot(keys, query, input_precision="ieee")  # [W, K, M]
         scores = _prepare_scores(

@@ -12,7 +12,7 @@ Records hold all that the attention kernel needs, so that it begins with one loa
 
     segment: 0 weight before it, 1 its tiles, 2 row, 3 first token (index into the step's tokens), 4 its tokens,
              5 position of the first token, 6 first KV tile, 7 unused
-    program: 0 first unit, 1 end, 2 per, 3 segment, 4 KV head, 5 unit within (segment, head), 6 and 7 unused,
+    program: 0 first unit, 1 end, 2 per, 3 segment, 4 KV head, 5 unit within (segment, head), 6 and 7 zero,
              8 to 15 the segment's record
 
 One launch, one CTA for each variant (short and long rows). It is a matter of latency: some kilobytes are read, but each
@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 
 from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionWorkspace
+from kernels.programmatic import let_dependents_start
 
 _CHUNK = 256
 _NUM_WARPS = 8
@@ -247,6 +248,7 @@ def _task_map_kernel(
     CHUNK: tl.constexpr,
 ):
     """Program 0 maps the short rows, program 1 the long ones."""
+    let_dependents_start()
     if tl.program_id(0) == 0:
         num_short, short_weight = _list_short(
             rows, query_start_loc, seq_lens, short_segments, num_seqs,
@@ -300,8 +302,8 @@ def plan_attention(
         LONG_BLOCK_N=long.tile.block_n,
         SHORT_PROGRAMS=short.num_programs,
         LONG_PROGRAMS=long.num_programs,
-        PADDED_SHORT=triton.next_power_of_2(short.num_programs),
-        PADDED_LONG=triton.next_power_of_2(long.num_programs),
+        PADDED_SHORT=max(_CHUNK, triton.next_power_of_2(short.num_programs)),
+        PADDED_LONG=max(_CHUNK, triton.next_power_of_2(long.num_programs)),
         SHORT_MIN_UNITS=short.tile.min_units,
         LONG_MIN_UNITS=long.tile.min_units,
         SHORT_OVERHEAD=short.tile.overhead,

@@ -56,12 +56,12 @@ class Tile:
 # Keyed by D padded to a power of two, at least 64, and the bytes of an element. A stage holds a K and a V tile; an SM
 # has 227 KB of shared memory and 64 K registers for its programs. Float32 does without matrix units: small tiles.
 SHORT_TILES = {
-    (64, 2): Tile(8, 64, 4, 3, 4, min_units=4),
-    (128, 2): Tile(8, 64, 4, 3, 3, min_units=4),
+    (64, 2): Tile(8, 64, 4, 3, 3, min_units=4),
+    (128, 2): Tile(8, 32, 2, 3, 4, min_units=4),
     (256, 2): Tile(8, 32, 2, 3, 3, min_units=8),
     (64, 4): Tile(8, 64, 4, 3, 3, min_units=4),
-    (128, 4): Tile(8, 32, 2, 3, 3, min_units=8),
-    (256, 4): Tile(8, 16, 1, 3, 3, min_units=16),
+    (128, 4): Tile(8, 32, 4, 3, 3, min_units=8),
+    (256, 4): Tile(8, 16, 4, 3, 2, min_units=16),
 }
 LONG_TILES = {
     (64, 2): Tile(128, 128, 8, 3, 1, overhead=2),
@@ -71,6 +71,8 @@ LONG_TILES = {
     (128, 4): Tile(32, 32, 8, 2, 1, overhead=1),
     (256, 4): Tile(16, 16, 4, 2, 2, overhead=1),
 }
+WGMMA_TILE = Tile(128, 128, 4, 2, 1, overhead=2)
+"""Of kernels/hopper_attention.py, for the long rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class AttentionWorkspace:
     head_dim: int
     padded_dim: int  # D as a power of two, at least 16
     sliding_window: int  # tokens that a query sees, itself included; 0: all
+    uses_wgmma: bool  # whether kernels/hopper_attention.py works on the long rows
     short: Variant
     long: Variant
     long_seqs: torch.Tensor  # int32 [S], scratch of the task map: which scheduled sequences are long
@@ -130,13 +133,15 @@ def make_attention_workspace(
     short_tokens: int = 1,
     short_tile: Tile | None = None,
     long_tile: Tile | None = None,
+    use_wgmma: bool = False,
     num_programs_short: int | None = None,
     num_programs_long: int | None = None,
 ) -> AttentionWorkspace:
     """Buffers for steps of up to `max_num_seqs` sequences and `max_num_tokens` tokens, padding included.
 
     `dtype` is the KV cache's. Rows of up to `short_tokens` tokens are short: 1 for decode, more where so many are
-    verified at once. Tiles and program counts come from the tables and the device unless they are given.
+    verified at once. `use_wgmma` where `kernels.hopper_attention.supports` says so. Tiles and program counts come from
+    the tables and the device unless they are given.
     """
     assert num_kv_heads > 0
     assert group_size > 0
@@ -147,7 +152,8 @@ def make_attention_workspace(
     padded_dim = max(16, triton.next_power_of_2(head_dim))
     key = (max(64, padded_dim), dtype.itemsize)
     assert key in SHORT_TILES, f"no tile for head_dim {head_dim} in {dtype}"
-    short_tile, long_tile = short_tile or SHORT_TILES[key], long_tile or LONG_TILES[key]
+    short_tile = short_tile or SHORT_TILES[key]
+    long_tile = long_tile or (WGMMA_TILE if use_wgmma else LONG_TILES[key])
     # A q-tile holds the heads of at least one token.
     short_rows = triton.next_power_of_2(group_size * short_tokens)
     short_tile = replace(short_tile, block_m=max(short_tile.block_m, short_rows))
@@ -176,6 +182,7 @@ def make_attention_workspace(
         head_dim=head_dim,
         padded_dim=padded_dim,
         sliding_window=sliding_window,
+        uses_wgmma=use_wgmma,
         short=make_variant(short_tile, max_num_seqs, num_programs_short),
         long=make_variant(long_tile, long_capacity, num_programs_long),
         long_seqs=torch.zeros(max_num_seqs, dtype=torch.int32, device=device),

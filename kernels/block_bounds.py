@@ -29,6 +29,7 @@ import triton
 import triton.language as tl
 
 from kernels.launch import Launch, bind
+from kernels.programmatic import let_dependents_start, wait_for_earlier_kernels
 from kernels.sampling_fields import LARGEST, SampledRows, load_float
 from kernels.sampling_random import DEPTH_UNIT, MOST_NOISE_ABOVE, depth, row_key
 
@@ -129,6 +130,8 @@ def _block_maxima_kernel(
     blocks_per_program,
     BLOCK: tl.constexpr,
 ):
+    let_dependents_start()
+    wait_for_earlier_kernels()
     first, i = tl.program_id(0) * blocks_per_program, tl.program_id(1)
     if tl.load(samples_ptr + i) == 0:
         return
@@ -161,6 +164,8 @@ def _block_bounds_kernel(
     LANES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    let_dependents_start()
+    wait_for_earlier_kernels()
     first, i = tl.program_id(0) * blocks_per_program, tl.program_id(1)
     if tl.load(samples_ptr + i) == 0:
         return
@@ -223,6 +228,7 @@ class BlockBounds:
             "blocks_per_program": 1,
             "BLOCK": self._blocks.tokens,
         }
+        # One of the first two begins the sampling, behind a graph or a product of cuBLAS.
         varying = ("blocks_per_program",)
         self._find_maxima = bind(_block_maxima_kernel, arguments, varying, num_warps=1)
         arguments |= {
@@ -236,7 +242,7 @@ class BlockBounds:
         }
         self._find = bind(_block_bounds_kernel, {**arguments, "thresholds_ptr": None}, varying, num_warps=1)
         arguments["thresholds_ptr"] = thresholds
-        self._find_filtered = bind(_block_bounds_kernel, arguments, varying, num_warps=1)
+        self._find_filtered = bind(_block_bounds_kernel, arguments, varying, num_warps=1, overlaps=True)
 
     def find_maxima(self, num_rows: int) -> None:
         """The maxima of the step's first `num_rows` rows, of those that sample."""

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from kernels.checks import check_dense, check_rows
+from kernels.programmatic import let_dependents_start, may_overlap, wait_for_earlier_kernels
 from kernels.row_tiles import split_rows
 
 
@@ -30,6 +31,8 @@ def _embed_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    let_dependents_start()
+    wait_for_earlier_kernels()
     pid = tl.program_id(0)
     tokens = (pid // BLOCKS_PER_ROW) * ROWS + tl.arange(0, ROWS)
     ids = tl.load(input_ids_ptr + tokens, mask=tokens < num_tokens, other=0)
@@ -64,5 +67,6 @@ def embed(weight: torch.Tensor, input_ids: torch.Tensor, out: torch.Tensor | Non
         ROWS=rows,
         BLOCK=block,
         num_warps=num_warps,
+        launch_pdl=may_overlap(),
     )
     return out

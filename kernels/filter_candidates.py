@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from kernels.block_bounds import block_start, is_drawn, load_row_maximum
+from kernels.programmatic import let_dependents_start, wait_for_earlier_kernels
 from kernels.sampling_fields import load_float, load_scaled
 
 NUM_BINS = tl.constexpr(128)
@@ -102,6 +103,8 @@ def histogram_kernel(
     LANES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    let_dependents_start()
+    wait_for_earlier_kernels()
     first, i = tl.program_id(0) * blocks_per_program, tl.program_id(1)
     if tl.load(samples_ptr + i) == 0:
         return
@@ -149,6 +152,8 @@ def gather_kernel(
     LANES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    let_dependents_start()
+    wait_for_earlier_kernels()
     first, i = tl.program_id(0) * blocks_per_program, tl.program_id(1)
     if tl.load(samples_ptr + i) == 0:
         return

@@ -38,6 +38,7 @@ from kernels.filter_candidates import (
     load_filters,
 )
 from kernels.launch import bind
+from kernels.programmatic import let_dependents_start, wait_for_earlier_kernels
 from kernels.sampling_fields import SampledRows, load_float, load_scaled
 
 _TILE = tl.constexpr(512)
@@ -120,6 +121,8 @@ def _search_kernel(
     MIN_P: tl.constexpr,
     LANES: tl.constexpr,
 ):
+    let_dependents_start()
+    wait_for_earlier_kernels()
     i = tl.program_id(0)
     if tl.load(samples_ptr + i) == 0:
         return
@@ -191,11 +194,13 @@ class FilterThresholds:
         }
         varying = {"blocks_per_program": 1}
         least = step.columns.constants("min_p")
-        self._count = bind(histogram_kernel, {**inputs, **varying, **least, "mass_ptr": mass}, tuple(varying), 1)
-        self._gather = bind(gather_kernel, {**inputs, **varying, "candidates_ptr": candidates}, tuple(varying), 1)
+        arguments = {**inputs, **varying, **least, "mass_ptr": mass}
+        self._count = bind(histogram_kernel, arguments, tuple(varying), 1, overlaps=True)
+        arguments = {**inputs, **varying, "candidates_ptr": candidates}
+        self._gather = bind(gather_kernel, arguments, tuple(varying), 1, overlaps=True)
         tensors = {"mass_ptr": mass, "candidates_ptr": candidates, "thresholds_ptr": thresholds}
         del inputs["BLOCK"]
-        self._search = bind(_search_kernel, {**inputs, **tensors, **least}, num_warps=8)
+        self._search = bind(_search_kernel, {**inputs, **tensors, **least}, num_warps=8, overlaps=True)
 
     def find(self, num_rows: int) -> None:
         """The thresholds on scaled logits of the step's first `num_rows` rows, of those that sample. -inf for rows

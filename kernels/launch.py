@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import torch
 from triton.runtime import JITFunction, driver
 
+from kernels.programmatic import may_overlap
+
 
 class Launch(Protocol):
     def __call__(self, num_programs_x: int, num_programs_y: int, *varying: torch.Tensor | int) -> None:
@@ -26,9 +28,17 @@ class Launch(Protocol):
         `bind` was told their names. Tensors must be on the same device and of the same types as there."""
 
 
-def bind(kernel: Any, arguments: Mapping[str, object], varying: Sequence[str] = (), num_warps: int = 4) -> Launch:
+def bind(
+    kernel: Any,
+    arguments: Mapping[str, object],
+    varying: Sequence[str] = (),
+    num_warps: int = 4,
+    *,
+    overlaps: bool = False,
+) -> Launch:
     """A launch of `kernel` (a `@triton.jit` function) with `arguments` for its parameters by name, constants included;
     those of `varying` are examples. Compiles the kernel and loads it to the current device; does not run it.
+    `overlaps`: it keeps the rules of kernels/programmatic.py, and may start while the kernel before it runs.
 
     The tensors among the arguments are kept alive, and must stay where they are.
     """
@@ -41,7 +51,7 @@ def bind(kernel: Any, arguments: Mapping[str, object], varying: Sequence[str] = 
     for place in places:
         assert kernel.params[place].do_not_specialize, (kernel, names[place])
     return CompiledLaunch(
-        kernel.warmup(*values, grid=(1,), num_warps=num_warps),
+        kernel.warmup(*values, grid=(1,), num_warps=num_warps, launch_pdl=overlaps and may_overlap()),
         values,
         places,
         driver.active.get_current_stream,

@@ -29,9 +29,11 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.attention_combine import HIDDEN, LOG2E, combine_partials, combine_tile, store_output
+from kernels import hopper_attention
+from kernels.attention_combine import LOG2E, combine_partials, combine_tile, store_output
 from kernels.attention_loop import attend, attend_split
 from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionWorkspace, Variant
+from kernels.programmatic import let_dependents_start, may_overlap, wait_for_earlier_kernels
 
 
 @triton.jit
@@ -108,30 +110,15 @@ def _work_on_piece(
             SOFT_CAP, ALIBI,
         )  # fmt: skip
     else:
-        acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
-        row_max = tl.full([BLOCK_M], HIDDEN, tl.float32)
-        row_sum = tl.zeros([BLOCK_M], tl.float32)
-        # Tiles before `full_from` begin outside the last token's window, those from `masked_from` on have keys that
-        # the first token does not see.
+        # Tiles before `full_from` begin outside the last token's window, those from `full_to` on have keys that the
+        # first token does not see.
         full_from = begin_tile
         if WINDOW > 0:
-            window_end = (tl.maximum(last_key - WINDOW + 1, 0) + BLOCK_N - 1) // BLOCK_N
-            full_from = tl.minimum(tl.maximum(window_end, begin_tile), end_tile)
-            acc, row_max, row_sum = attend(
-                acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, begin_tile, full_from,
-                first_key, last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N,
-                WINDOW, SOFT_CAP, ALIBI, True,
-            )  # fmt: skip
-        masked_from = tl.minimum(tl.maximum((first_position + 1) // BLOCK_N, full_from), end_tile)
+            full_from = (tl.maximum(last_key - WINDOW + 1, 0) + BLOCK_N - 1) // BLOCK_N
         acc, row_max, row_sum = attend(
-            acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, full_from, masked_from,
-            first_key, last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
-            SOFT_CAP, ALIBI, False,
-        )  # fmt: skip
-        acc, row_max, row_sum = attend(
-            acc, row_max, row_sum, q, query_position, slope, table, key_base, value_base, masked_from, end_tile,
-            first_key, last_key, stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_N, WINDOW,
-            SOFT_CAP, ALIBI, True,
+            q, query_position, slope, table, key_base, value_base, begin_tile, full_from,
+            (first_position + 1) // BLOCK_N, end_tile, first_key, last_key, stride_block, qk_scale, soft_cap,
+            BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, BLOCK_N, WINDOW, SOFT_CAP, ALIBI,
         )  # fmt: skip
 
     if piece_end - piece_begin == num_tiles:
@@ -200,6 +187,8 @@ def _paged_attention_kernel(
     PROGRAM_WORDS: tl.constexpr,
 ):
     """One persistent program: its run of units, piece by piece. SHARES: of a KV tile in `attend_split`; 0: `attend`."""
+    let_dependents_start()
+    wait_for_earlier_kernels()
     program = tl.program_id(0)
     record = programs + program * PROGRAM_WORDS
     unit, end_unit, per = tl.load(record), tl.load(record + 1), tl.load(record + 2)
@@ -295,6 +284,7 @@ def _launch(
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         maxnreg=tile.max_registers,
+        launch_pdl=may_overlap(),
     )
 
 
@@ -341,6 +331,13 @@ def paged_attention(
     assert out.shape == (num_tokens, num_q_heads * head_dim)
     assert out.is_contiguous()
     assert out.dtype == query.dtype
-    for variant in (workspace.short, workspace.long) if has_long else (workspace.short,):
-        _launch(workspace, variant, query, kv_cache[:, layer], out, block_tables, scale, soft_cap, alibi_slopes, sinks)
+    layer_cache = kv_cache[:, layer]
+    options = (soft_cap, alibi_slopes, sinks)
+    _launch(workspace, workspace.short, query, layer_cache, out, block_tables, scale, *options)
+    if has_long and workspace.uses_wgmma:
+        assert soft_cap == 0
+        assert alibi_slopes is None
+        hopper_attention.launch(workspace, query, layer_cache, out, block_tables, scale, sinks)
+    elif has_long:
+        _launch(workspace, workspace.long, query, layer_cache, out, block_tables, scale, *options)
     return out

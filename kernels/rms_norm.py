@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from kernels.checks import check_dense, check_rows
+from kernels.programmatic import let_dependents_start, may_overlap, wait_for_earlier_kernels
 from kernels.row_tiles import whole_rows
 
 MAX_SIZE = 16384
@@ -40,10 +41,11 @@ def _rms_norm_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    let_dependents_start()
     cols = tl.arange(0, BLOCK)[None, :]
     in_row = cols < SIZE
-    # Before everything that an earlier kernel writes: a launch that overlaps with that kernel's end would wait here.
     weight = tl.load(weight_ptr + cols, mask=in_row, other=0.0).to(tl.float32)
+    wait_for_earlier_kernels()
 
     row_ids = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     rows = row_ids.to(tl.int64)[:, None]
@@ -131,5 +133,6 @@ def _launch(
         ROWS=rows,
         BLOCK=block,
         num_warps=num_warps,
+        launch_pdl=may_overlap(),
     )
     return out

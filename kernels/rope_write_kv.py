@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from kernels.checks import check_dense, check_rows
+from kernels.programmatic import let_dependents_start, may_overlap, wait_for_earlier_kernels
 
 _MAX_HEADS = 16
 """Heads of a token that one program takes; a KV head counts twice, being a key and a value."""
@@ -33,7 +34,6 @@ def _rotated_heads(ptrs, mask, norm_ptr, cos_sin_ptr, eps, HEAD_DIM: tl.constexp
     # As many rows as there are heads, so that Triton lays these tiles out like those of the heads and moves nothing
     # between threads afterwards; the repeated loads come from the first-level cache.
     cols = tl.broadcast_to(tl.arange(0, BLOCK_HALF)[None, :], ptrs.shape)
-    # What no earlier kernel of the layer writes comes first: an overlapping launch would wait between these and x.
     cos = tl.load(cos_sin_ptr + cols, mask=cols < HALF, other=0.0)
     sin = tl.load(cos_sin_ptr + HALF + cols, mask=cols < HALF, other=0.0)
     if norm_ptr is not None:
@@ -73,6 +73,8 @@ def _rope_write_kv_kernel(
     KV_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
+    let_dependents_start()
+    wait_for_earlier_kernels()
     HALF: tl.constexpr = HEAD_DIM // 2
     chunk = tl.program_id(0) % (NUM_Q_CHUNKS + NUM_KV_CHUNKS)  # the query chunks of a token, then its KV chunks
     token = tl.program_id(0) // (NUM_Q_CHUNKS + NUM_KV_CHUNKS)
@@ -169,5 +171,6 @@ def rope_write_kv(
         KV_HEADS=kv_heads,
         BLOCK_HALF=block_half,
         num_warps=num_warps,
+        launch_pdl=may_overlap(),
     )
     return qkv[:, : num_q_heads * head_dim].view(num_tokens, num_q_heads, head_dim)

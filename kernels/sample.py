@@ -31,6 +31,7 @@ from kernels.block_bounds import BlockBounds, Blocks, block_start, bound_scores,
 from kernels.checks import check_dense, check_rows
 from kernels.filter_thresholds import FilterThresholds
 from kernels.launch import Launch, bind
+from kernels.programmatic import let_dependents_start, wait_for_earlier_kernels
 from kernels.sampling_fields import SampledRows, load_float, make_finite
 from kernels.sampling_random import gumbel_noise, hash_tokens, row_key, to_uniform
 
@@ -75,6 +76,8 @@ def _finish_kernel(
     LANES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    let_dependents_start()
+    wait_for_earlier_kernels()
     i = tl.program_id(0)
     if tl.load(samples_ptr + i) == 0:
         tl.store(num_sampled_ptr + i, 0)
@@ -193,4 +196,4 @@ def _bind_finish(
     """`output`: any int32 tensor, an example of where results go."""
     varying = {"sampled_ptr": output, "num_sampled_ptr": output}
     arguments = {**arguments, **varying, "bounds_ptr": bounds, "thresholds_ptr": thresholds}
-    return bind(_finish_kernel, arguments, tuple(varying), num_warps=4)
+    return bind(_finish_kernel, arguments, tuple(varying), num_warps=4, overlaps=True)

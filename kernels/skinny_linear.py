@@ -18,6 +18,10 @@ below 32 rows the read bandwidth is the roofline. To reach it some 40 KB have to
 to the end: all programs should fit onto the chip at once, and all have the same work. Which tiles do is
 kernels/skinny_tiles.py's business. Measured: see docs/log.md.
 
+Weights never change, so a program of the vector kernel that starts early (kernels/programmatic.py) reads its first tile
+into registers while it waits. To fetch the rest of its rows into the second-level cache as well took longer: 4,541
+instead of 3,966 us for a step of 8B on an H200.
+
 Legend: M = rows of x, N = rows of the weight (output features, twice the result's when gated), K = input features.
 """
 
@@ -26,6 +30,12 @@ import triton
 import triton.language as tl
 
 from kernels.checks import check_dense, check_rows
+from kernels.programmatic import (
+    let_dependents_start,
+    may_overlap,
+    settings,
+    wait_for_earlier_kernels,
+)
 from kernels.skinny_tiles import SkinnyTile, SkinnyWorkspace
 
 
@@ -69,6 +79,30 @@ def _store_tile(
 
 
 @triton.jit
+def _load_columns(rows, first, K: tl.constexpr, BLOCK_K: tl.constexpr):
+    """BLOCK_K columns from `first` on of the weight's rows at `rows` [BLOCK_N]; zeros past the last one."""
+    k = first + tl.arange(0, BLOCK_K)
+    pointers = rows[:, None] + k[None, :]
+    if K % BLOCK_K == 0:
+        w = tl.load(pointers, eviction_policy="evict_first")
+    else:
+        w = tl.load(pointers, mask=(k < K)[None, :], other=0.0, eviction_policy="evict_first")
+    return w
+
+
+@triton.jit
+def _multiply_columns(acc, w, x, first, K: tl.constexpr, BLOCK_K: tl.constexpr, VECTOR: tl.constexpr):
+    """acc + w · x of columns from `first` on; sums are taken within a thread only."""
+    k = first + tl.arange(0, BLOCK_K)
+    if K % BLOCK_K == 0:
+        v = tl.load(x + k)
+    else:
+        v = tl.load(x + k, mask=k < K, other=0.0)
+    product = w.to(tl.float32) * v.to(tl.float32)[None, :]
+    return acc + tl.sum(tl.reshape(product, [w.shape[0], BLOCK_K // VECTOR, VECTOR]), 2)
+
+
+@triton.jit
 def _vector_kernel(
     x,  # [1, K]
     weight,  # [N, K] contiguous
@@ -80,25 +114,23 @@ def _vector_kernel(
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     GATED: tl.constexpr,
+    HOLD: tl.constexpr,  # the first tile while waiting
 ):
     """One row of x: a program multiplies BLOCK_N whole rows of the weight."""
+    let_dependents_start()
     VECTOR: tl.constexpr = 16 // (weight.dtype.element_ty.primitive_bitwidth // 8)  # elements of a thread's load
     tile = tl.program_id(0)
-    k = tl.arange(0, BLOCK_K)
     rows = weight + _tile_rows(tile, N, BLOCK_N, GATED).to(tl.int64) * K
     acc = tl.zeros([BLOCK_N, BLOCK_K // VECTOR], tl.float32)
-    for first in tl.range(0, K, BLOCK_K, num_stages=STAGES):
-        if K % BLOCK_K == 0:
-            w = tl.load(rows[:, None] + (first + k)[None, :], eviction_policy="evict_first")
-            v = tl.load(x + first + k)
-        else:
-            inside = first + k < K
-            w = tl.load(
-                rows[:, None] + (first + k)[None, :], mask=inside[None, :], other=0.0, eviction_policy="evict_first"
-            )
-            v = tl.load(x + first + k, mask=inside, other=0.0)
-        product = w.to(tl.float32) * v.to(tl.float32)[None, :]
-        acc += tl.sum(tl.reshape(product, [BLOCK_N, BLOCK_K // VECTOR, VECTOR]), 2)  # within a thread
+    HELD: tl.constexpr = BLOCK_K if HOLD else 0
+    if HOLD:
+        held = _load_columns(rows, 0, K, BLOCK_K)
+    wait_for_earlier_kernels()
+    if HOLD:
+        acc = _multiply_columns(acc, held, x, 0, K, BLOCK_K, VECTOR)
+    for first in tl.range(HELD, K, BLOCK_K, num_stages=STAGES):
+        w = _load_columns(rows, first, K, BLOCK_K)
+        acc = _multiply_columns(acc, w, x, first, K, BLOCK_K, VECTOR)
     _store_tile(tl.sum(acc, 1)[:, None], bias, out, tile, 1, N, 1, BLOCK_N, GATED)
 
 
@@ -121,6 +153,7 @@ def _matrix_kernel(
     GATED: tl.constexpr,
 ):
     """Up to BLOCK_M rows of x: a program multiplies BLOCK_N rows of the weight within one of SPLIT parts of K."""
+    let_dependents_start()
     NUM_STEPS: tl.constexpr = ((K + BLOCK_K - 1) // BLOCK_K + SPLIT - 1) // SPLIT
     EVEN: tl.constexpr = K == NUM_STEPS * SPLIT * BLOCK_K
     program = tl.program_id(0)
@@ -129,7 +162,9 @@ def _matrix_kernel(
     m = tl.arange(0, BLOCK_M)
     k = part * (NUM_STEPS * BLOCK_K) + tl.arange(0, BLOCK_K)
     is_row = m < num_rows
-    w_pointer = weight + _tile_rows(tile, N, BLOCK_N, GATED).to(tl.int64)[:, None] * K + k[None, :]
+    rows = weight + _tile_rows(tile, N, BLOCK_N, GATED).to(tl.int64) * K
+    wait_for_earlier_kernels()
+    w_pointer = rows[:, None] + k[None, :]
     x_pointer = x + m.to(tl.int64)[:, None] * stride_x + k[None, :]
     acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for step in range(NUM_STEPS):
@@ -195,6 +230,7 @@ def skinny_linear(
     num_tiles = tile.num_tiles(num_out)
     if tile.block_m == 1:
         assert tile.split == 1
+        holds_tile = may_overlap() and _can_hold_tile(tile, num_in)
         _vector_kernel[(num_tiles,)](
             x,
             weight,
@@ -206,7 +242,9 @@ def skinny_linear(
             BLOCK_K=tile.block_k,
             STAGES=tile.num_stages,
             GATED=gated,
+            HOLD=holds_tile,
             num_warps=tile.num_warps,
+            launch_pdl=may_overlap(),
         )
         return out
     assert tile.num_partials(num_out) <= workspace.partials.numel()
@@ -229,5 +267,12 @@ def skinny_linear(
         GATED=gated,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        launch_pdl=may_overlap(),
     )
     return out
+
+
+def _can_hold_tile(tile: SkinnyTile, num_in: int) -> bool:
+    """Whether a program of the vector kernel holds its first tile in registers while it waits. Not one of two: the
+    compiler makes no loop of the other, holds both, and the registers cost a third of the programs that run at once."""
+    return settings.holds_first_tile and triton.cdiv(num_in, tile.block_k) != 2

@@ -54,8 +54,8 @@ class SkinnyTile:
 
 @dataclass(frozen=True, slots=True)
 class SkinnyWorkspace:
-    """What products with a split K share: they run on one stream, one after the other. Two that overlap, as they would
-    with programmatic dependent launch, need a workspace each."""
+    """What products with a split K share: they run on one stream, one after the other. One that starts early touches
+    this only when those before it have ended (kernels/programmatic.py)."""
 
     partials: torch.Tensor  # float32 [elements]
     arrivals: torch.Tensor  # int32 [tiles]: parts stored so far; all zero between launches

@@ -148,11 +148,14 @@ def plan_attention(bench: Bench) -> Iterator[Case]:
 
 def _workspace(bench: Bench, step: Step) -> object:
     from kernels.attention_workspace import make_attention_workspace
+    from kernels.hopper_attention import supports
 
     heads = step.heads
+    group = heads.num_q // heads.num_kv
     return make_attention_workspace(
-        len(step.lens), len(step.query), heads.num_kv, heads.num_q // heads.num_kv, heads.dim, bench.device
-    )
+        len(step.lens), len(step.query), heads.num_kv, group, heads.dim, bench.device,
+        use_wgmma=supports(step.query.device, bench.dtype, heads.dim, group, BLOCK_SIZE),
+    )  # fmt: skip
 
 
 def _attention_case(bench: Bench, label: str, step: Step, work: int, bound: str) -> Case:

@@ -18,6 +18,8 @@ from engine_core.config.model_config import read_json_object
 MAX_HEADER_BYTES = 100 * 2**20
 """The format's own limit."""
 MAX_INDEX_BYTES = 100 * 2**20
+_MAX_DIMS = 16
+_MAX_FILE_NAME = 255
 
 STORED_BITS = {
     "BOOL": 8,
@@ -85,8 +87,9 @@ def _indexed_files(path: Path, index: Path) -> list[Path]:
     names = sorted(set(weight_map.values()))
     for name in names:
         # A name is data from outside: it must not lead out of the model's folder.
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ConfigError(f"{index} names {name!r}, which is not a safetensors file of that folder.")
+        too_long = len(name.encode(errors="replace")) > _MAX_FILE_NAME
+        if Path(name).name != name or too_long or not name.endswith(".safetensors"):
+            raise ConfigError(f"{index} names {name[:200]!r}, which is not a safetensors file of that folder.")
         if not (path / name).exists():
             raise ConfigError(f"{index} names {name}, which is missing.")
     return [path / name for name in names]
@@ -120,7 +123,7 @@ def _check_layout(file: Path, raw: Mapping[str, Any], data_bytes: int) -> dict[s
     for name, entry in raw.items():
         dtype, shape, begin, end = _parse_entry(file, name, entry)
         if end - begin != -(-math.prod(shape) * STORED_BITS[dtype] // 8):
-            raise ConfigError(f"{file} is damaged: the size of {name} does not fit its shape.")
+            raise ConfigError(f"{file} is damaged: the size of {name[:200]!r} does not fit its shape.")
         tensors[name] = TensorInfo(dtype, shape, end - begin)
         spans.append((begin, end))
     position = 0
@@ -143,8 +146,10 @@ def _parse_entry(file: Path, name: str, entry: object) -> tuple[str, tuple[int, 
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise damaged
+    if len(shape) > _MAX_DIMS:
+        raise damaged
     if dtype not in STORED_BITS:
-        raise ConfigError(f"{file} holds {name} as {dtype[:40]!r}, a dtype that is not known.")
+        raise ConfigError(f"{file} holds {name[:200]!r} as {dtype[:40]!r}, a dtype that is not known.")
     return dtype, tuple(shape), offsets[0], offsets[1]
 
 

@@ -11,7 +11,7 @@ from engine_core.config.model_config import ModelConfig
 
 _EMBEDDING = "model.embed_tokens.weight"
 _OUTPUT = "lm_head.weight"
-_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_LAYER = re.compile(r"model\.layers\.([0-9]+)\.")
 
 
 def check_checkpoint(model: ModelConfig, tensors: dict[str, TensorInfo]) -> None:
@@ -27,9 +27,9 @@ def check_checkpoint(model: ModelConfig, tensors: dict[str, TensorInfo]) -> None
                 f"config.json and the weights in {model.path} do not belong together: {name} has the shape "
                 f"{list(tensor.shape)} instead of {list(wanted)}."
             )
-    layers = {int(match.group(1)) for match in map(_LAYER.match, tensors) if match}
-    missing = sorted(set(range(model.num_hidden_layers)) - layers)
-    if missing:
+    layers = {match.group(1) for match in map(_LAYER.match, tensors) if match}
+    missing = next((layer for layer in range(model.num_hidden_layers) if str(layer) not in layers), None)
+    if missing is not None:
         raise ConfigError(
-            f"The weights in {model.path} lack layer {missing[0]}: config.json speaks of {model.num_hidden_layers}."
+            f"The weights in {model.path} lack layer {missing}: config.json speaks of {model.num_hidden_layers}."
         )

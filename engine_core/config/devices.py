@@ -19,6 +19,19 @@ SUPPORTED_DEVICES = ("cpu", "cuda")
 MIN_COMPUTE_CAPABILITY = (8, 0)
 """Of the kernels: from Ampere on a GPU multiplies bfloat16 matrices and copies to shared memory asynchronously."""
 
+GPU_MEMORY_MIB = {
+    "A10": 23028,
+    "L4": 23034,
+    "RTX4090": 24564,
+    "A100-40": 40960,
+    "L40S": 46068,
+    "H100": 81559,
+    "A100": 81920,
+    "H200": 143771,
+    "B200": 183359,
+}
+"""Memory as their drivers tell it, from small to large, for plans of GPUs that are not here."""
+
 _CGROUP = Path("/sys/fs/cgroup")
 _LIMITS = (
     (_CGROUP / "memory.max", _CGROUP / "memory.current"),
@@ -41,6 +54,14 @@ class UnusableGpu(ConfigError):
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(f"--device cuda cannot be used: {reason}; {remedy}.")
         self.reason = reason
+
+
+def absent_gpu(name: str) -> DeviceMemory:
+    """An empty GPU of a known type. Raises `ConfigError` that names those."""
+    size = GPU_MEMORY_MIB.get(name.upper())
+    if size is None:
+        raise ConfigError(f"There is no GPU type {name[:40]!r} here; known are {', '.join(GPU_MEMORY_MIB)}.")
+    return DeviceMemory("cuda", name.upper(), size * 2**20, size * 2**20)
 
 
 def probe_device(device: str) -> DeviceMemory:

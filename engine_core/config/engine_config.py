@@ -11,6 +11,8 @@ import msgspec
 from engine_core.config.layer_groups import BlockDemand, LayerGroups, layer_groups
 from engine_core.config.model_config import ModelConfig
 
+PolicyName = Literal["fcfs", "priority", "fair"]
+
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
@@ -26,6 +28,10 @@ class CacheConfig(_Config, frozen=True, kw_only=True):
     """All layers together, keys and values, on one rank."""
     dtype: str
     enable_prefix_caching: bool = True
+    num_host_blocks: int = 0
+    """Blocks that fit into the second tier, in host memory; 0: there is none."""
+    prefix_hash_key_file: str | None = None
+    """Where replicas that know each other's blocks have their key from; None: a random one for each start."""
 
 
 class SchedulerConfig(_Config, frozen=True, kw_only=True):
@@ -38,6 +44,11 @@ class SchedulerConfig(_Config, frozen=True, kw_only=True):
     """Requests that may wait; the next one is refused as overloaded."""
     max_num_penalty_rows: int
     """Rows that may use penalties at the same time: each costs a vector of token counts."""
+    max_num_partial_prefills: int = 1
+    """Prompts that may be in the middle of being computed at once; a step's room for prompts is divided among them."""
+    scheduling_policy: PolicyName = "fcfs"
+    priority_ageing_rate: float = 0.1
+    """Levels by which a priority improves with each second of waiting."""
     steps_in_flight: int = 2
 
 
@@ -85,6 +96,7 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
             "max_model_len": self.scheduler.max_model_len,
             "block_size": self.cache.block_size,
             "num_groups": len(self.layer_groups()),
+            "num_host_blocks": self.cache.num_host_blocks,
         }
 
     def layer_groups(self) -> LayerGroups:
@@ -127,6 +139,10 @@ class ServeConfig(_Config, frozen=True, kw_only=True):
     def core_endpoint(self, replica: int = 0) -> str:
         """Where clients reach an engine core."""
         return f"ipc://{self.run_dir}/core-{replica}.sock"
+
+    def admin_endpoint(self, replica: int = 0) -> str:
+        """Where tools that look at a running engine core reach it; the same protocol, apart from its clients."""
+        return f"ipc://{self.run_dir}/admin{f'-{replica}' if replica else ''}.sock"
 
     def worker_endpoint(self, replica: int, rank: int) -> str:
         """Where an engine core meets one of its workers."""

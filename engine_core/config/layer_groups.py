@@ -68,12 +68,12 @@ class BlockDemand:
     def peak(self, num_tokens: int) -> int:
         """The most blocks that a request holds at once on its way to `num_tokens`, when it runs alone."""
         num_blocks = -(-num_tokens // self.block_size)
-        return self.num_full * num_blocks + self.num_windowed * min(num_blocks, self._most_of_window(self.max_chunk))
+        return self.num_full * num_blocks + self.num_windowed * min(num_blocks, self.most_of_window(self.max_chunk))
 
     def at_end(self, num_tokens: int) -> int:
         """The most blocks that a request holds once it has `num_tokens` and computes one after the other."""
         num_blocks = -(-num_tokens // self.block_size)
-        return self.num_full * num_blocks + self.num_windowed * min(num_blocks, self._most_of_window(1))
+        return self.num_full * num_blocks + self.num_windowed * min(num_blocks, self.most_of_window(1))
 
     def longest(self, num_blocks: int, most: int) -> int:
         """The length, at most `most`, of the longest request that `num_blocks` are enough for."""
@@ -88,7 +88,7 @@ class BlockDemand:
                 high = middle - 1
         return low * self.block_size
 
-    def _most_of_window(self, chunk: int) -> int:
+    def most_of_window(self, chunk: int) -> int:
         """Blocks of `chunk` tokens and all that the first of them sees, wherever in a block that begins."""
         num_tokens = self.sliding_window - 1 + chunk
         return -(-(num_tokens - 1) // self.block_size) + 1

@@ -16,7 +16,7 @@ from engine_core.config.engine_config import CacheConfig, SchedulerConfig, block
 from engine_core.config.errors import ConfigError
 from engine_core.config.layer_groups import BlockDemand, LayerGroups, layer_groups
 from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
-from engine_core.config.model_memory import kv_bytes_per_token, packed_bytes, weight_bytes
+from engine_core.config.model_memory import kv_bytes_per_token, packed_bytes, share_of_rank, weight_bytes
 from engine_core.config.worker_memory import WorkerMemory, worker_memory
 
 GIB = 2**30
@@ -25,6 +25,10 @@ CPU_KV_SHARE = 0.4
 """On a CPU the cache takes at most this share of what is free: the machine has other things to do."""
 _SMALL_STEP = (16, 512)
 """Requests and tokens of the step that is proposed where a larger one does not fit."""
+
+
+class DoesNotFit(ConfigError):
+    """The device is too small for the model, its cache or its longest request."""
 
 
 class MemoryRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +42,7 @@ class MemoryRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The plan in bytes, and what it can serve."""
+    """The plan in bytes, and what it can serve. With tensor parallelism each rank's device has this plan."""
 
     device: DeviceMemory
     weight_bytes: int
@@ -51,10 +55,17 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int
     num_blocks: int
     max_model_len: int
+    num_host_blocks: int = 0
+    """Of the second tier, in the machine's memory."""
+    tensor_parallel_size: int = 1
 
     @property
     def kv_cache_bytes(self) -> int:
         return self.num_blocks * self.bytes_per_block
+
+    @property
+    def host_bytes(self) -> int:
+        return self.num_host_blocks * self.bytes_per_block
 
     @property
     def fixed_bytes(self) -> int:
@@ -84,13 +95,17 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
         decoding = self.demand.at_end(num_tokens)
         return max(0, self.num_blocks - self.demand.peak(num_tokens) + decoding) / decoding
 
-    def cache_config(self, dtype: str, enable_prefix_caching: bool) -> CacheConfig:
+    def cache_config(
+        self, dtype: str, enable_prefix_caching: bool, prefix_hash_key_file: str | None = None
+    ) -> CacheConfig:
         return CacheConfig(
             block_size=self.block_size,
             num_blocks=self.num_blocks,
             bytes_per_block=self.bytes_per_block,
             dtype=dtype,
             enable_prefix_caching=enable_prefix_caching,
+            num_host_blocks=self.num_host_blocks,
+            prefix_hash_key_file=prefix_hash_key_file,
         )
 
 
@@ -101,11 +116,13 @@ def make_memory_plan(
     scheduler: SchedulerConfig,
     device: DeviceMemory,
     request: MemoryRequest,
+    tensor_parallel_size: int = 1,
 ) -> MemoryPlan:
-    """Divides the device's memory. `tensors` is None where weights are made up (`--load-format dummy`).
+    """Divides each rank's device. `tensors` is None where weights are made up (`--load-format dummy`).
 
-    Raises `ConfigError` when the model, or one request of `max_model_len` tokens, does not fit, and says what would.
+    Raises `DoesNotFit` when the model, or one request of `max_model_len` tokens, does not fit, and says what would.
     """
+    share = share_of_rank(model, tensor_parallel_size)
 
     def price(dtype: str = dtype, scheduler: SchedulerConfig = scheduler) -> MemoryPlan:
         """The plan of another choice, without a cache."""
@@ -113,23 +130,32 @@ def make_memory_plan(
         value_bytes = DTYPE_BYTES[dtype]
         return MemoryPlan(
             device=device,
-            weight_bytes=weight_bytes(model, tensors, value_bytes) + packed_bytes(model, dtype, device.device),
+            weight_bytes=weight_bytes(model, tensors, value_bytes, tensor_parallel_size)
+            + packed_bytes(model, dtype, device.device),
             worker=worker_memory(
-                model, groups, scheduler, value_bytes, device.device, request.block_size, request.cuda_graphs
+                share,
+                groups,
+                scheduler,
+                value_bytes,
+                device.device,
+                request.block_size,
+                request.cuda_graphs,
+                tensor_parallel_size,
             ),
-            kv_bytes_per_token=kv_bytes_per_token(model, value_bytes, model.num_hidden_layers),
+            kv_bytes_per_token=kv_bytes_per_token(share, value_bytes, model.num_hidden_layers),
             groups=groups,
             demand=block_demand(groups, request.block_size, scheduler),
-            bytes_per_block=kv_bytes_per_token(model, value_bytes, groups.layers_per_block) * request.block_size,
+            bytes_per_block=kv_bytes_per_token(share, value_bytes, groups.layers_per_block) * request.block_size,
             block_size=request.block_size,
             num_blocks=0,
             max_model_len=scheduler.max_model_len,
+            tensor_parallel_size=tensor_parallel_size,
         )
 
     plan, usable = price(), _usable_bytes(device, request)
     alternatives = _alternatives(price, dtype, scheduler, usable)
     if plan.fixed_bytes >= usable:
-        raise ConfigError(
+        raise DoesNotFit(
             f"The model does not fit into memory: {format_bytes(plan.fixed_bytes)} are needed before any KV cache "
             f"(weights {format_bytes(plan.weight_bytes)}) and {format_bytes(usable)} can be used on this "
             f"{'CPU' if device.device == 'cpu' else 'GPU'}{_utilization_hint(device)}; "
@@ -141,6 +167,25 @@ def make_memory_plan(
     plan = msgspec.structs.replace(plan, num_blocks=num_blocks)
     _check_cache(plan, usable, alternatives)
     return plan
+
+
+def with_host_tier(plan: MemoryPlan, gib: float, machine: DeviceMemory) -> MemoryPlan:
+    """The plan with a second tier of the cache in the `machine`'s memory. Raises `ConfigError` when it does not fit."""
+    num_bytes = int(gib * GIB)
+    is_shared = plan.device.device == "cpu"
+    free = machine.available - (plan.fixed_bytes + plan.kv_cache_bytes if is_shared else 0)
+    if num_bytes > free:
+        raise ConfigError(
+            f"--kv-offload-gib {gib:g} does not fit into the machine's memory: "
+            f"{format_bytes(max(0, free))} are free{' beside the rest of the plan' if is_shared else ''}."
+        )
+    num_blocks = num_bytes // plan.bytes_per_block
+    if num_blocks == 0:
+        raise ConfigError(
+            f"--kv-offload-gib {gib:g} holds nothing: one block of the KV cache takes "
+            f"{format_bytes(plan.bytes_per_block)}."
+        )
+    return msgspec.structs.replace(plan, num_host_blocks=num_blocks)
 
 
 def _alternatives(price: Callable[..., MemoryPlan], dtype: str, scheduler: SchedulerConfig, usable: int) -> list[str]:
@@ -188,7 +233,7 @@ def _check_cache(plan: MemoryPlan, usable: int, alternatives: list[str]) -> None
     needed = plan.demand.peak(plan.max_model_len)
     room = (usable - plan.fixed_bytes) // plan.bytes_per_block
     if plan.num_blocks > room:
-        raise ConfigError(
+        raise DoesNotFit(
             f"A KV cache of {plan.num_blocks} blocks ({format_bytes(plan.kv_cache_bytes)}) does not fit into memory: "
             f"{room} blocks ({format_bytes(room * plan.bytes_per_block)}) would."
         )
@@ -208,7 +253,7 @@ def _check_cache(plan: MemoryPlan, usable: int, alternatives: list[str]) -> None
     else:
         fits += alternatives
     fits = fits or [f"a device with {format_bytes(plan.bytes_for_one)}"]
-    raise ConfigError(f"{message}; {' or '.join(fits)} would do.")
+    raise DoesNotFit(f"{message}; {' or '.join(fits)} would do.")
 
 
 def _utilization_hint(device: DeviceMemory) -> str:

@@ -22,6 +22,9 @@ GRAPH_BYTES = 3 * MIB // 2
 NUM_GRAPHS = 70
 """About as many as `gpu_workers` captures by default; each keeps its nodes on the device, not its intermediates."""
 
+COMMUNICATION_BYTES = 256 * MIB
+"""Channels and buffers of NCCL where several ranks share a model: an estimate."""
+
 PENALTY_BYTES_PER_TOKEN = 5
 """Per penalty row and vocabulary entry: whether the prompt has it, and an int32 count of the output's."""
 CPU_ROW_BYTES = 12 * 1024 + 128
@@ -62,6 +65,8 @@ class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):
     row_bytes: int
     """Block tables, biases and numbers of all rows; on a CPU also the engine core's copy of their tokens."""
     penalty_bytes: int
+    graph_bytes: int
+    """CUDA graphs; their intermediates are the activations."""
     runtime_bytes: int
 
 
@@ -73,8 +78,11 @@ def worker_memory(
     device: str,
     block_size: int,
     cuda_graphs: bool,
+    num_ranks: int = 1,
 ) -> WorkerMemory:
-    """What a worker on `device` ("cpu" or "cuda") needs for steps of the scheduler's greatest size."""
+    """What a worker on `device` ("cpu" or "cuda") needs for steps of the scheduler's greatest size. `model` is this
+    rank's share of one that is spread over `num_ranks`."""
+    communication_bytes = COMMUNICATION_BYTES if num_ranks > 1 else 0
     penalty_bytes = scheduler.max_num_penalty_rows * model.vocab_size * PENALTY_BYTES_PER_TOKEN
     table_bytes = len(groups) * scheduler.max_num_seqs * -(-scheduler.max_model_len // block_size) * 4
     logit_bytes = scheduler.max_num_seqs * model.vocab_size * 4
@@ -87,7 +95,8 @@ def worker_memory(
             buffer_bytes=rope_values * dtype_bytes,
             row_bytes=table_bytes + scheduler.max_num_seqs * (CPU_ROW_BYTES + _history_bytes(scheduler)),
             penalty_bytes=penalty_bytes,
-            runtime_bytes=CPU_RUNTIME_BYTES,
+            graph_bytes=0,
+            runtime_bytes=CPU_RUNTIME_BYTES + communication_bytes,
         )
     return WorkerMemory(
         activation_bytes=_cuda_activation_bytes(model, scheduler, dtype_bytes),
@@ -95,7 +104,8 @@ def worker_memory(
         buffer_bytes=rope_values * 4 + attention_bytes + _PRODUCT_BUFFER_BYTES,
         row_bytes=table_bytes + scheduler.max_num_seqs * CUDA_ROW_BYTES + _plan_bytes(scheduler, len(groups)),
         penalty_bytes=penalty_bytes,
-        runtime_bytes=CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES + (NUM_GRAPHS * GRAPH_BYTES if cuda_graphs else 0),
+        graph_bytes=NUM_GRAPHS * GRAPH_BYTES if cuda_graphs else 0,
+        runtime_bytes=CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES + communication_bytes,
     )
 
 

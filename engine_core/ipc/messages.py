@@ -13,6 +13,8 @@ from engine_core.ipc.sampling_params import SamplingParams
 
 PROTOCOL_VERSION = 1
 
+DIGEST_BYTES = 16
+"""Of the hash that names a block's contents."""
 MAX_CLIENT_FRAME_BYTES = 32 * 2**20
 """A longer frame from a client is refused by the socket itself (ZMQ_MAXMSGSIZE)."""
 
@@ -41,7 +43,8 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forb
 
 
 class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
-    """A client's first message. `credit` is how many `RequestOutputs` frames it takes before it grants more."""
+    """A client's first message. `credit` is how many `RequestOutputs` and `BlockEvents` frames it takes before it
+    grants more."""
 
     version: int
     credit: Annotated[int, Meta(ge=1, le=65536)]
@@ -57,7 +60,9 @@ class AddRequest(_Message, frozen=True, kw_only=True, tag="add", omit_defaults=T
     """Tokens that this request already has (a resume): counted as output by penalties, limits and usage."""
     sampling: SamplingParams = SamplingParams()
     priority: Annotated[int, Meta(ge=-(2**31), lt=2**31)] = 0
-    """Lower runs first."""
+    """Lower runs first, under `--scheduling-policy priority`."""
+    share_key: Annotated[str, Meta(max_length=64)] | None = None
+    """Whose share of the engine this is, under `--scheduling-policy fair`: the digest of an API key, never the key."""
     deadline: float | None = None
     """Seconds since the Unix epoch after which the answer is of no use."""
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None
@@ -77,7 +82,7 @@ class Bye(_Message, frozen=True, kw_only=True, tag="bye"):
 
 
 class Credit(_Message, frozen=True, kw_only=True, tag="credit"):
-    """Grants `amount` more `RequestOutputs` frames."""
+    """Grants `amount` more `RequestOutputs` and `BlockEvents` frames."""
 
     amount: Annotated[int, Meta(ge=1, le=65536)]
 
@@ -88,6 +93,10 @@ class Utility(_Message, frozen=True, kw_only=True, tag="utility", omit_defaults=
     call_id: Handle
     method: Name
     arguments: dict[str, Any] = {}
+
+
+class SubscribeBlockEvents(_Message, frozen=True, kw_only=True, tag="subscribe_block_events"):
+    """Asks for `BlockEvents` as long as this client is connected; each frame takes one of its credits."""
 
 
 class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
@@ -158,6 +167,46 @@ class RequestOutputs(_Message, frozen=True, kw_only=True, tag="outputs", omit_de
     errors: list[RequestError] = []
 
 
+class BlocksStored(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="stored"):
+    """Full blocks that can be found from now on, each following the one before it, the first one `parent`."""
+
+    digests: bytes  # [num_blocks, DIGEST_BYTES]
+    parent: bytes
+    """The digest before the first; a prompt's first block follows a root that stands for salt and adapter."""
+    num_tokens: int
+    """Tokens in each block."""
+    group: int = 0
+    """The group of layers."""
+
+
+class BlocksRemoved(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="removed"):
+    """Blocks that can no longer be found."""
+
+    digests: bytes  # [num_blocks, DIGEST_BYTES]
+    group: int = 0
+
+
+class BlocksCleared(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="cleared"):
+    """No block that was stored before can be found any more."""
+
+
+BlockEvent = BlocksStored | BlocksRemoved | BlocksCleared
+
+
+class BlockEvents(_Message, frozen=True, kw_only=True, tag="block_events", omit_defaults=True):
+    """What happened in the prefix cache in one turn of the core's loop, in order.
+
+    With `gap` batches before number `sequence` are missing, as they are for a new subscriber: ask for a snapshot.
+    """
+
+    epoch: int
+    replica: int
+    sequence: int
+    """Grows by one with each batch of a core, for all subscribers alike."""
+    gap: bool = False
+    events: list[BlockEvent] = []
+
+
 class UtilityReply(_Message, frozen=True, kw_only=True, tag="utility_reply", omit_defaults=True):
     """The answer to a `Utility` of the same `call_id`: a result, or an error sentence."""
 
@@ -166,5 +215,5 @@ class UtilityReply(_Message, frozen=True, kw_only=True, tag="utility_reply", omi
     error: str | None = None
 
 
-ClientMessage = Hello | AddRequest | AbortRequest | Credit | Utility | Bye
-CoreMessage = Welcome | RequestOutputs | UtilityReply
+ClientMessage = Hello | AddRequest | AbortRequest | Credit | Utility | SubscribeBlockEvents | Bye
+CoreMessage = Welcome | RequestOutputs | BlockEvents | UtilityReply

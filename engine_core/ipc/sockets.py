@@ -1,9 +1,22 @@
 """ZeroMQ sockets with the bounds that every link here has: message size, high-water marks, no lingering."""
 
+from pathlib import Path
+
 import zmq
 
 CORE_HIGH_WATER_MARK = 131072
 """Frames queued per peer. Credits bound what a core sends, so reaching it is an error (EAGAIN), never a silent drop."""
+
+
+def ipc_path(endpoint: str) -> Path:
+    """The file of an `ipc://` endpoint."""
+    return Path(endpoint.removeprefix("ipc://"))
+
+
+def bind_private(socket: zmq.Socket, endpoint: str) -> None:
+    """Binds to one more `ipc://` endpoint, whose file is this user's alone."""
+    socket.bind(endpoint)
+    ipc_path(endpoint).chmod(0o600)
 
 
 def bind_router(context: zmq.Context, endpoint: str, max_frame_bytes: int) -> zmq.Socket:

@@ -13,6 +13,9 @@ from the last position's logits and becomes the row's last token.
 A plan whose header says `num_masks` > 0 has a late part (`Ring.wait_late`): what a grammar allows can only be known
 when the token before is, and that is while the step is computed already. Mask k is for the scheduled row
 `mask_rows[k]`, which the plan names so that all other rows can be sampled without waiting.
+
+Where blocks have a second tier in host memory, the step begins with the copies of `stores`, then those of `loads`, each
+of one block's whole memory: blocks that it stores may be written by it, blocks that it loads may be read.
 """
 
 from dataclasses import dataclass
@@ -36,6 +39,8 @@ class StepShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     num_speculative_tokens: int = 0
     num_mask_words: int = 0
     """Words in a mask of the late part, ceil(vocab_size / 32); 0: no step has a late part, and it takes no memory."""
+    num_host_blocks: int = 0
+    """Blocks that fit into host memory; 0: there are neither stores nor loads."""
 
     @property
     def max_blocks_per_row(self) -> int:
@@ -44,8 +49,21 @@ class StepShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def max_block_deltas(self) -> int:
         """One whole block table (a resumed or cached row) beside what any step's new tokens can need."""
-        new_blocks = -(-self.max_num_batched_tokens // self.block_size) + self.max_num_seqs
-        return self.num_groups * (self.max_blocks_per_row + new_blocks)
+        return self.num_groups * (self.max_blocks_per_row + self._max_new_blocks)
+
+    @property
+    def max_loads(self) -> int:
+        """The whole prefix of any one request."""
+        return min(self.num_groups * self.max_blocks_per_row, self.num_host_blocks)
+
+    @property
+    def max_stores(self) -> int:
+        """What a step's new tokens and loads can evict."""
+        return min(self.num_groups * self._max_new_blocks + self.max_loads, self.num_host_blocks)
+
+    @property
+    def _max_new_blocks(self) -> int:
+        return -(-self.max_num_batched_tokens // self.block_size) + self.max_num_seqs
 
     @property
     def max_bulk(self) -> int:
@@ -87,8 +105,9 @@ ROW_FIELD_INDEX = {name: offset // 4 for name, (_, offset, *_) in ROW_INIT_DTYPE
 
 # Indexes into a plan's header.
 STEP_ID, NUM_SEQS, NUM_TOKENS, NUM_GIVEN, NUM_ROW_INITS, NUM_BLOCK_DELTAS, NUM_BULK, NUM_MASKS = range(8)
+NUM_STORES, NUM_LOADS = 8, 9
 # Indexes into a result's header.
-RESULT_STEP_ID, RESULT_NUM_SEQS, STARTED_NS, ENDED_NS = range(4)
+RESULT_STEP_ID, RESULT_NUM_SEQS, STARTED_NS, ENDED_NS, NUM_HOST_SLOTS = range(5)
 
 
 def plan_layout(shape: StepShape) -> ArrayLayout:
@@ -105,6 +124,8 @@ def plan_layout(shape: StepShape) -> ArrayLayout:
             "row_inits": (ROW_INIT_DTYPE, (s,)),
             "block_deltas": ("<i4", (shape.max_block_deltas, 4)),  # (group, row, index in its table, block id)
             "bulk": ("<i4", (shape.max_bulk,)),
+            "stores": ("<i4", (shape.max_stores, 2)),  # (block, slot of the host's memory)
+            "loads": ("<i4", (shape.max_loads, 2)),  # the same
             "mask_rows": ("<i4", (s if shape.num_mask_words else 0,)),
         }
     )
@@ -144,6 +165,8 @@ class StepPlan:
     row_inits: np.ndarray
     block_deltas: np.ndarray
     bulk: np.ndarray
+    stores: np.ndarray
+    loads: np.ndarray
     mask_rows: np.ndarray
 
     @classmethod
@@ -166,6 +189,14 @@ class StepPlan:
     def num_masks(self) -> int:
         """How many masks the late part brings; 0: there is none."""
         return int(self.header[NUM_MASKS])
+
+    @property
+    def num_stores(self) -> int:
+        return int(self.header[NUM_STORES])
+
+    @property
+    def num_loads(self) -> int:
+        return int(self.header[NUM_LOADS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +234,11 @@ class StepResult:
     @property
     def step_id(self) -> int:
         return int(self.header[RESULT_STEP_ID])
+
+    @property
+    def num_host_slots(self) -> int:
+        """Slots of host memory that steps may name from now on; it only grows."""
+        return int(self.header[NUM_HOST_SLOTS])
 
     @property
     def num_seqs(self) -> int:

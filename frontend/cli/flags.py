@@ -7,16 +7,19 @@ command line, the YAML file and Python arguments all become one mapping of names
 import argparse
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
 
+from engine_core.config.engine_config import PolicyName
 from engine_core.config.errors import ConfigError
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 MAX_SEED = 2**63 - 1
+
+Settings = TypeVar("Settings")
 
 
 class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,13 +33,18 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_model_len: Positive | None = None
     max_num_seqs: Annotated[int, Meta(ge=1, le=8192)] = 256
     max_num_batched_tokens: Annotated[int, Meta(ge=1, le=2**20)] | None = None
+    max_num_partial_prefills: Positive = 1
     max_num_waiting: Positive = 1024
     max_num_penalty_rows: Positive = 256
+    scheduling_policy: PolicyName = "fcfs"
+    priority_ageing_rate: Annotated[float, Meta(ge=0, le=10**6)] = 0.1
     block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
     kv_cache_memory_bytes: Positive | None = None
     num_gpu_blocks_override: Positive | None = None
     enable_prefix_caching: bool = True
+    kv_offload_gib: Annotated[float, Meta(ge=0, le=2**20)] = 0.0
+    prefix_hash_key_file: str | None = None
     enforce_eager: bool = False
     seed: Annotated[int, Meta(ge=-MAX_SEED, le=MAX_SEED)] = 0
     num_threads: NotNegative = 0
@@ -61,13 +69,19 @@ HELP = {
     "max_model_len": "longest prompt plus output in tokens (default: what the model was made for)",
     "max_num_seqs": "most requests in one step",
     "max_num_batched_tokens": "most tokens in one step (default: 2048 on a CPU, 8192 on a GPU)",
+    "max_num_partial_prefills": "prompts that may be in the middle of being computed at once and share a step's tokens",
     "max_num_waiting": "requests that may wait; the next one is answered 429",
     "max_num_penalty_rows": "running requests that may use penalties at the same time",
+    "scheduling_policy": "who is served first and preempted last: by arrival, by priority, or the API key that has "
+    "had the least",
+    "priority_ageing_rate": "levels by which a priority improves with each second of waiting; 0: never",
     "block_size": "tokens in a block of the KV cache",
     "gpu_memory_utilization": "share of a GPU's memory that may be used",
     "kv_cache_memory_bytes": "size of the KV cache (2G, 512MiB, ...), instead of deriving it",
     "num_gpu_blocks_override": "blocks of the KV cache, instead of deriving them",
     "enable_prefix_caching": "reuse the KV cache of prompts that begin alike",
+    "kv_offload_gib": "GiB of the machine's memory for blocks that the KV cache has no room for; 0: none",
+    "prefix_hash_key_file": "file with 32 bytes as 64 hex digits, so that replicas give equal prefixes equal hashes",
     "enforce_eager": "no CUDA graphs",
     "seed": "for dummy weights; requests that bring none get a random one",
     "num_threads": "torch's threads in a CPU worker; 0: chosen from the number of cores",
@@ -85,8 +99,10 @@ HELP = {
 }
 GROUPS = {
     "Model": "served_model_name device dtype load_format max_model_len chat_template generation_config seed",
-    "Scheduling": "max_num_seqs max_num_batched_tokens max_num_waiting max_num_penalty_rows",
-    "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching",
+    "Scheduling": "max_num_seqs max_num_batched_tokens max_num_partial_prefills max_num_waiting "
+    "max_num_penalty_rows scheduling_policy priority_ageing_rate",
+    "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching "
+    "prefix_hash_key_file kv_offload_gib",
     "Execution": "enforce_eager num_threads trace",
     "Server": "host port frontends max_body_bytes strict_requests drain_timeout hang_timeout",
 }
@@ -94,6 +110,7 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "dtype": ("auto", "float32", "float16", "bfloat16"),
     "load_format": ("auto", "safetensors", "dummy"),
+    "scheduling_policy": get_args(PolicyName),
 }
 SIZES = ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_body_bytes")
 """Whole numbers that may be written with a unit: 8k is 8000, 8K and 8KiB are 8192."""
@@ -145,7 +162,7 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, default: object) -> Non
 
 
 def _metavar(name: str, default: object) -> str:
-    if name in ("chat_template", "trace"):
+    if name in ("chat_template", "trace", "prefix_hash_key_file"):
         return "FILE"
     if name in ("served_model_name", "host"):
         return name.rsplit("_", 1)[-1].upper()
@@ -162,9 +179,14 @@ def make_args(values: Mapping[str, Any], where: str = "") -> ServeArgs:
             values[name] = parse_size(name, values[name])
     if isinstance(values.get("served_model_name"), str):
         values["served_model_name"] = [values["served_model_name"]]
+    return convert_settings(values, ServeArgs, where)
+
+
+def convert_settings(values: Mapping[str, Any], kind: type[Settings], where: str = "") -> Settings:
+    """Typed and within bounds. Raises `ConfigError` that names the flag, and `where` it stands."""
     try:
         # Not strict: the command line brings numbers as strings.
-        return msgspec.convert(values, ServeArgs, strict=False)
+        return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         raise ConfigError(f"{where}{flag_of(path.split('[')[0].rstrip('`'))}: {reason}.") from None

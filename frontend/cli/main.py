@@ -6,20 +6,23 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from engine_core.config.errors import ConfigError
-from frontend.cli import plan, serve
+from frontend.cli import plan, serve, top
 from frontend.cli.config_file import read_config_file
 from frontend.cli.flags import ServeArgs, add_flags, make_args
 from frontend.version import quire_version
 
 EXIT_CONFIG = 2
 
-COMMANDS: dict[str, tuple[Callable[[ServeArgs], int], str]] = {
-    "serve": (serve.run, "serve a model over HTTP and ZeroMQ"),
-    "plan": (plan.run, "print what serving a model would take, and stop"),
-}
+
+class Command(NamedTuple):
+    """A subcommand: what it is for, its flags, and what it does with them; `run` returns the exit code."""
+
+    description: str
+    add_flags: Sequence[Callable[[argparse.ArgumentParser], None]]
+    run: Callable[[argparse.Namespace], int]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,9 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="quire", description="An inference and serving engine for large language models.")
     parser.add_argument("--version", action="version", version=f"quire {quire_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (_, description) in COMMANDS.items():
+    for name, command in COMMANDS.items():
+        description = command.description
         # No abbreviations: a flag that is added later must not change what a shortened one means.
-        add_flags(commands.add_parser(name, help=description, description=description, allow_abbrev=False))
+        subparser = commands.add_parser(name, help=description, description=description, allow_abbrev=False)
+        for add in command.add_flags:
+            add(subparser)
     return parser
 
 
@@ -56,15 +62,32 @@ def read_settings(namespace: argparse.Namespace) -> ServeArgs:
     return make_args(settings)
 
 
+def _run_serve(namespace: argparse.Namespace) -> int:
+    return serve.run(read_settings(namespace))
+
+
+def _run_plan(namespace: argparse.Namespace) -> int:
+    plan_args = plan.take_plan_args(namespace)
+    return plan.run(read_settings(namespace), plan_args)
+
+
+COMMANDS = {
+    "serve": Command("serve a model over HTTP and ZeroMQ", [add_flags], _run_serve),
+    "plan": Command("print what serving a model would take, and stop", [add_flags, plan.add_plan_flags], _run_plan),
+    "top": Command("show a running server's cache, queue and requests", [top.add_top_flags], top.run),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. A `ConfigError` is one line on stderr and exit code 2, never a traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another one
     try:
         namespace = build_parser().parse_args(argv)
-        return COMMANDS[namespace.command][0](read_settings(namespace))
+        return COMMANDS[namespace.command].run(namespace)
     except ConfigError as error:
-        print(f"quire: {error}", file=sys.stderr)
+        # What a model's files say may stand in it, line breaks included.
+        print(f"quire: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_CONFIG
     except KeyboardInterrupt:
         return 130

@@ -1,5 +1,6 @@
 """The start-up report: what was resolved and what it will cost, on one screen."""
 
+from engine_core.config.engine_config import EngineConfig, SchedulerConfig
 from engine_core.config.memory_plan import MemoryPlan, format_bytes
 from engine_core.config.model_memory import num_parameters
 from frontend.cli.resolve import Resolved
@@ -10,15 +11,17 @@ _BAR_WIDTH = 24
 
 def format_report(resolved: Resolved) -> str:
     """Settings, then the memory plan, as text for a terminal of 80 columns and more."""
-    return "\n".join([_headline(resolved), "", *_settings(resolved), "", *_memory(resolved.plan), ""])
+    first = headline(resolved.frontend.served_model_names[0], resolved.engine, resolved.plan)
+    return "\n".join([first, "", *_settings(resolved), "", *memory_lines(resolved.plan), ""])
 
 
-def _headline(resolved: Resolved) -> str:
-    model = resolved.engine.model
+def headline(name: str, engine: EngineConfig, plan: MemoryPlan) -> str:
+    """Which model on what, in one line."""
+    model, num_ranks = engine.model, plan.tensor_parallel_size
     return (
-        f"Quire {quire_version()} · {resolved.frontend.served_model_names[0]} · "
-        f"{model.architecture}, {_count(num_parameters(model))} parameters, {resolved.engine.dtype} "
-        f"on {resolved.plan.device.name}"
+        f"Quire {quire_version()} · {name} · "
+        f"{model.architecture}, {_count(num_parameters(model))} parameters, {engine.dtype} "
+        f"on {f'{num_ranks} x ' if num_ranks > 1 else ''}{plan.device.name}"
     )
 
 
@@ -31,7 +34,7 @@ def _settings(resolved: Resolved) -> list[str]:
         ("served as", ", ".join(frontend.served_model_names)),
         ("context", f"{scheduler.max_model_len:,} tokens (model: {engine.model.max_position_embeddings:,})"),
         ("per step", f"{scheduler.max_num_seqs:,} requests, {scheduler.max_num_batched_tokens:,} tokens"),
-        ("waiting", f"{scheduler.max_num_waiting:,} requests, then 429"),
+        ("waiting", f"{scheduler.max_num_waiting:,} requests, then 429; {_policy(scheduler)}"),
         ("prefix caching", "on" if engine.cache.enable_prefix_caching else "off"),
         ("sampling", sampling or "the API's defaults"),
         ("seed", str(engine.seed)),
@@ -54,8 +57,16 @@ def _settings(resolved: Resolved) -> list[str]:
     return [f"  {name:<15}{value}" for name, value in rows]
 
 
-def _memory(plan: MemoryPlan) -> list[str]:
+def _policy(scheduler: SchedulerConfig) -> str:
+    if scheduler.scheduling_policy == "priority":
+        return f"by priority, {scheduler.priority_ageing_rate:g} levels better for each second of waiting"
+    return {"fcfs": "first come first served", "fair": "fair share by API key"}[scheduler.scheduling_policy]
+
+
+def memory_lines(plan: MemoryPlan) -> list[str]:
+    """The memory plan of one device."""
     worker = plan.worker
+    title = "Memory plan" if plan.tensor_parallel_size == 1 else "Each device"
     rows = [
         ("weights", plan.weight_bytes, ""),
         ("activations", worker.activation_bytes, "at most, in one step"),
@@ -63,6 +74,7 @@ def _memory(plan: MemoryPlan) -> list[str]:
         ("buffers", worker.buffer_bytes, "positions, attention"),
         ("rows", worker.row_bytes, "block tables and sampling parameters"),
         ("penalties", worker.penalty_bytes, "token counts"),
+        *([("graphs", worker.graph_bytes, "an estimate")] if worker.graph_bytes else []),
         ("libraries", worker.runtime_bytes, "an estimate"),
         ("KV cache", plan.kv_cache_bytes, f"{plan.num_blocks:,} blocks of {plan.block_size} tokens"),
     ]
@@ -70,12 +82,22 @@ def _memory(plan: MemoryPlan) -> list[str]:
     share = total / plan.device.available
     filled = min(_BAR_WIDTH, round(share * _BAR_WIDTH))
     return [
-        f"  Memory plan    {'█' * filled}{'░' * (_BAR_WIDTH - filled)}  "
+        f"  {title:<15}{'█' * filled}{'░' * (_BAR_WIDTH - filled)}  "
         f"{format_bytes(total)} of {format_bytes(plan.device.available)} free",
         *(f"    {name:<13}{format_bytes(size):>10}  {note}".rstrip() for name, size, note in rows),
         f"  Capacity       {plan.num_kv_tokens:,} tokens at {format_bytes(plan.kv_bytes_per_token)} each: "
         f"{plan.max_concurrency:,.1f} requests of {plan.max_model_len:,} tokens at once",
         *_group_lines(plan),
+        *_host_tier(plan),
+    ]
+
+
+def _host_tier(plan: MemoryPlan) -> list[str]:
+    if not plan.num_host_blocks:
+        return []
+    return [
+        f"  Host tier      {format_bytes(plan.host_bytes)} of the machine's memory: {plan.num_host_blocks:,} blocks, "
+        f"{plan.num_host_blocks * plan.block_size // len(plan.groups):,} tokens"
     ]
 
 

@@ -11,18 +11,25 @@ from typing import Any
 
 import msgspec
 
-from engine_core.config.checkpoint import read_checkpoint
+from engine_core.config.checkpoint import TensorInfo, read_checkpoint
 from engine_core.config.consistency import check_checkpoint
 from engine_core.config.devices import DeviceMemory, probe_device
-from engine_core.config.engine_config import EngineConfig, FrontendConfig, SchedulerConfig, ServeConfig
+from engine_core.config.engine_config import (
+    EngineConfig,
+    FrontendConfig,
+    ParallelConfig,
+    SchedulerConfig,
+    ServeConfig,
+)
 from engine_core.config.errors import ConfigError
 from engine_core.config.hang_timeout import default_hang_timeout
-from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan
+from engine_core.config.hash_key import read_hash_key
+from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan, with_host_tier
 from engine_core.config.model_config import ModelConfig, load_model_config, read_json_object
 from engine_core.ipc.sampling_params import MAX_LOGPROBS, SamplingParams
 from frontend.chat_template import load_chat_template
 from frontend.cli.flags import ServeArgs
-from frontend.cli.hub import resolve_model_folder
+from frontend.cli.hub import has_weights, resolve_model_folder
 from frontend.tokenizer import TokenizerError
 
 DEFAULT_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
@@ -46,17 +53,42 @@ class Resolved(msgspec.Struct, frozen=True):
         )
 
 
+class ModelFiles(msgspec.Struct, frozen=True):
+    """What the files of a model say before a weight is read."""
+
+    folder: Path
+    config: ModelConfig
+    tensors: dict[str, TensorInfo] | None
+    """None where weights are made up, or not here."""
+
+
 def resolve(args: ServeArgs) -> Resolved:
     """Raises `ConfigError` with one sentence for whatever cannot be served."""
+    files = read_model(args)
+    engine, plan = resolve_engine(args, files, probe_device(args.device))
+    hang_timeout = _resolve_hang_timeout(args, engine)
+    return Resolved(engine, _resolve_frontend(args, files.folder, engine.scheduler, hang_timeout), plan)
+
+
+def read_model(args: ServeArgs, with_weights: bool = True) -> ModelFiles:
+    """Without weights a model of the hub need not be here: config.json has its shape."""
     if args.model is None:
-        raise ConfigError("No model was named: quire serve MODEL, where MODEL is a folder or a Hugging Face hub name.")
-    folder = resolve_model_folder(args.model)
+        raise ConfigError("No model was named; MODEL is a folder or a Hugging Face hub name.")
+    folder = resolve_model_folder(args.model, with_weights)
     model = load_model_config(folder)
     tensors = None
-    if args.load_format != "dummy":
+    is_partial = not with_weights and not _is_folder(args.model) and not has_weights(folder)
+    if args.load_format != "dummy" and not is_partial:
         tensors = read_checkpoint(folder)
         check_checkpoint(model, tensors)
-    device = probe_device(args.device)
+    return ModelFiles(folder, model, tensors)
+
+
+def resolve_engine(
+    args: ServeArgs, files: ModelFiles, device: DeviceMemory, tensor_parallel_size: int = 1
+) -> tuple[EngineConfig, MemoryPlan]:
+    """The engine's part, with the plan of each rank's device."""
+    model = files.config
     dtype = _resolve_dtype(args, model, device)
     scheduler = _resolve_scheduler(args, model, device)
     request = MemoryRequest(
@@ -66,11 +98,14 @@ def resolve(args: ServeArgs) -> Resolved:
         num_gpu_blocks_override=args.num_gpu_blocks_override,
         cuda_graphs=not args.enforce_eager,
     )
-    plan = make_memory_plan(model, tensors, dtype, scheduler, device, request)
+    plan = make_memory_plan(model, files.tensors, dtype, scheduler, device, request, tensor_parallel_size)
+    if args.kv_offload_gib:
+        plan = _add_host_tier(args, plan)
     engine = EngineConfig(
         model=model,
-        cache=plan.cache_config(dtype, args.enable_prefix_caching),
+        cache=plan.cache_config(dtype, args.enable_prefix_caching, _hash_key_file(args.prefix_hash_key_file)),
         scheduler=scheduler,
+        parallel=ParallelConfig(tensor_parallel_size=tensor_parallel_size),
         device=device.device,
         dtype=dtype,
         load_format="dummy" if args.load_format == "dummy" else "safetensors",
@@ -79,7 +114,17 @@ def resolve(args: ServeArgs) -> Resolved:
         num_threads=args.num_threads,
         trace_file=None if args.trace is None else _trace_file(args.trace),
     )
-    return Resolved(engine, _resolve_frontend(args, folder, scheduler, _resolve_hang_timeout(args, engine)), plan)
+    return engine, plan
+
+
+def default_model_name(args: ServeArgs, folder: Path) -> str:
+    """What a model is called where nobody said."""
+    assert args.model is not None
+    return folder.name if _is_folder(args.model) else args.model
+
+
+def _is_folder(model: str) -> bool:
+    return Path(model).expanduser().is_dir()
 
 
 def _resolve_dtype(args: ServeArgs, model: ModelConfig, device: DeviceMemory) -> str:
@@ -112,7 +157,17 @@ def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory
         max_model_len=max_model_len,
         max_num_waiting=args.max_num_waiting,
         max_num_penalty_rows=min(args.max_num_penalty_rows, args.max_num_seqs),
+        max_num_partial_prefills=args.max_num_partial_prefills,
+        scheduling_policy=args.scheduling_policy,
+        priority_ageing_rate=args.priority_ageing_rate,
     )
+
+
+def _add_host_tier(args: ServeArgs, plan: MemoryPlan) -> MemoryPlan:
+    if not args.enable_prefix_caching:
+        raise ConfigError("--kv-offload-gib keeps blocks for prompts that begin alike: it needs prefix caching.")
+    machine = plan.device if plan.device.device == "cpu" else probe_device("cpu")
+    return with_host_tier(plan, args.kv_offload_gib, machine)
 
 
 def _resolve_hang_timeout(args: ServeArgs, engine: EngineConfig) -> float:
@@ -127,19 +182,17 @@ def _resolve_hang_timeout(args: ServeArgs, engine: EngineConfig) -> float:
 
 
 def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig, hang_timeout: float) -> FrontendConfig:
-    assert args.model is not None
     chat_template = None if args.chat_template is None else _read_template(Path(args.chat_template).expanduser())
     try:
         # Compiled and dropped: what every frontend would refuse is refused before weights are loaded.
         load_chat_template(str(folder), chat_template, special_tokens={})
     except TokenizerError as error:
         raise ConfigError(str(error)) from None
-    is_folder = Path(args.model).expanduser().is_dir()
     return FrontendConfig(
         host=args.host,
         port=args.port,
         num_frontends=args.frontends,
-        served_model_names=tuple(args.served_model_name) or (folder.name if is_folder else args.model,),
+        served_model_names=tuple(args.served_model_name) or (default_model_name(args, folder),),
         model_path=str(folder),
         chat_template=chat_template,
         default_sampling=_default_sampling(args.generation_config, folder),
@@ -161,6 +214,15 @@ def _read_template(file: Path) -> str:
         raise ConfigError(f"--chat-template {file} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise ConfigError(f"--chat-template {file} is not UTF-8 text.") from None
+
+
+def _hash_key_file(given: str | None) -> str | None:
+    """The engine core reads it again: a key stays in its own file."""
+    if given is None:
+        return None
+    file = Path(given).expanduser().absolute()
+    read_hash_key(file)
+    return str(file)
 
 
 def _trace_file(given: str) -> str:

@@ -8,16 +8,17 @@ import asyncio
 import contextlib
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from frontend.client import wire
+from frontend.client.block_events import BlockBatch, BlockEventStream
 from frontend.client.deltas import EngineInfo
 from frontend.client.errors import (
     CLOSED,
@@ -58,6 +59,8 @@ class EngineClient:
         self._tasks: list[asyncio.Task[None]] = []
         # Weak, so that an iterator that its reader dropped is noticed and its request aborted.
         self._streams: WeakValueDictionary[int, RequestStream] = WeakValueDictionary()
+        self._block_streams: WeakSet[BlockEventStream] = WeakSet()
+        self._next_block_batch = 0
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._next_number = 0
         self._welcomed: asyncio.Future[EngineInfo] | None = None
@@ -115,6 +118,7 @@ class EngineClient:
         output_token_ids: wire.TokenIds = (),
         priority: int = 0,
         deadline: float | None = None,
+        share_key: str | None = None,
         cache_salt: str | None = None,
         adapter: str | None = None,
         trace_context: str | None = None,
@@ -137,6 +141,7 @@ class EngineClient:
             output_token_ids=wire.int32_bytes(output_token_ids),
             priority=priority or None,
             deadline=deadline,
+            share_key=share_key,
             cache_salt=cache_salt,
             adapter=adapter,
             trace_context=trace_context,
@@ -169,6 +174,26 @@ class EngineClient:
             raise EngineError(UTILITY_FAILED, message) from None
         finally:
             self._calls.pop(call_id, None)
+
+    def block_events(self) -> BlockEventStream:
+        """What happens in the core's prefix cache from now on. The first batch has a gap: take a snapshot then."""
+        if self.info is None:
+            raise EngineError(ENGINE_DEAD, "The engine core is not connected.")
+        stream = BlockEventStream()
+        if not self._block_streams:
+            self._send(wire.subscribe_block_events())
+        else:
+            stream.push(BlockBatch(self._next_block_batch, gap=True))
+        self._block_streams.add(stream)
+        return stream
+
+    async def block_snapshot(self) -> AsyncIterator[list[bytes]]:
+        """The digests of the blocks that can be found in the core's prefix cache, page by page."""
+        cursor: int | None = 0
+        while cursor is not None:
+            page = await self.utility("block_snapshot", cursor=cursor)
+            cursor = page["cursor"]
+            yield wire.digests(page["digests"])
 
     def fail_open_requests(self, message: str) -> None:
         """Ends every open request in the engine, and its reader with that error."""
@@ -248,6 +273,11 @@ class EngineClient:
         kind = message["type"]
         if kind == "outputs":
             self._take_outputs(message)
+        elif kind == "block_events":
+            batch = wire.block_batch(message)
+            self._next_block_batch = batch.sequence if batch.gap else batch.sequence + 1
+            for stream in self._block_streams:
+                stream.push(batch)
         elif kind == "utility_reply":
             self._take_reply(message)
         elif kind == "welcome" and self._welcomed is not None and not self._welcomed.done():
@@ -332,6 +362,9 @@ class EngineClient:
         self._streams.clear()
         for stream in streams:
             stream.fail(error)
+        for block_stream in self._block_streams:
+            block_stream.fail(error)
+        self._block_streams.clear()
         for call in self._calls.values():
             if not call.done():
                 call.set_exception(error)

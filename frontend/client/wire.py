@@ -10,10 +10,12 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 
+from frontend.client.block_events import BlockBatch, Cleared, Removed, Stored
 from frontend.client.deltas import EngineInfo, Finished, LogprobColumns
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 32 * 2**20
+DIGEST_BYTES = 16
 
 _SWAP = sys.byteorder == "big"
 TokenIds = Sequence[int] | bytes
@@ -77,6 +79,28 @@ def add_request(
 
 def utility(call_id: int, method: str, arguments: Mapping[str, Any]) -> bytes:
     return pack({"type": "utility", "call_id": call_id, "method": method, "arguments": dict(arguments)})
+
+
+def subscribe_block_events() -> bytes:
+    return pack({"type": "subscribe_block_events"})
+
+
+def block_batch(message: Mapping[str, Any]) -> BlockBatch:
+    """One `BlockEvents`; a newer core may append fields to its events, and send events of other kinds."""
+    changes: list[Stored | Removed | Cleared] = []
+    for kind, *fields in message.get("events", ()):
+        if kind == "stored":
+            changes.append(Stored(digests(fields[0]), *fields[1:4]))
+        elif kind == "removed":
+            changes.append(Removed(digests(fields[0]), fields[1]))
+        elif kind == "cleared":
+            changes.append(Cleared())
+    return BlockBatch(message["sequence"], message.get("gap", False), changes)
+
+
+def digests(column: bytes) -> list[bytes]:
+    """Hashes of blocks, one after the other."""
+    return [column[start : start + DIGEST_BYTES] for start in range(0, len(column), DIGEST_BYTES)]
 
 
 def welcome(message: Mapping[str, Any]) -> EngineInfo:

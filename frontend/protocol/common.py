@@ -1,5 +1,6 @@
 """What chat and text completions have in common: the request's sampling fields, usage, stream options."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,6 +62,14 @@ def trace_context_of(headers: Mapping[str, str]) -> str | None:
     """The request's W3C `traceparent`; none where it is longer than the engine takes, which no real one is."""
     value = headers.get("traceparent")
     return value if value is None or len(value) <= MAX_TRACE_CONTEXT_CHARS else None
+
+
+def share_key_of(headers: Mapping[str, str]) -> str | None:
+    """Whose share a request is part of: a digest of its API key, for the key itself has no business in the engine."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        return None
+    return hashlib.blake2b(key.strip().encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 class PromptTokensDetails(msgspec.Struct, kw_only=True):

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Mapping
 
 from sanic import Request
 from sanic.response import HTTPResponse
@@ -10,7 +11,7 @@ from frontend.chat_answer import ChatAnswer
 from frontend.errors import bad_request
 from frontend.generation import Generation, Order
 from frontend.protocol.chat import ChatCompletionRequest
-from frontend.protocol.common import trace_context_of
+from frontend.protocol.common import share_key_of, trace_context_of
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.responses import json_response
 from frontend.state import FrontendState
@@ -22,7 +23,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     headers = warning_header(unknown)
     model = state.model_name(chat.model)
     async with state.generating():
-        order = await _order(chat, state, trace_context_of(request.headers))
+        order = await _order(chat, state, request.headers)
         answer = ChatAnswer(
             order.response_id,
             int(time.time()),
@@ -41,7 +42,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             generation.close()
 
 
-async def _order(chat: ChatCompletionRequest, state: FrontendState, trace_context: str | None) -> Order:
+async def _order(chat: ChatCompletionRequest, state: FrontendState, headers: Mapping[str, str]) -> Order:
     processor = state.input_processor
     processor.check_choices(chat, num_prompts=1)
     if chat.top_logprobs is not None and not chat.logprobs:
@@ -57,6 +58,7 @@ async def _order(chat: ChatCompletionRequest, state: FrontendState, trace_contex
         num_samples=chat.num_choices,
         options=options,
         priority=chat.priority or 0,
+        share_key=share_key_of(headers),
         cache_salt=chat.cache_salt,
-        trace_context=trace_context,
+        trace_context=trace_context_of(headers),
     )

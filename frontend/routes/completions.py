@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Mapping
 
 from sanic import Request
 from sanic.response import HTTPResponse
@@ -11,7 +12,7 @@ from frontend.errors import bad_request
 from frontend.generation import Generation, Order
 from frontend.input_processor import InputProcessor, Prompt
 from frontend.output_processor import OutputPiece
-from frontend.protocol.common import trace_context_of, usage
+from frontend.protocol.common import share_key_of, trace_context_of, usage
 from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.responses import json_response
@@ -45,7 +46,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
         )
         if completion.max_tokens == 0:
             return _echo_only(completion, prompts, answer, headers)
-        order = _order(completion, prompts, response_id, processor, trace_context_of(request.headers))
+        order = _order(completion, prompts, response_id, processor, request.headers)
         generation = Generation(order, state.tokenizer, state.client)
         try:
             if completion.stream:
@@ -83,7 +84,7 @@ def _order(
     prompts: list[Prompt],
     response_id: str,
     processor: InputProcessor,
-    trace_context: str | None,
+    headers: Mapping[str, str],
 ) -> Order:
     return Order(
         response_id=response_id,
@@ -101,6 +102,7 @@ def _order(
         num_samples=completion.num_choices,
         options=processor.output_options(completion),
         priority=completion.priority or 0,
+        share_key=share_key_of(headers),
         cache_salt=completion.cache_salt,
-        trace_context=trace_context,
+        trace_context=trace_context_of(headers),
     )

@@ -78,10 +78,36 @@ def remove_stale_run_dirs() -> None:
             _remove_if_stale(path, min_age=LEFTOVER_SECONDS)
 
 
-def _remove_if_stale(path: Path, min_age: float) -> None:
+def running_run_dirs() -> list[Path]:
+    """This user's run directories whose owner runs, the oldest first."""
+    found = []
+    for folder in map(Path, _folders()):
+        for path in folder.glob(f"{PREFIX}[0-9]*-*"):
+            fd = _open(path)
+            if fd is None:
+                continue
+            try:
+                status = os.fstat(fd)
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if status.st_uid == os.getuid():
+                    found.append((status.st_ctime, path))
+            finally:
+                os.close(fd)
+    return [path for _, path in sorted(found)]
+
+
+def _open(path: Path) -> int | None:
+    """None: gone meanwhile, or somebody else's."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # gone meanwhile, or somebody else's
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _remove_if_stale(path: Path, min_age: float) -> None:
+    fd = _open(path)
+    if fd is None:
         return
     try:
         status = os.fstat(fd)

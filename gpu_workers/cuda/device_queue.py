@@ -1,12 +1,14 @@
 """Streams, events and pinned rings of one GPU: plans flow in, steps run, results flow out, and nobody waits on the way.
 
 Three streams: copies in, compute, copies out. A plan is copied while the step before it runs; a result is copied while
-the next step runs. The only place that waits is `wait`, which a thread of its own calls.
+the next step runs. The only place that waits is `wait`, which a thread of its own calls. Blocks that go to host memory
+and come back have a stream for each direction, because the link has two.
 """
 
+import contextlib
 import mmap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -21,6 +23,8 @@ class DeviceQueue:
         self._copy_in = torch.cuda.Stream(device)
         self._compute = torch.cuda.Stream(device)
         self._copy_out = torch.cuda.Stream(device)
+        self._store, self._load = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self._stored, self._loaded = torch.cuda.Event(), torch.cuda.Event()
 
     def enter(self) -> None:
         """Makes the compute stream the current one of the calling thread, which launches all steps from now on."""
@@ -36,7 +40,7 @@ class DeviceQueue:
         """`plans` and `results`: the slots of the two rings as int32 tensors over `rings`, which become pinned. Most
         plans end at their word `bulk_word`."""
         for ring in rings:
-            _pin(ring)
+            self.pin(ring)
         self._plans, self._results = plans, results
         self._staging = [torch.zeros_like(plan, device=self.device) for plan in plans]
         self._bulk_word = bulk_word
@@ -54,6 +58,18 @@ class DeviceQueue:
         self._last_ended: torch.cuda.Event | None = None
         self._last_ended_ns = 0
 
+    def pin(self, memory: mmap.mmap) -> None:
+        """Registers memory with the driver, so that the device copies from and to it by itself. Any thread may call it.
+        Raises `ConfigError` when the driver refuses."""
+        view = torch.frombuffer(memory, dtype=torch.uint8)
+        with torch.cuda.device(self.device):
+            error = torch.cuda.cudart().cudaHostRegister(view.data_ptr(), view.numel(), 0)
+        if int(error) != 0:
+            raise ConfigError(
+                f"The driver refuses to pin {view.numel() / 2**20:.1f} MiB of memory (CUDA error {int(error)}); "
+                "raise the limit of locked memory (ulimit -l)."
+            )
+
     def synchronize(self) -> None:
         """Waits for all that was queued; not for the steady state."""
         torch.cuda.synchronize(self.device)
@@ -61,6 +77,27 @@ class DeviceQueue:
     def free_bytes(self) -> int:
         """What the driver says is left of the device's memory."""
         return torch.cuda.mem_get_info(self.device)[0]
+
+    @contextlib.contextmanager
+    def storing(self) -> Iterator[None]:
+        """What is queued inside copies blocks to the host before the step that follows writes to them. It waits for no
+        step: those that wrote to the blocks have been collected."""
+        torch.cuda.set_stream(self._store)
+        yield
+        torch.cuda.set_stream(self._compute)
+        self._stored.record(self._store)
+        self._compute.wait_event(self._stored)
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """What is queued inside copies blocks from the host, after the stores so far and before the step that follows
+        reads the blocks. It waits for no step: nobody uses them."""
+        self._load.wait_event(self._stored)
+        torch.cuda.set_stream(self._load)
+        yield
+        torch.cuda.set_stream(self._compute)
+        self._loaded.record(self._load)
+        self._compute.wait_event(self._loaded)
 
     def begin(self, slot: int, num_bulk_words: int) -> torch.Tensor:
         """Queues the copy of a plan with so many words of bulk and returns the device's copy; compute waits for it."""
@@ -105,14 +142,3 @@ class DeviceQueue:
         late = max(0, ended_ns - now)
         self._last_ended, self._last_ended_ns = self._ended[slot], ended_ns - late
         return started_ns - late, ended_ns - late
-
-
-def _pin(ring: mmap.mmap) -> None:
-    """Registers a ring's memory with the driver, so that the device copies from and to it by itself."""
-    view = torch.frombuffer(ring, dtype=torch.uint8)
-    error = torch.cuda.cudart().cudaHostRegister(view.data_ptr(), view.numel(), 0)
-    if int(error) != 0:
-        raise ConfigError(
-            f"The driver refuses to pin {view.numel() / 2**20:.1f} MiB of shared memory (CUDA error {int(error)}); "
-            "raise the limit of locked memory (ulimit -l)."
-        )

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from engine_core.ipc.step import ENDED_NS, RESULT_NUM_SEQS, RESULT_STEP_ID, STARTED_NS, StepResult
+from engine_core.ipc.step import ENDED_NS, NUM_HOST_SLOTS, RESULT_NUM_SEQS, RESULT_STEP_ID, STARTED_NS, StepResult
 
 
 class WaitsForSteps(Protocol):
@@ -24,6 +24,7 @@ class LaunchedStep(NamedTuple):
     slot: int
     step_id: int
     num_seqs: int
+    num_host_slots: int = 0
 
 
 class Publisher:
@@ -64,4 +65,5 @@ class Publisher:
         header[RESULT_NUM_SEQS] = step.num_seqs
         header[STARTED_NS] = started_ns
         header[ENDED_NS] = ended_ns
+        header[NUM_HOST_SLOTS] = step.num_host_slots
         self._finished(step.sequence)

@@ -17,6 +17,7 @@ from engine_core.ipc.ring import Ring
 from engine_core.ipc.step import NUM_BULK, StepPlan, StepResult, StepShape, plan_layout, result_layout
 from gpu_workers.cuda.device_queue import DeviceQueue
 from gpu_workers.cuda.device_rows import LOGPROBS, DeviceRows
+from gpu_workers.cuda.pinned_blocks import PinnedBlocks
 from gpu_workers.cuda.publisher import LaunchedStep, Publisher
 from gpu_workers.cuda.sampler import DeviceSampler
 from gpu_workers.cuda.step_graphs import StepGraphs
@@ -25,6 +26,7 @@ from gpu_workers.forward_context import ForwardContext
 from gpu_workers.loader import ProgressCallback
 from gpu_workers.operations import load_operations, torch_dtype
 from gpu_workers.served_model import ServedModel
+from kernels import hopper_attention
 from kernels.attention_tasks import plan_attention
 from kernels.attention_workspace import make_attention_workspace
 from kernels.cuda import StepAttention
@@ -44,6 +46,7 @@ class CudaRunner:
         self._model = ServedModel(config, self._operations, self._queue.device, tp_rank)
         self._sizes = StepSizes(self._shape.max_num_seqs, self._shape.max_num_batched_tokens)
         self._graphs: StepGraphs | None = None
+        self._host_blocks: PinnedBlocks | None = None
 
     def load(self, progress: ProgressCallback) -> None:
         """Fills the weights. Raises `ConfigError` when the checkpoint does not fit."""
@@ -60,21 +63,29 @@ class CudaRunner:
         self._hidden = torch.zeros(max_num_seqs, model.hidden_size, dtype=dtype, device=device)
         self._logits = torch.zeros(max_num_seqs, model.vocab_size, dtype=torch.float32, device=device)
         self._sampler = DeviceSampler(self._rows, shape, self._logits)
+        cache_dtype, group_size = (
+            torch_dtype(config.cache.dtype),
+            model.num_attention_heads // model.num_key_value_heads,
+        )
         self._windows = config.layer_groups().windows
+        use_wgmma = hopper_attention.supports(
+            device, cache_dtype, model.head_dim, group_size, cache_shape[4], not model.attn_logit_softcapping
+        )
         self._workspaces = {
             window: make_attention_workspace(
                 max_num_seqs,
                 shape.max_num_batched_tokens,
                 cache_shape[3],
-                model.num_attention_heads // model.num_key_value_heads,
+                group_size,
                 model.head_dim,
                 device,
-                dtype=torch_dtype(config.cache.dtype),
+                dtype=cache_dtype,
                 sliding_window=window,
+                use_wgmma=use_wgmma,
             )
             for window in dict.fromkeys(self._windows)
         }
-        self._kv_cache = torch.zeros(cache_shape, dtype=torch_dtype(config.cache.dtype), device=device)
+        self._kv_cache = torch.zeros(cache_shape, dtype=cache_dtype, device=device)
         sizes = self._sizes.all()
         self._queue.synchronize()  # what was allocated here was filled on another stream
         self._queue.enter()
@@ -85,6 +96,9 @@ class CudaRunner:
             self._graphs.capture(self._forward, sizes, progress)
         self._sampler.warm_up()
         self._queue.synchronize()
+        if config.cache.num_host_blocks:
+            self._host_blocks = PinnedBlocks(self._queue, self._kv_cache, config.cache.num_host_blocks)
+            self._host_blocks.start()
 
     @property
     def weight_bytes(self) -> int:
@@ -125,6 +139,8 @@ class CudaRunner:
     def close(self) -> None:
         """Waits for what was queued."""
         self._publisher.close()
+        if self._host_blocks is not None:
+            self._host_blocks.close()
 
     @torch.inference_mode()
     def step(self, sequence: int) -> None:
@@ -135,6 +151,10 @@ class CudaRunner:
         num_seqs, num_tokens = plan.num_seqs, plan.num_tokens
         needs = self._rows.note(plan)
         size = self._size(num_tokens, num_seqs)
+        num_host_slots = 0
+        if self._host_blocks is not None:
+            self._host_blocks.copy(plan)
+            num_host_slots = self._host_blocks.num_ready
         staged = self._queue.begin(slot, int(plan.header[NUM_BULK]))
         self._rows.prepare(plan, staged, size.num_seqs, size.num_tokens)
         if self._graphs is None:
@@ -145,7 +165,7 @@ class CudaRunner:
             self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])
         self._sampler.sample(num_seqs, needs, slot)
         self._queue.end(slot, self._result_words if needs & LOGPROBS else self._token_words)
-        self._publisher.put(LaunchedStep(sequence, slot, plan.step_id, num_seqs))
+        self._publisher.put(LaunchedStep(sequence, slot, plan.step_id, num_seqs, num_host_slots))
 
     def _size(self, num_tokens: int, num_seqs: int) -> StepSize:
         """What the step is padded to: a graph's size, or nothing where steps run eagerly."""

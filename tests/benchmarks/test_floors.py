@@ -63,12 +63,11 @@ def test_floor_of_decoding() -> None:
     assert 4.45e-3 < min(steps[10:200]) < max(steps[10:200]) < 5.05e-3
 
 
-@pytest.mark.parametrize("name", ["decode64", "prefix", "nano"])
+@pytest.mark.parametrize("name", ["decode64", "prefix", "assistants", "nano"])
 def test_steps_add_up_to_the_work(name: str) -> None:
     work = make_work(name, 1000, scale=4)
     steps = list(plan_steps(work, max_num_seqs=7, max_num_batched_tokens=100))
-    shared = work.num_shared_tokens * (len(work.requests) - 1)
-    assert sum(step.num_tokens for step in steps) + shared == (
+    assert sum(step.num_tokens for step in steps) + work.num_shareable_tokens == (
         work.num_input_tokens + work.num_output_tokens - len(work.requests)
     )
     assert sum(step.num_sampled for step in steps) == work.num_output_tokens

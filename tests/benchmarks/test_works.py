@@ -14,6 +14,7 @@ VOCAB_SIZE = 1000
         ("decode64", 64, 64 * 512, 64 * 256),
         ("prefill", 32, 32 * 4096, 32),
         ("prefix", 512, 512 * 2112, 512 * 32),
+        ("assistants", 1024, 1024 * 2176, 1024 * 256),
         ("tput", 1000, 1000 * 1024, 1000 * 128),
         ("nano", 256, 142_827, 133_966),
         ("mixed32", 32, 4_719, 3_685),
@@ -40,6 +41,14 @@ def test_only_the_stated_tokens_are_shared() -> None:
     assert work.num_shared_tokens == 2048
     assert len({tuple(request.prompt[:2048]) for request in work.requests}) == 1
     assert len({tuple(request.prompt[2048:]) for request in work.requests}) == 512
+
+
+def test_groups_share_their_own_beginnings_in_turn() -> None:
+    work = make_work("assistants", VOCAB_SIZE)
+    beginnings = [tuple(request.prompt[:2048]) for request in work.requests]
+    assert len(set(beginnings)) == len(set(beginnings[:64])) == 64
+    assert beginnings == beginnings[:64] * 16
+    assert work.num_shareable_tokens == 15 * 64 * 2048
 
 
 @pytest.mark.parametrize("name", sorted(WORKS))

@@ -92,6 +92,9 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatc
         ({"hang_timeout": 2.9}, "--hang-timeout 2.9 is too short"),
         ({"trace": "/nowhere/t.json"}, "--trace /nowhere/t.json: there is no folder /nowhere"),
         ({"trace": "/"}, "--trace / is a folder"),
+        ({"kv_offload_gib": 64}, "--kv-offload-gib 64 does not fit into the machine's memory: .* GiB are free beside"),
+        ({"kv_offload_gib": 1e-6}, "--kv-offload-gib 1e-06 holds nothing: one block of the KV cache takes"),
+        ({"kv_offload_gib": 1, "enable_prefix_caching": False}, "--kv-offload-gib .* needs prefix caching"),
     ],
     ids=str,
 )
@@ -168,6 +171,25 @@ def test_dummy_weights_need_no_files(tmp_path: Path) -> None:
     result = resolved(folder, load_format="dummy")
     assert result.engine.load_format == "dummy"
     assert result.plan.weight_bytes == real
+
+
+def test_the_host_tier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the machine's memory: on a CPU beside the plan, on a GPU apart from it."""
+    folder = make_model_folder(tmp_path)
+    plain = resolved(folder)
+    assert plain.engine.cache.num_host_blocks == plain.engine.step_capacities()["num_host_blocks"] == 0
+    assert "Host tier" not in format_report(plain)
+    result = resolved(folder, kv_offload_gib=0.5)
+    cache = result.engine.cache
+    assert cache.num_host_blocks == GIB // 2 // cache.bytes_per_block
+    assert result.plan.host_bytes == GIB // 2
+    assert "Host tier      512.0 MiB of the machine's memory: 131,072 blocks, 2,097,152 tokens" in format_report(result)
+
+    memory = {"cpu": DeviceMemory("cpu", "CPU", 8 * GIB, 4 * GIB), "auto": DeviceMemory("cuda", "GPU", GIB, GIB)}
+    monkeypatch.setattr(resolve_module, "probe_device", memory.__getitem__)
+    assert resolved(folder, kv_offload_gib=4).plan.host_bytes == 4 * GIB
+    with pytest.raises(ConfigError, match=r"machine's memory: 4\.0 GiB are free\.$"):
+        resolved(folder, kv_offload_gib=4.1)
 
 
 def test_the_report_names_what_matters(tmp_path: Path) -> None:

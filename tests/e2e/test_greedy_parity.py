@@ -5,6 +5,7 @@ On a GPU where there is one, and on the CPU everywhere.
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ def count_ties(ours: list[list[int]], theirs: list[tuple[list[int], list[float]]
 
 
 async def serve_all(
-    folder: Path, run_dir: Path, prompts: list[list[int]], num_blocks: int, max_tokens: int, device: str
+    folder: Path, run_dir: Path, prompts: list[list[int]], num_blocks: int, max_tokens: int, device: str, **changes: Any
 ) -> tuple:
     """All outputs, and how many preemptions and cache hits there were on the way."""
     arguments = {
@@ -146,6 +147,7 @@ async def serve_all(
         "block_size": 8,
         "dtype": "float32",
         "device": device,
+        **changes,
     }
     async with engine(folder, run_dir, **arguments) as client:
         outputs = await asyncio.gather(
@@ -179,6 +181,38 @@ def compare(folder: Path, run_dir: Path, max_tokens: int, device: str, num_block
 def test_small_random_models(name: str, device: str, tmp_path: Path) -> None:
     save_small_model(tmp_path / "model", MODELS[name])
     compare(tmp_path / "model", tmp_path, 16, device, NUM_BLOCKS.get(name, 40))
+
+
+WAYS: dict[str, tuple[int, dict[str, Any]]] = {
+    "no cache, whole prompts": (400, {"enable_prefix_caching": False, "max_num_batched_tokens": 8192}),
+    "cache, whole prompts": (400, {"max_num_batched_tokens": 8192}),
+    "no cache, preempted": (40, {"enable_prefix_caching": False}),
+    "cache, chunks that share steps": (400, {"max_num_batched_tokens": 24, "max_num_partial_prefills": 3}),
+    "cache, preempted, by priority": (40, {"scheduling_policy": "priority"}),
+    "cache, preempted, fair": (40, {"scheduling_policy": "fair"}),
+}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[int]], list]:
+    """A small model, prompts, and what transformers says."""
+    folder = tmp_path_factory.mktemp("model")
+    save_small_model(folder, MODELS["gqa"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    prompts = mixed_prompts(NUM_PROMPTS, model.config.vocab_size, 100)
+    return folder, prompts, [reference(model, prompt, 24) for prompt in prompts]
+
+
+@pytest.mark.parametrize(("num_blocks", "changes"), WAYS.values(), ids=WAYS.keys())
+def test_no_way_to_schedule_changes_a_token(
+    expected: tuple[Path, list[list[int]], list], num_blocks: int, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """Prefix cache, chunks, preemption and policy decide when a token is computed, never which."""
+    folder, prompts, answers = expected
+    outputs, preemptions, hits = asyncio.run(serve_all(folder, tmp_path, prompts, num_blocks, 24, "cpu", **changes))
+    print(f"{count_ties(outputs, answers)} ties, {preemptions:.0f} preemptions, {hits:.0f} cached tokens")
+    assert (preemptions > 0) == (num_blocks == 40)
+    assert (hits > 0) == changes.get("enable_prefix_caching", True)
 
 
 @pytest.mark.parametrize("device", DEVICES)

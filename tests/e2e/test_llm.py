@@ -85,6 +85,7 @@ def test_what_is_refused_before_anything_runs(llm: LLM) -> None:
     for prompts, params, reason in (
         ([[]], GREEDY, "at least one token"),
         ([5] * 3000, GREEDY, "3000 tokens and max_tokens is 12; the context holds 2048"),
+        ([5] * 1000, SamplingParams(max_tokens=1049), "1000 tokens and max_tokens is 1049; the context holds 2048"),
         ([99999], GREEDY, "token id 99999"),
         (PROMPTS, [GREEDY], "4 prompts and 1 sampling_params"),
     ):

@@ -197,6 +197,10 @@ def test_bad_requests(server: Server, client: openai.OpenAI) -> None:
     assert too_long.value.code == "context_length_exceeded"
     assert "5000" in too_long.value.message
     assert "2048" in too_long.value.message
+    with pytest.raises(openai.BadRequestError) as too_much:
+        client.completions.create(model=server.model, prompt=[5] * 1000, max_tokens=1049)
+    assert (too_much.value.code, too_much.value.param) == ("context_length_exceeded", "max_tokens")
+    assert all(figure in too_much.value.message for figure in ("1000", "1049", "2048"))
     url = f"{server.url}/v1/chat/completions"
     headers = {"Content-Type": "application/json"}
     assert httpx.post(url, content=b'{"model":', headers=headers).status_code == 400

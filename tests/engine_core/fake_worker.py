@@ -8,6 +8,7 @@ import numpy as np
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.ipc.step import (
     NUM_BLOCK_DELTAS,
+    NUM_HOST_SLOTS,
     NUM_ROW_INITS,
     RESULT_NUM_SEQS,
     RESULT_STEP_ID,
@@ -23,13 +24,14 @@ Entry = tuple[int, tuple[int, ...]]
 """What a slot holds: the layer group that wrote it, and the tokens up to the one that it is for."""
 
 
-def step_shape(config: SchedulerConfig, block_size: int, num_groups: int = 1) -> StepShape:
+def step_shape(config: SchedulerConfig, block_size: int, num_groups: int = 1, num_host_blocks: int = 0) -> StepShape:
     return StepShape(
         num_groups=num_groups,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_model_len=config.max_model_len,
         block_size=block_size,
+        num_host_blocks=num_host_blocks,
     )
 
 
@@ -57,9 +59,8 @@ class FakeWorker:
         self._tables = np.full((shape.num_groups, rows, width), UNWRITTEN)
         self._num_computed = np.zeros(rows, np.int64)
         self._last_token = np.full(rows, UNWRITTEN)
-        self._cache: list[list[tuple[int, tuple[int, ...]] | None]] = [
-            [None] * shape.block_size for _ in range(num_blocks)
-        ]
+        self._cache: list[list[Entry | None]] = [[None] * shape.block_size for _ in range(num_blocks)]
+        self._host: list[list[Entry | None] | None] = [None] * shape.num_host_blocks
         self._pending: deque[StepPlan] = deque()
         self._layout, self._result_layout = plan_layout(shape), result_layout(shape)
 
@@ -77,10 +78,12 @@ class FakeWorker:
     def run_next(self) -> StepResult:
         """Runs the oldest queued plan."""
         plan = self._pending.popleft()
+        self._copy(plan)
         self._apply(plan)
         result = StepResult.over(self._result_layout, bytearray(self._result_layout.num_bytes))
         result.header[RESULT_STEP_ID] = plan.step_id
         result.header[RESULT_NUM_SEQS] = plan.num_seqs
+        result.header[NUM_HOST_SLOTS] = len(self._host)
         result.top_token_ids[:] = UNWRITTEN
         chunks = self._write_all(plan)
         for index, (row, start, tokens) in enumerate(chunks):
@@ -92,6 +95,22 @@ class FakeWorker:
                 result.num_sampled[index] = 1
                 result.sampled[index, 0] = token
         return result
+
+    def _copy(self, plan: StepPlan) -> None:
+        """Stores, then loads, as a worker whose copies of one kind run in any order."""
+        stores = plan.stores[: plan.num_stores].tolist()
+        loads = plan.loads[: plan.num_loads].tolist()
+        for _, slot in stores:
+            assert sum(slot == other for _, other in stores) == 1, "two stores write to one slot"
+        for block, _ in loads:
+            assert sum(block == other for other, _ in loads) == 1, "two loads write to one block"
+        for block, slot in stores:
+            assert None not in self._cache[block], "a block is stored that is not full"
+            self._host[slot] = list(self._cache[block])
+        for block, slot in loads:
+            contents = self._host[slot]
+            assert contents is not None, "a slot is loaded that was never stored"
+            self._cache[block] = list(contents)
 
     def _apply(self, plan: StepPlan) -> None:
         for record in plan.row_inits[: plan.header[NUM_ROW_INITS]]:

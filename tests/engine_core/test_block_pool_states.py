@@ -1,12 +1,10 @@
 """The block pool as a hypothesis state machine against a model that keeps owners as plain lists."""
 
-import os
-
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine_core.block_pool import BlockPool
+from tests.engine_core.state_machines import machine_settings
 
 
 class BlockPoolMachine(RuleBasedStateMachine):
@@ -82,6 +80,4 @@ class BlockPoolMachine(RuleBasedStateMachine):
 
 
 TestBlockPool = BlockPoolMachine.TestCase
-TestBlockPool.settings = settings(
-    max_examples=int(os.environ.get("QUIRE_STATE_MACHINE_EXAMPLES", "100")), stateful_step_count=50, deadline=None
-)
+TestBlockPool.settings = machine_settings()

@@ -13,6 +13,7 @@ import pytest
 import zmq
 
 from benchmarks.bench_engine_core import engine_config
+from engine_core.admission import Admission, Refused
 from engine_core.engine_core import EngineCore
 from engine_core.executors.base import Executor, ExecutorFailed, ProgressCallback
 from engine_core.ipc.codec import decode_core_message, encode
@@ -34,6 +35,7 @@ from engine_core.ipc.messages import (
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.ipc.sockets import bind_router
 from engine_core.ipc.step import StepPlan, StepResult, StepShape
+from engine_core.policies.registry import make_policy
 from tests.engine_core.fake_worker import FakeWorker
 
 TIMEOUT_MS = 10_000
@@ -117,7 +119,7 @@ class Harness:
         socket.send(encode(Hello(version=1, credit=credit)))
         welcome = decode_core_message(socket.recv())
         assert isinstance(welcome, Welcome)
-        assert welcome.max_model_len == 64
+        assert welcome.max_model_len == self.config.scheduler.max_model_len
         return socket
 
     def stranger(self) -> zmq.Socket:
@@ -299,6 +301,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(harness: Harness) -> No
     [
         (add(1, prompt=[]), "invalid_request"),
         (add(1, prompt=[0] * 64), "context_length_exceeded"),
+        (add(1, prompt=[0] * 60), "context_length_exceeded"),
         (add(1, prompt=[-1]), "invalid_request"),
         (add(1, prompt=[32000]), "invalid_request"),
         (add(1, sampling=SamplingParams(logit_bias={32000: 1.0})), "invalid_request"),
@@ -314,6 +317,60 @@ def test_what_cannot_run_is_refused_with_its_reason(harness: Harness, message: A
     reader.read_finals(1)
     assert reader.errors[1].code == code
     assert reader.errors[1].message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "refusal"),
+    [
+        (100, "The prompt's 40 tokens and the 25 asked for do not fit into the context, which holds 64."),
+        (3, "The prompt's 40 tokens and the 25 asked for do not fit into the KV cache, which holds 48."),
+    ],
+)
+def test_what_can_never_fit_is_refused_with_the_figures(num_blocks: int, refusal: str) -> None:
+    config = engine_config(1, 64)
+    config = msgspec.structs.replace(config, cache=msgspec.structs.replace(config.cache, num_blocks=num_blocks))
+    admission, policy = Admission(config), make_policy(config.scheduler)
+    with pytest.raises(Refused) as refused:
+        admission.admit(add(1, prompt=[0] * 40, sampling=SamplingParams(max_tokens=25)), b"", 0, policy, 0.0)
+    assert (refused.value.code, str(refused.value)) == ("context_length_exceeded", refusal)
+    fits = add(1, prompt=[0] * 40, sampling=SamplingParams(max_tokens=8))
+    assert admission.admit(fits, b"", 0, policy, 0.0).limit == 48
+    unsaid = add(1, prompt=[0] * 40, sampling=SamplingParams())
+    assert admission.admit(unsaid, b"", 0, policy, 0.0).limit == min(64, num_blocks * 16)
+
+
+def test_under_fair_share_a_full_queue_is_full_for_each_client_by_itself() -> None:
+    """Six may wait: one client's fourth is refused, another client's first is not."""
+    config = engine_config(4, 64, "fair")
+    config = msgspec.structs.replace(config, scheduler=msgspec.structs.replace(config.scheduler, max_num_waiting=6))
+    admission, policy = Admission(config), make_policy(config.scheduler)
+    for handle in range(3):
+        policy.push(admission.admit(add(handle, share_key="a"), b"", 0, policy, 0.0))
+    with pytest.raises(Refused, match="Too many requests are waiting") as refused:
+        admission.admit(add(3, share_key="a"), b"", 0, policy, 0.0)
+    assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1.0)
+    assert admission.admit(add(3, share_key="b"), b"", 0, policy, 0.0).share_key == "b"
+
+
+def test_a_long_prompt_is_hashed_while_the_worker_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes from the worker, nobody sends anything, and yet the waiting prompt's blocks get hashed."""
+    monkeypatch.setattr("engine_core.scheduler.MAX_HASHED_BLOCKS", 2)
+    harness = Harness(num_seqs=1, max_model_len=2048)
+    try:
+        client = harness.client()
+        harness.executor.gate.clear()
+        client.send(encode(add(1)))
+        client.send(encode(add(2, prompt=[1] * 2000)))
+        hashed = 0
+        while hashed < 124:  # of the first 1,999 tokens
+            hashed = harness.core.scheduler.kv.num_hashed_blocks
+        harness.executor.gate.set()
+        harness.executor.ringer.send(b"")
+        reader = Reader(client)
+        reader.read_finals(2)
+        assert set(reader.finished) == {1, 2}
+    finally:
+        harness.close()
 
 
 def test_sent_twice_runs_once_and_foreign_ids_are_refused(harness: Harness) -> None:

@@ -5,7 +5,8 @@ import pytest
 
 from engine_core.config.layer_groups import BlockDemand
 from engine_core.ipc.sampling_params import SamplingParams
-from engine_core.kv_cache_manager import NO_BLOCK, KVCacheManager
+from engine_core.kv_cache_manager import KVCacheManager
+from engine_core.prefix_search import NO_BLOCK
 from engine_core.request import Request
 
 BLOCK = 4

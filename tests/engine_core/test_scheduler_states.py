@@ -1,24 +1,30 @@
 """The scheduler as a hypothesis state machine: any order of arrivals, aborts, steps and results, several in flight."""
 
-import os
+from typing import get_args
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engine_core.config.engine_config import SchedulerConfig
+from engine_core.config.engine_config import PolicyName, SchedulerConfig
 from engine_core.config.layer_groups import BlockDemand
+from engine_core.host_tier import HostTier
 from engine_core.ipc.sampling_params import SamplingParams
-from engine_core.kv_cache_manager import NO_BLOCK, KVCacheManager
+from engine_core.ipc.step import StepPlan
+from engine_core.kv_cache_manager import KVCacheManager
+from engine_core.prefix_search import NO_BLOCK
 from engine_core.request import Request, RequestStatus
 from engine_core.scheduler import Scheduler
 from engine_core.step_records import ScheduledStep
 from tests.engine_core.fake_worker import FakeWorker, step_shape
+from tests.engine_core.state_machines import machine_settings
 
 EOS = 1
 VOCAB = 12
-STEPS_IN_FLIGHT = 2
+MAX_MODEL_LEN = 24
+AGEING_RATE = 0.2
+STEPS_PER_REQUEST = 50
+"""More than any request takes in this machine's sizes, its preemptions included."""
 
 
 def next_token(tokens: list[int]) -> int:
@@ -52,6 +58,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         caching=st.booleans(),
         groups=st.sampled_from([(1, 0), (1, 0), (0, 1), (1, 1), (1, 2)]),
         window=st.integers(2, 12),
+        policy=st.sampled_from(get_args(PolicyName)),
+        max_num_partial_prefills=st.integers(1, 3),
+        steps_in_flight=st.integers(1, 3),
+        num_host_blocks=st.sampled_from([0, 1, 4, 30]),
+        max_loads=st.integers(1, 3),
     )
     def build(
         self,
@@ -62,26 +73,45 @@ class SchedulerMachine(RuleBasedStateMachine):
         caching: bool,
         groups: tuple[int, int],
         window: int,
+        policy: PolicyName,
+        max_num_partial_prefills: int,
+        steps_in_flight: int,
+        num_host_blocks: int,
+        max_loads: int,
     ) -> None:
         """`groups`: how many layer groups see all tokens, and how many through a sliding window."""
         config = SchedulerConfig(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=budget,
-            max_model_len=24,
+            max_model_len=MAX_MODEL_LEN,
             max_num_waiting=100,
             max_num_penalty_rows=2,
-            steps_in_flight=STEPS_IN_FLIGHT,
+            max_num_partial_prefills=max_num_partial_prefills,
+            scheduling_policy=policy,
+            priority_ageing_rate=AGEING_RATE,
+            steps_in_flight=steps_in_flight,
         )
+        self.policy = policy
         windows = (0,) * groups[0] + (window,) * groups[1]
         num_blocks *= len(windows)
-        self.scheduler = Scheduler(config, KVCacheManager(num_blocks, block_size, caching, windows=windows), (EOS,))
-        self.worker = FakeWorker(step_shape(config, block_size, len(windows)), num_blocks, next_token, windows)
         self.demand = BlockDemand.of(windows, block_size, budget)
+        shape = step_shape(config, block_size, len(windows), num_host_blocks)
+        host = None
+        if num_host_blocks:
+            host = HostTier(num_host_blocks, shape.max_stores, shape.max_loads, min(max_loads, shape.max_loads))
+        kv_cache_manager = KVCacheManager(num_blocks, block_size, caching, host=host, windows=windows)
+        self.scheduler = Scheduler(config, kv_cache_manager, (EOS,))
+        self.worker = FakeWorker(shape, num_blocks, next_token, windows)
         self.inflight: list[ScheduledStep] = []
         self.live: dict[str, tuple[Request, list[int]]] = {}
         self.outputs: dict[str, list[int]] = {}
         self.now = 0.0
+        """Grows by 1 with each step that is collected."""
         self.num_added = 0
+        self.last_service: dict[str, float] = {}
+        self.most_live = 0
+        self.written: list[dict[int, str]] = []
+        """For each step in flight: the blocks that it writes, and for whom."""
 
     @rule(
         prompt=st.lists(st.integers(0, 2), min_size=1, max_size=14),
@@ -89,7 +119,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         min_tokens=st.integers(0, 3),
         ignore_eos=st.booleans(),
         stops=st.lists(st.integers(2, VOCAB - 1), max_size=1),
-        priority=st.integers(0, 1),
+        priority=st.integers(0, 2),
+        share_key=st.sampled_from([None, "a", "b", "c"]),
+        num_samples=st.sampled_from([1, 1, 1, 2, 4]),
         penalty=st.booleans(),
     )
     def add(
@@ -100,8 +132,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         ignore_eos: bool,
         stops: list[int],
         priority: int,
+        share_key: str | None,
+        num_samples: int,
         penalty: bool,
     ) -> None:
+        """One request, or several samples of one prompt."""
         max_total = self.demand.longest(self.scheduler.kv.pool.num_blocks, self.scheduler.config.max_model_len)
         if len(prompt) >= max_total:
             return
@@ -112,21 +147,25 @@ class SchedulerMachine(RuleBasedStateMachine):
             stop_token_ids=stops,
             presence_penalty=0.5 if penalty else 0.0,
         )
-        self.num_added += 1
-        request = Request(
-            request_id=f"r{self.num_added}",
-            client=b"c",
-            handle=self.num_added,
-            prompt_token_ids=prompt,
-            sampling=sampling,
-            max_total_tokens=max_total,
-            arrival_time=self.now,
-            arrival_number=self.num_added,
-            priority=priority,
-        )
-        self.scheduler.add(request)
-        self.live[request.request_id] = (request, expected_output(prompt, sampling, request.limit))
-        self.outputs[request.request_id] = []
+        for _ in range(num_samples):
+            self.num_added += 1
+            request = Request(
+                request_id=f"r{self.num_added}",
+                client=b"c",
+                handle=self.num_added,
+                prompt_token_ids=prompt,
+                sampling=sampling,
+                max_total_tokens=max_total,
+                arrival_time=self.now,
+                arrival_number=self.num_added,
+                priority=priority,
+                share_key=share_key,
+            )
+            self.scheduler.add(request)
+            self.live[request.request_id] = (request, expected_output(prompt, sampling, request.limit))
+            self.outputs[request.request_id] = []
+            self.last_service[request.request_id] = self.now
+        self.most_live = max(self.most_live, len(self.live))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
@@ -137,11 +176,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         output = self.outputs.pop(request_id)
         assert output == expected[: len(output)]
 
+    @rule()
+    def forget_all(self) -> None:
+        """What was cached is lost to others; who runs goes on."""
+        self.scheduler.kv.pool.forget_all()
+        assert self.scheduler.kv.pool.num_cached == 0
+
+    @rule()
+    def hash_ahead(self) -> None:
+        self.scheduler.hash_ahead()
+
     @rule(num_steps=st.integers(1, 12))
     def serve(self, num_steps: int) -> None:
         """As the engine core goes on by itself: the pipeline is filled, then the oldest step is collected."""
         for _ in range(num_steps):
-            while len(self.inflight) < STEPS_IN_FLIGHT and self._schedule():
+            while len(self.inflight) < self.scheduler.config.steps_in_flight and self._schedule():
                 pass
             if self.inflight:
                 self.collect()
@@ -153,22 +202,57 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def _schedule(self) -> bool:
         """Plans a step; False when nothing can run now."""
-        if len(self.inflight) == STEPS_IN_FLIGHT:
+        if len(self.inflight) == self.scheduler.config.steps_in_flight:
             return False
         plan = self.worker.new_plan()
+        waiting = {r.request_id for r, _ in self.live.values() if r.status is RequestStatus.WAITING}
         step = self.scheduler.schedule(plan, self.now)
         if step is None:
             assert self.inflight or not self.scheduler.has_unfinished, "nothing runs although requests wait"
             return False
         assert plan.num_tokens <= self.scheduler.config.max_num_batched_tokens
+        self._check_order(waiting)
+        self._note_writes(plan)
         self.worker.dispatch(plan)
         self.inflight.append(step)
         return True
+
+    def _check_order(self, waited: set[str]) -> None:
+        """Under a policy of fixed ranks nobody starts before one who comes first and still waits."""
+        if self.policy == "fair":
+            return
+
+        def key(request: Request) -> tuple[float, int]:
+            aged = request.priority + AGEING_RATE * request.arrival_time
+            return (aged if self.policy == "priority" else 0.0, request.arrival_number)
+
+        started, waiting = [], []
+        for request, _ in self.live.values():
+            if request.status is RequestStatus.RUNNING and request.request_id in waited:
+                started.append(key(request))
+            elif request.status is RequestStatus.WAITING:
+                waiting.append(key(request))
+        assert not started or not waiting or max(started) < min(waiting)
+
+    def _note_writes(self, plan: StepPlan) -> None:
+        """No block is written by two requests, neither in one step nor in any that are in flight."""
+        table, block_size = self.scheduler.table, self.scheduler.kv.block_size
+        writes: dict[int, str] = {}
+        for row, count in zip(plan.rows[: plan.num_seqs].tolist(), plan.num_query_tokens.tolist(), strict=False):
+            request, end = table.request(row), int(table.num_computed[row])
+            for entries in request.block_tables:
+                for block in entries[(end - count) // block_size : -(-end // block_size)]:
+                    assert block != NO_BLOCK
+                    assert writes.setdefault(block, request.request_id) == request.request_id
+                    assert all(step.get(block, request.request_id) == request.request_id for step in self.written)
+            self.last_service[request.request_id] = self.now
+        self.written.append(writes)
 
     @precondition(lambda self: self.inflight)
     @rule()
     def collect(self) -> None:
         self.now += 1.0
+        self.written.pop(0)
         outputs = self.scheduler.update(self.inflight.pop(0), self.worker.run_next(), self.now)
         handles = self.scheduler.table.handle[outputs.rows].tolist()
         for handle, token in zip(handles, outputs.token_ids.tolist(), strict=True):
@@ -187,6 +271,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         scheduler = self.scheduler
         pool, table = scheduler.kv.pool, scheduler.table
         pool.check_integrity()
+        if scheduler.kv.host is not None:
+            scheduler.kv.host.check_integrity()
         owners: dict[int, int] = {}
         for request in table.requests:
             for group, entries in enumerate(request.block_tables if request is not None else ()):
@@ -196,10 +282,11 @@ class SchedulerMachine(RuleBasedStateMachine):
                     owners[block] = owners.get(block, 0) + 1
         assert all(pool.reference_count(block) == owners.get(block, 0) for block in range(pool.num_blocks))
         assert pool.num_owned + pool.num_cached + (pool.num_available - pool.num_cached) == pool.num_blocks
+        assert sum(1 for block in range(pool.num_blocks) if not owners.get(block)) == pool.num_available
         taken = sum(request is not None for request in table.requests)
         assert taken + table.num_free == len(table.requests)
         live = sum(r.status is not RequestStatus.FINISHED for r, _ in self.live.values())
-        assert scheduler.num_running + len(scheduler.waiting) == live
+        assert scheduler.num_running + scheduler.num_waiting == live
         for request in table.requests:
             if request is not None and request.status is RequestStatus.RUNNING:
                 planned = int(table.num_known[request.row] + table.num_inflight[request.row])
@@ -211,6 +298,22 @@ class SchedulerMachine(RuleBasedStateMachine):
                     assert scheduler.kv.num_held(request) <= self.demand.at_end(computed), "a window's blocks stay"
                     first_seen = max(0, computed - self.demand.sliding_window + 1)
                     assert request.num_behind * scheduler.kv.block_size <= first_seen, "a block that is seen is gone"
+
+    @invariant()
+    def nobody_starves(self) -> None:
+        """What is before a request in any policy's order is at most all that lives beside it."""
+        if not hasattr(self, "scheduler"):
+            return
+        for request_id in self.live:
+            assert self.now - self.last_service[request_id] <= STEPS_PER_REQUEST * self.most_live
+
+    @invariant()
+    def prompts_in_part_are_few(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        table = self.scheduler.table
+        in_part = (table.num_known - table.num_computed > 1)[table.running]
+        assert in_part.sum() <= self.scheduler.config.max_num_partial_prefills
 
     def teardown(self) -> None:
         """Every request ends once steps go on, and everything comes back."""
@@ -226,12 +329,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(
-    max_examples=int(os.environ.get("QUIRE_STATE_MACHINE_EXAMPLES", "100")),
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+TestScheduler.settings = machine_settings()
 
 
 def test_the_fake_worker_finds_foreign_tokens() -> None:

@@ -10,11 +10,21 @@ from typing import Any
 import numpy as np
 
 from engine_core.config.engine_config import EngineConfig
-from engine_core.ipc.step import ROW_INIT_DTYPE, StepPlan, StepResult, StepShape, plan_layout, result_layout
+from engine_core.ipc.step import (
+    NUM_LOADS,
+    NUM_STORES,
+    ROW_INIT_DTYPE,
+    StepPlan,
+    StepResult,
+    StepShape,
+    plan_layout,
+    result_layout,
+)
 from gpu_workers.model_runner import ModelRunner
 
 GONE = -1
 NEUTRAL = {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "num_logprobs": -1, "penalty_slot": -1}
+Pairs = list[tuple[int, int]]
 
 
 @dataclass
@@ -77,6 +87,12 @@ class PlanBuilder:
                 self.plan.block_deltas[self._num_deltas] = (group, row, index, block)
                 self._num_deltas += 1
 
+    def copy_blocks(self, stores: Pairs, loads: Pairs) -> None:
+        """Pairs of block and slot of host memory."""
+        for array, word, pairs in ((self.plan.stores, NUM_STORES, stores), (self.plan.loads, NUM_LOADS, loads)):
+            array[: len(pairs)] = np.array(pairs).reshape(-1, 2)
+            self.plan.header[word] = len(pairs)
+
     def finish(self, scheduled: list[tuple[int, int, list[int], bool]]) -> None:
         """`scheduled`: row, number of query tokens, given tokens, whether it samples."""
         plan, given = self.plan, []
@@ -108,6 +124,8 @@ class Driver:
         self._random = random.Random(0)
         self._free = list(range(config.cache.num_blocks))
         self.num_steps = 0
+        self.copies: tuple[Pairs, Pairs] = ([], [])
+        """Stores and loads of the next step."""
 
     def run(self, requests: list[Request]) -> None:
         """Decoding rows first, then as much of the prompts as the budget holds."""
@@ -154,6 +172,8 @@ class Driver:
             chosen.append(request)
             request.num_computed = end
         builder.finish(scheduled)
+        builder.copy_blocks(*self.copies)
+        self.copies = ([], [])
         self.runner.execute(self._plan, self.result)
         assert self.result.step_id == self.num_steps
         assert self.result.num_seqs == len(chosen)

@@ -7,6 +7,7 @@ everything but graphs, streams and events is the code that a GPU runs.
 import mmap
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 import torch
@@ -40,6 +41,14 @@ class InlineQueue(DeviceQueue):
     ) -> None:
         self._plans, self._results, self._bulk_word = plans, results, bulk_word
         self.device_results = [torch.zeros_like(result) for result in results]
+
+    def pin(self, memory: mmap.mmap) -> None:
+        pass
+
+    def storing(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    loading = storing
 
     def synchronize(self) -> None:
         pass

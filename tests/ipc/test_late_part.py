@@ -13,6 +13,7 @@ from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.ipc.step import NUM_MASKS, LateMasks, StepPlan, StepShape, late_layout, plan_layout
 from engine_core.plan_writer import PlanWriter
 from engine_core.request import Request
+from engine_core.row_table import RowTable
 
 NUM_SLOTS = 3
 VOCAB_SIZE = 1000
@@ -191,8 +192,8 @@ def test_a_plan_says_that_it_has_none() -> None:
         arrival_time=0.0,
         arrival_number=0,
     )
-    request.row = 0
+    table = RowTable(num_rows=1, max_model_len=10, num_penalty_rows=0)
+    row = table.take(request, num_computed=0)
     writer.start_row(request, 0, ())
-    one = np.ones(1, np.int32)
-    writer.finish(1, np.zeros(1, np.int32), one, one, one)
+    assert writer.finish(1, table, np.array([row], np.int32), np.ones(1, np.int32)).tolist() == [1]
     assert plan.num_masks == 0

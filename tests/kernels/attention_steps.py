@@ -43,12 +43,12 @@ def make_step(
     dtype: torch.dtype = torch.float32,
     layer_major: bool = False,
 ) -> Step:
-    """Random contents; what no sequence owns in the cache is large, so that reading it shows."""
+    """Random contents; what no sequence owns in the cache is NaN, so that using it shows."""
     rows, query_start_loc, seq_lens = make_indices(batch)
     counts = [-(-seq_len // block_size) for seq_len, _ in batch]
     num_blocks = sum(counts) + 3
     shape = (num_blocks, NUM_LAYERS, 2, heads, block_size, head_dim)
-    cache = torch.full(shape, 1e4, dtype=dtype)
+    cache = torch.full(shape, torch.nan, dtype=dtype)
     free = torch.randperm(num_blocks).int()
     tables = torch.full((len(batch) + 1, max(counts)), -(2**30), dtype=torch.int32)
     for row, (seq_len, _), count in zip(rows.tolist(), batch, counts, strict=False):

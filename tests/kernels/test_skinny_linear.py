@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kernels import cuda
+from kernels import cuda, programmatic
 from kernels.skinny_linear import skinny_linear
 from kernels.skinny_tiles import (
     ALIGNMENT,
@@ -88,6 +88,19 @@ def test_one_row(num_out: int, num_in: int, dtype: torch.dtype, gated: bool) -> 
     check(VECTOR, (1, num_out, num_in), dtype, bias=gated, gated=gated)
     check(replace(VECTOR, block_n=2, block_k=512, num_warps=2, num_stages=3), (1, num_out, num_in), dtype,
           bias=not gated, gated=gated)  # fmt: skip
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", VECTOR_DTYPES)
+@pytest.mark.parametrize("num_in", [16, 256, 512, 1000])
+@pytest.mark.parametrize("holds_first_tile", [False, True])
+def test_early_reading_of_the_weight(
+    num_in: int, dtype: torch.dtype, gated: bool, holds_first_tile: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where kernels may start early: one tile and several, the first one held or not."""
+    monkeypatch.setattr("kernels.skinny_linear.may_overlap", lambda: True)
+    monkeypatch.setattr(programmatic.settings, "holds_first_tile", holds_first_tile)
+    check(VECTOR, (1, 14, num_in), dtype, bias=gated, gated=gated)
 
 
 @pytest.mark.parametrize("gated", [False, True])

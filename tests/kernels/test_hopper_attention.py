@@ -1,0 +1,86 @@
+"""The long variant on wgmma against plain softmax in float64; there is no interpreter for what it is written in."""
+
+import pytest
+import torch
+
+from tests.kernels.attention_steps import Step, make_step
+from tests.kernels.device import DEVICE
+from tests.kernels.test_paged_attention import compare, run
+
+from kernels import hopper_attention  # isort: skip  (after the device is known)
+from kernels.attention_tasks import plan_attention  # isort: skip
+from kernels.attention_workspace import AttentionWorkspace, make_attention_workspace  # isort: skip
+
+pytestmark = pytest.mark.skipif(
+    DEVICE == "cpu" or torch.cuda.get_device_capability()[0] != 9, reason="wgmma is in Hopper GPUs alone"
+)
+BATCH = [(1, 1), (700, 300), (70, 1), (300, 300), (33, 3), (1000, 130), (129, 129), (260, 2)]
+
+
+def make(step: Step, programs: int | None, sliding_window: int = 0) -> AttentionWorkspace:
+    heads, block_size, head_dim = step.kv_cache.shape[3:]
+    group = step.query.shape[1] // heads
+    assert hopper_attention.supports(step.query.device, step.query.dtype, head_dim, group, block_size)
+    return make_attention_workspace(
+        len(step.seq_lens), len(step.query), heads, group, head_dim, DEVICE, dtype=step.query.dtype,
+        sliding_window=sliding_window, use_wgmma=True, num_programs_long=programs,
+    )  # fmt: skip
+
+
+def check(step: Step, programs: int | None, sliding_window: int = 0, **options: torch.Tensor) -> None:
+    """Twice: a second call finds the workspace as the first one did, and computes the same bits."""
+    workspace = make(step, programs, sliding_window)
+    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
+    got = run(step, workspace, **options)
+    compare(step, got, sliding_window, **options)
+    assert torch.equal(got, run(step, workspace, **options))
+
+
+@pytest.mark.parametrize("programs", [1, 3, 7, 40, None])
+def test_pieces_cut_everywhere(programs: int | None) -> None:
+    torch.manual_seed(1)
+    check(make_step(BATCH, 2, 4, 128, 16, torch.bfloat16), programs)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(("group", "block_size"), [(1, 8), (2, 16), (4, 32), (8, 64), (16, 128), (64, 16)])
+def test_shapes(group: int, block_size: int, head_dim: int) -> None:
+    torch.manual_seed(group)
+    check(make_step(BATCH, 2, group, head_dim, block_size, torch.float16), 9)
+
+
+def test_a_layer_major_cache() -> None:
+    torch.manual_seed(2)
+    check(make_step(BATCH, 2, 4, 128, 16, torch.bfloat16, layer_major=True), 9)
+
+
+@pytest.mark.parametrize("window", [1, 100, 128, 300, 5000])
+def test_sliding_window(window: int) -> None:
+    torch.manual_seed(window)
+    check(make_step(BATCH, 1, 2, 128, 16, torch.bfloat16), 9, sliding_window=window)
+
+
+def test_sinks() -> None:
+    torch.manual_seed(3)
+    step = make_step(BATCH, 2, 4, 64, 16, torch.bfloat16)
+    check(step, 5, sinks=torch.linspace(-2, 3, 8, device=DEVICE))
+
+
+def test_large_scores_stay_finite() -> None:
+    torch.manual_seed(4)
+    step = make_step(BATCH, 1, 2, 128, 16, torch.bfloat16)
+    step.query.mul_(1000)
+    check(step, 4)
+
+
+def test_many_steps_in_a_row() -> None:
+    """Of one workspace, at full size: whatever one leaves behind (counters, partials) is what the next one finds."""
+    torch.manual_seed(5)
+    batch = [(4096, 4096), (3000, 1500), (900, 1), (2047, 2047)]
+    step = make_step(batch, 2, 4, 128, 16, torch.bfloat16)
+    workspace = make(step, None)
+    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
+    first = run(step, workspace)
+    compare(step, first)
+    for _ in range(50):
+        assert torch.equal(run(step, workspace), first)
