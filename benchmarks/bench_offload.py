@@ -28,7 +28,7 @@ import torch
 from benchmarks.environment import ROOT, environment
 from benchmarks.figures import markdown, number
 from benchmarks.shapes import SHAPES, write_model_folder
-from engine_core.config.memory_plan import GIB, blocks_for
+from engine_core.config.memory_plan import GIB
 from frontend.cli.flags import make_args
 from frontend.cli.resolve import Resolved, resolve
 from frontend.client import Finished
@@ -82,7 +82,9 @@ def resolve_settings(arguments: argparse.Namespace, folder: Path) -> tuple[Resol
     wanted = arguments.lengths or [length for length in LENGTHS if length + 2 <= most]
     lengths = sorted({max(1, length // block_size) * block_size for length in wanted})
     max_model_len = min(most, lengths[-1] + block_size)
-    num_blocks = blocks_for(max_model_len, block_size)
+    if len(plain.plan.groups) > 1:
+        raise SystemExit("Of a model with sliding windows only a part comes back: choose one without.")
+    num_blocks = plain.plan.demand.peak(max_model_len)
     num_prompts = (arguments.repeats + 1) * (len(lengths) if arguments.fresh else 0) + 1
     num_host_blocks = num_prompts * num_blocks + (arguments.repeats + 1) * (sum(lengths) // block_size + len(lengths))
     settings.update(

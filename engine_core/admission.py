@@ -33,7 +33,8 @@ class Admission:
     def __init__(self, config: EngineConfig) -> None:
         self._vocab_size = config.model.vocab_size
         self._max_model_len = config.scheduler.max_model_len
-        self._capacity = config.cache.num_blocks * config.cache.block_size
+        self._capacity = config.block_demand().longest(config.cache.num_blocks, self._max_model_len)
+        """Tokens of the longest request that context and KV cache have room for."""
         self._max_num_waiting = config.scheduler.max_num_waiting
         self._max_num_penalty_rows = config.scheduler.max_num_penalty_rows
         self._num_admitted = 0
@@ -59,7 +60,7 @@ class Admission:
             prompt_token_ids=prompt,
             output_token_ids=output,
             sampling=message.sampling,
-            max_total_tokens=min(self._max_model_len, self._capacity),
+            max_total_tokens=self._capacity,
             arrival_time=now,
             arrival_number=self._num_admitted,
             priority=message.priority,
@@ -79,13 +80,12 @@ class Admission:
         if any(token >= self._vocab_size for token in message.sampling.logit_bias):
             raise Refused(ERROR_INVALID, f"logit_bias: token ids must be from 0 to {self._vocab_size - 1}.")
         num_wanted = message.sampling.max_tokens or 1
-        limit = min(self._max_model_len, self._capacity)
-        if len(prompt) + num_wanted > limit:
-            holder = "context" if limit == self._max_model_len else "KV cache"
+        if len(prompt) + num_wanted > self._capacity:
+            holder = "context" if self._capacity == self._max_model_len else "KV cache"
             raise Refused(
                 ERROR_CONTEXT_LENGTH,
                 f"The prompt's {len(prompt)} tokens and the {num_wanted} asked for do not fit into the {holder}, "
-                f"which holds {limit}.",
+                f"which holds {self._capacity}.",
             )
         if message.sampling.uses_penalties and self._max_num_penalty_rows == 0:
             raise Refused(ERROR_INVALID, "This engine was started without room for penalties.")

@@ -27,18 +27,21 @@ class BlockEventRecorder:
         self._events: list[BlockEvent] = []
         self._stored: list[bytes] = []
         self._parent = b""
+        self._group = 0
+        """Of the layers, for what is in `_stored` and `_removed`."""
         self._removed: list[bytes] = []
 
-    def stored(self, digests: list[bytes], parent: bytes) -> None:
+    def stored(self, digests: list[bytes], parent: bytes, group: int) -> None:
         """Blocks in the order of their chain, the first one after `parent`."""
-        if not self._stored or self._stored[-1] != parent:
+        if not self._stored or self._stored[-1] != parent or self._group != group:
             self._flush()
-            self._parent = parent
+            self._parent, self._group = parent, group
         self._stored += digests
 
-    def removed(self, digest: bytes) -> None:
-        if self._stored:
+    def removed(self, digest: bytes, group: int) -> None:
+        if self._stored or self._group != group:
             self._flush()
+            self._group = group
         self._removed.append(digest)
 
     def cleared(self) -> None:
@@ -53,11 +56,13 @@ class BlockEventRecorder:
 
     def _flush(self) -> None:
         if self._removed:
-            self._events.append(BlocksRemoved(digests=b"".join(self._removed)))
+            self._events.append(BlocksRemoved(digests=b"".join(self._removed), group=self._group))
             self._removed = []
         if self._stored:
             digests = b"".join(self._stored)
-            self._events.append(BlocksStored(digests=digests, parent=self._parent, num_tokens=self._block_size))
+            self._events.append(
+                BlocksStored(digests=digests, parent=self._parent, num_tokens=self._block_size, group=self._group)
+            )
             self._stored = []
 
 

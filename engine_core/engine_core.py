@@ -95,6 +95,7 @@ class EngineCore:
             cache.enable_prefix_caching,
             hash_key=None if key_file is None else read_hash_key(Path(key_file)),
             host=make_host_tier(config),
+            windows=config.layer_groups().windows,
         )
         self.scheduler = Scheduler(config.scheduler, kv_cache_manager, config.model.eos_token_ids)
         self.metrics = Metrics(self.scheduler, model_name or config.model.path, replica)
@@ -232,7 +233,7 @@ class EngineCore:
             replica=self._replica,
             max_model_len=self._config.scheduler.max_model_len,
             vocab_size=self._config.model.vocab_size,
-            num_kv_tokens=cache.num_blocks * cache.block_size,
+            num_kv_tokens=cache.num_blocks * cache.block_size // self.scheduler.kv.num_groups,
         )
         send_to(self._router, identity, encode(welcome))
 

@@ -8,11 +8,17 @@ that will then run (no more than it can grow), where p is the greatest number of
 So whoever runs gets on by at least 2^p blocks before blocks are short again, and each preemption doubles that. Once 2^p
 is the longest request nothing can run short while the victim runs: a request is preempted at most
 1 + ceil(log2(blocks of the longest request)) times, whatever the load and the policy.
+
+These are blocks of tokens, entries of a request's block tables. A layer group that sees all tokens has a block for each
+of them; one with a sliding window no more than the next chunk sees, whatever the length, once blocks that only steps in
+flight still read have come back.
 """
 
 import numpy as np
 
+from engine_core.config.layer_groups import BlockDemand
 from engine_core.kv_cache_manager import KVCacheManager
+from engine_core.prefix_search import PrefixHit
 from engine_core.request import Request
 from engine_core.row_table import RowTable
 
@@ -23,32 +29,54 @@ _MAX_EXPONENT = 24
 class GrowthRoom:
     """The room that the requests of one step's beginning need; it follows the admissions of that step."""
 
-    def __init__(self, table: RowTable, kv: KVCacheManager) -> None:
-        self._table = table
+    def __init__(self, table: RowTable, kv: KVCacheManager, demand: BlockDemand) -> None:
         self._kv = kv
+        self._demand = demand
         self._num_preemptions = 0
         self._num_promised = 0
         rows = np.flatnonzero(table.running)
-        self._missing = -(-(table.num_known[rows] + table.num_inflight[rows]) // kv.block_size) - table.num_blocks[rows]
-        self._most = -(-table.limit[rows] // kv.block_size) - table.num_blocks[rows]
+        planned, num_entries = table.num_known[rows] + table.num_inflight[rows], table.num_blocks[rows]
+        self._known = np.maximum(-(-planned // kv.block_size), num_entries)
+        self._most = -(-table.limit[rows] // kv.block_size)
+        self._window = np.full(len(rows), demand.most_of_window(1))
+        rest = planned - table.num_computed[rows]
+        for index in np.flatnonzero(rest > 1):
+            self._window[index] = self._most_of_window(int(rest[index]))
+        num_seen = num_entries - kv.count_behind(table.num_computed[rows])
+        self._held = demand.num_full * num_entries + demand.num_windowed * num_seen
         self._promise(int(table.num_preemptions[rows].max(initial=0)))
 
-    def needed_by(self, request: Request) -> int:
-        """Blocks that must be free or hits for the request to be admitted."""
+    def needed_by(self, request: Request, hit: PrefixHit) -> int:
+        """Blocks that must be free for the request to be admitted, beside those of the hit on the devices."""
         if request.num_preemptions > self._num_preemptions:
             self._promise(request.num_preemptions)
-        kv, room = self._kv, 1 << min(self._num_preemptions, _MAX_EXPONENT)
-        own = min(kv.num_blocks_for(len(request.tokens)) + room, kv.num_blocks_for(request.limit))
-        return self._num_promised + own
+        kv, known = self._kv, len(request.tokens)
+        num_entries = min(kv.num_blocks_for(known) + self._room, kv.num_blocks_for(request.limit))
+        num_seen = min(num_entries, self._most_of_window(known - hit.num_blocks * kv.block_size))
+        own = self._demand.num_full * num_entries + self._demand.num_windowed * num_seen
+        return self._num_promised + own - sum(map(len, hit.found()))
 
-    def admitted(self, request: Request) -> None:
-        """It runs now, and what it still needs is promised to it."""
-        kv, held = self._kv, len(request.block_ids)
-        self._missing = np.append(self._missing, kv.num_blocks_for(len(request.tokens)) - held)
-        self._most = np.append(self._most, kv.num_blocks_for(request.limit) - held)
+    def admitted(self, request: Request, num_computed: int) -> None:
+        """It runs now behind `num_computed` tokens that were found, and what it still needs is promised to it."""
+        kv, known = self._kv, len(request.tokens)
+        self._known = np.append(self._known, kv.num_blocks_for(known))
+        self._most = np.append(self._most, kv.num_blocks_for(request.limit))
+        self._window = np.append(self._window, self._most_of_window(known - num_computed))
+        self._held = np.append(self._held, kv.num_held(request))
         self._promise(self._num_preemptions)
 
+    @property
+    def _room(self) -> int:
+        return 1 << min(self._num_preemptions, _MAX_EXPONENT)
+
+    def _most_of_window(self, num_rest: int) -> int:
+        """Blocks that a group with a window keeps at most, for a request with so many tokens to compute."""
+        return self._demand.most_of_window(min(num_rest, self._demand.max_chunk))
+
     def _promise(self, num_preemptions: int) -> None:
-        room = 1 << min(num_preemptions, _MAX_EXPONENT)
         self._num_preemptions = num_preemptions
-        self._num_promised = int(np.minimum(np.maximum(self._missing, 0) + room, self._most).sum())
+        num_entries = np.minimum(self._known + self._room, self._most)
+        promised = self._demand.num_full * num_entries - self._held
+        if self._demand.num_windowed:
+            promised += self._demand.num_windowed * np.minimum(num_entries, self._window)
+        self._num_promised = int(promised.sum())

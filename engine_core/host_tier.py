@@ -72,8 +72,8 @@ class HostTier:
             self._pins[slot] += 1
 
     def hold(self, digests: Sequence[bytes]) -> list[int]:
-        """The slots of these digests, a run of one chain, which are all there; `load` must follow. From now on no
-        eviction can take them."""
+        """The slots of these digests, which are all there, in the order of their chains; `load` must follow. No
+        eviction can take them from now on."""
         assert len(digests) <= self._max_loads - len(self._loads)
         slots = [self._slot_of[digest] for digest in digests]
         for digest in reversed(digests):  # the ends of chains are given up before what leads to them

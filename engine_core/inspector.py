@@ -20,6 +20,7 @@ from engine_core.ipc.inspection import (
     Inspection,
 )
 from engine_core.kv_cache_manager import KVCacheManager
+from engine_core.prefix_search import digest_and_group
 from engine_core.request import Request
 from engine_core.scheduler import Scheduler
 
@@ -83,7 +84,7 @@ class Inspector:
             self._samples.popleft()
 
     def _largest_requests(self, limit: int) -> list[Request]:
-        running = heapq.nlargest(limit, self._scheduler.running, key=lambda request: len(request.block_ids))
+        running = heapq.nlargest(limit, self._scheduler.running, key=self._scheduler.kv.num_held)
         return [*running, *islice(self._scheduler.waiting, limit - len(running))]
 
     def _request(self, request: Request, now: float) -> InspectedRequest:
@@ -91,7 +92,7 @@ class Inspector:
         return InspectedRequest(
             request_id=request.request_id,
             status=request.status.value,
-            num_blocks=len(request.block_ids),
+            num_blocks=self._scheduler.kv.num_held(request),
             num_tokens=len(request.tokens) if request.row < 0 else int(table.num_known[request.row]),
             num_cached_tokens=request.num_cached_tokens,
             num_preemptions=request.num_preemptions,
@@ -100,12 +101,12 @@ class Inspector:
 
 
 def block_page(kv: KVCacheManager, cursor: int, epoch: int) -> BlockPage:
-    """The findable ones of the block numbers from `cursor` on."""
+    """The findable ones of the block numbers from `cursor` on, of the first layer group."""
     end = min(cursor + PAGE_BLOCKS, kv.pool.num_blocks)
     digests, parents = [], []
     for block in range(cursor, end):
         digest = kv.pool.digest_of(block)
-        if digest is not None:
+        if digest is not None and digest_and_group(digest)[1] == 0:
             digests.append(digest)
             parents.append(kv.tree.parent(block))
     return BlockPage(

@@ -4,6 +4,10 @@ A full block's identity is the keyed hash of its tokens and of everything before
 separates tenants: cache salt and adapter. Tables are append-only, shared blocks are never written again: a request that
 shares a prefix starts with the shared full blocks and recomputes the rest, at least its last token (whose logits it
 needs).
+
+Each layer group has a block table and blocks of its own, all from one pool; tables grow together. In a group whose
+layers see a sliding window, blocks that all tokens still to be computed have left behind are given back: the first
+entries of such a table hold `NO_BLOCK`, and nobody looks at them. `prefix_search.py` says which blocks a prefix needs.
 """
 
 import hashlib
@@ -15,13 +19,14 @@ from engine_core.block_events import BlockEventRecorder
 from engine_core.block_pool import BlockPool
 from engine_core.host_tier import HostTier
 from engine_core.ipc.messages import DIGEST_BYTES
+from engine_core.prefix_search import NO_BLOCK, PrefixHit, PrefixSearch, digest_and_group, identity
 from engine_core.prefix_tree import PrefixTree
 from engine_core.recent_chains import RecentChains
 from engine_core.request import Request
 
 
 class KVCacheManager:
-    """Gives requests their blocks and takes them back. `Request.block_ids` is the block table it keeps for each."""
+    """Gives requests their blocks and takes them back. `Request.block_tables` are the tables it keeps for each."""
 
     def __init__(
         self,
@@ -30,27 +35,42 @@ class KVCacheManager:
         enable_prefix_caching: bool = True,
         hash_key: bytes | None = None,
         host: HostTier | None = None,
+        windows: tuple[int, ...] = (0,),
     ) -> None:
         """`hash_key`: agreed on where replicas must know each other's blocks; else random, so that nobody can aim.
-        `host`: where evicted blocks go, and come back from."""
+        `host`: where evicted blocks go, and come back from. `windows`: the sliding window of each layer group; those
+        that see all tokens come first and have 0."""
         self.pool = BlockPool(num_blocks)
         self.pool.observer = self
         self.host = host
         self.tree = PrefixTree(num_blocks, self.pool.find)
+        """Of the first layer group's blocks."""
         self.events = BlockEventRecorder(block_size)
         self.now = 0.0
         """The step's time, for what is remembered of a chain's last use."""
         self.block_size = block_size
+        self.windows = windows
+        self.num_groups = len(windows)
         self.num_query_tokens = 0
         """Tokens that admitted requests looked up, and how many of them were found."""
         self.num_hit_tokens = 0
         self.num_hashed_blocks = 0
+        self._num_full = windows.count(0)
+        self._windowed = range(self._num_full, self.num_groups)
+        self._window = max(windows)
+        assert windows == (0,) * self._num_full + (self._window,) * len(self._windowed), windows
+        self._search = PrefixSearch(self.pool, host, block_size, windows)
         self._caching = enable_prefix_caching
         self._key = hash_key or os.urandom(32)
         self._recent = RecentChains(block_size)
 
     def num_blocks_for(self, num_tokens: int) -> int:
+        """Entries of each block table."""
         return -(-num_tokens // self.block_size)
+
+    def num_held(self, request: Request) -> int:
+        """Blocks of all its tables together."""
+        return sum(map(len, request.block_tables)) - len(self._windowed) * request.num_behind
 
     def hash_prefix(self, request: Request, max_blocks: int) -> bool:
         """Computes up to `max_blocks` more of the hashes that `find_prefix` needs; whether all of them are there."""
@@ -71,68 +91,65 @@ class KVCacheManager:
         self._recent.remember(tokens[: needed * self.block_size], hashes)
         return True
 
-    def find_prefix(self, request: Request, tokens: np.ndarray) -> list[int]:
+    def find_prefix(self, request: Request, tokens: np.ndarray) -> PrefixHit:
         """Blocks that hold the beginning of `tokens` (int32 [num_tokens]): at most all but the last token's."""
-        if not self._caching:
-            return []
-        self._extend_chain(request, tokens, (len(tokens) - 1) // self.block_size)
-        blocks = []
-        for digest in request.block_hashes[: (len(tokens) - 1) // self.block_size]:
-            block = self.pool.find(digest)
-            if block is None:
-                break
-            blocks.append(block)
-        return blocks
+        most = (len(tokens) - 1) // self.block_size if self._caching else 0
+        self._extend_chain(request, tokens, most)
+        return self._search.find(request.block_hashes[:most])
 
-    def num_on_host(self, request: Request, num_hits: int, num_tokens: int) -> int:
-        """How many blocks the host has of the chain behind its first `num_hits`, which `find_prefix` has just found in
-        the first `num_tokens` tokens."""
-        if self.host is None:
-            return 0
-        count = 0
-        for digest in request.block_hashes[num_hits : (num_tokens - 1) // self.block_size]:
-            if digest not in self.host or self.pool.find(digest) is not None:
-                break
-            count += 1
-        return count
-
-    def bring_back(self, request: Request, hits: list[int], count: int) -> list[int]:
-        """Loads the `count` blocks of the chain behind `hits` from the host; returns `hits` and those. They are cached
-        blocks like any others from now on: the step that is being planned may use them already."""
+    def bring_back(self, request: Request, hit: PrefixHit, count: int) -> PrefixHit:
+        """Loads the first `count` of the hit's blocks that are in host memory; returns the hit with them. They are
+        cached blocks like any others from now on: the step that is being planned may use them already."""
         assert self.host is not None
-        digests = request.block_hashes[len(hits) : len(hits) + count]
-        # Neither the hits nor what is loaded may make room for it.
-        self.pool.share(hits)
-        slots = self.host.hold(digests)
-        blocks = sorted(self.pool.allocate(count))  # so that blocks and slots form runs
-        for block, digest in zip(blocks, digests, strict=True):
-            self.pool.register(block, digest)
-        self._tell_stored(request, blocks, len(hits))
+        entries = hit.on_host[:count]
+        names = [identity(request.block_hashes[index], group) for group, index in entries]
+        # Neither what was found nor what is loaded may make room for it.
+        for found in hit.found():
+            self.pool.share(found)
+        slots = self.host.hold(names)
+        blocks = sorted(self.pool.allocate(len(entries)))  # so that blocks and slots form runs
+        tables = [list(table) for table in hit.tables]
+        for block, name, (group, index) in zip(blocks, names, entries, strict=True):
+            self.pool.register(block, name)
+            tables[group][index] = block
+            self._tell_stored(request, group, [block], index)
         self.host.load(slots, blocks)
-        found = hits + blocks
-        self.pool.release(found)
-        return found
+        hit = PrefixHit(tables, hit.num_behind, hit.on_host[count:])
+        for found in hit.found():
+            self.pool.release(found)
+        return hit
 
-    def num_available_beside(self, hits: list[int]) -> int:
-        """Blocks left to allocate once `hits` are taken: cached hits stand in the free list themselves."""
-        return self.pool.num_available - sum(1 for block in hits if not self.pool.is_owned(block))
+    def num_available_beside(self, hit: PrefixHit) -> int:
+        """Blocks left to allocate once the hit is taken: cached blocks stand in the free list themselves."""
+        return self.pool.num_available - sum(not self.pool.is_owned(block) for found in hit.found() for block in found)
 
-    def start_table(self, request: Request, hits: list[int], num_tokens: int) -> None:
-        """Begins a block table with shared blocks and `num_tokens` that were asked for (for the hit rate)."""
-        assert not request.block_ids
-        self.pool.share(hits)
-        if hits:
-            self.tree.touch(hits[-1], self.now)
-        request.block_ids = list(hits)
-        request.num_registered_blocks = len(hits)
+    def start_table(self, request: Request, hit: PrefixHit, num_tokens: int) -> None:
+        """Begins block tables with shared blocks and `num_tokens` that were asked for (for the hit rate)."""
+        assert not request.block_tables
+        assert not hit.on_host
+        for found in hit.found():
+            self.pool.share(found)
+        if hit.num_blocks:
+            self.tree.touch(hit.tables[0][-1], self.now)
+        request.block_tables = [list(table) for table in hit.tables]
+        request.num_behind = hit.num_behind
+        request.num_registered_blocks = hit.num_blocks
         self.num_query_tokens += num_tokens
-        self.num_hit_tokens += len(hits) * self.block_size
+        self.num_hit_tokens += hit.num_blocks * self.block_size
 
-    def append(self, request: Request, count: int) -> list[int]:
-        """`count` fresh blocks at the end of the table; the caller has looked at `pool.num_available`."""
-        blocks = self.pool.allocate(count)
-        request.block_ids += blocks
-        return blocks
+    def append(self, request: Request, count: int) -> list[list[int]]:
+        """`count` fresh blocks at the end of each table; the caller has looked at `pool.num_available`."""
+        grown = []
+        for table in request.block_tables:
+            blocks = self.pool.allocate(count)
+            table += blocks
+            grown.append(blocks)
+        return grown
+
+    def held_entries(self, request: Request, group: int) -> tuple[int, list[int]]:
+        """The part of a table that holds blocks: where it begins, and its entries."""
+        first = request.num_behind if group >= self._num_full else 0
+        return first, request.block_tables[group][first:]
 
     def register_full(self, request: Request, tokens: np.ndarray) -> None:
         """Makes the blocks filled by `tokens` (all tokens whose KV a dispatched step writes) findable by others."""
@@ -140,31 +157,58 @@ class KVCacheManager:
         if not self._caching or count <= request.num_registered_blocks:
             return
         self._extend_chain(request, tokens, count)
-        start = request.num_registered_blocks
-        for index in range(start, count):
-            if not self.pool.register(request.block_ids[index], request.block_hashes[index]):
-                self._tell_stored(request, request.block_ids[start:index], start)
-                start = index + 1
-        self._tell_stored(request, request.block_ids[start:count], start)
+        for group, table in enumerate(request.block_tables):
+            start = request.num_registered_blocks
+            if group >= self._num_full:
+                start = max(start, request.num_behind)
+            for index in range(start, count):
+                if not self.pool.register(table[index], identity(request.block_hashes[index], group)):
+                    self._tell_stored(request, group, table[start:index], start)
+                    start = index + 1
+            self._tell_stored(request, group, table[start:count], start)
         request.num_registered_blocks = count
 
-    def _tell_stored(self, request: Request, blocks: list[int], start: int) -> None:
-        """Those blocks have just become findable: what stands from number `start` on in the request's chain."""
+    def _tell_stored(self, request: Request, group: int, blocks: list[int], start: int) -> None:
+        """Those blocks have just become findable: what stands from number `start` on in the group's table."""
         if not blocks:
             return
         digests = request.block_hashes[start : start + len(blocks)]
         parent = request.block_hashes[start - 1] if start else self._root(request)
-        self.tree.stored(blocks, digests, parent, start, self.now)
+        if group == 0:
+            self.tree.stored(blocks, digests, parent, start, self.now)
         if self.events.is_recording:
-            self.events.stored(digests, parent)
+            self.events.stored(digests, parent, group)
 
-    def removed(self, block: int, digest: bytes) -> None:
+    @property
+    def has_windows(self) -> bool:
+        return self._window > 0
+
+    def count_behind(self, starts: np.ndarray) -> np.ndarray:
+        """How many blocks of tokens lie wholly behind the window of each token `starts`, and so of all later ones."""
+        return np.maximum(0, starts - self._window + 1) // self.block_size
+
+    def num_blocks_behind(self, behind: np.ndarray, released: np.ndarray) -> int:
+        """Blocks of requests that have left `behind` in each table with a window and given back `released` of them."""
+        return len(self._windowed) * int((behind - released).sum())
+
+    def release_behind(self, request: Request, num_behind: int) -> None:
+        """Gives back what the first `num_behind` entries of tables with a window still hold: no step that is in flight
+        or to come reads them."""
+        for group in self._windowed:
+            table = request.block_tables[group]
+            self.pool.release(table[request.num_behind : num_behind])
+            table[request.num_behind : num_behind] = [NO_BLOCK] * (num_behind - request.num_behind)
+        request.num_behind = num_behind
+
+    def removed(self, block: int, name: bytes) -> None:
         """The pool gave a cached block out for other contents, which its new owner has not written yet."""
         if self.host is not None:
-            self.host.evicted(block, digest)
-        self.tree.removed(block, digest)
+            self.host.evicted(block, name)
+        digest, group = digest_and_group(name)
+        if group == 0:
+            self.tree.removed(block, digest)
         if self.events.is_recording:
-            self.events.removed(digest)
+            self.events.removed(digest, group)
 
     def cleared(self) -> None:
         """The pool forgot everything."""
@@ -173,11 +217,13 @@ class KVCacheManager:
             self.events.cleared()
 
     def release(self, request: Request) -> None:
-        """Ends the request's table."""
+        """Ends the request's tables."""
         if request.num_registered_blocks:
             self._touch_end(request)
-        self.pool.release(request.block_ids)
-        request.block_ids = []
+        for group in range(len(request.block_tables)):
+            self.pool.release(self.held_entries(request, group)[1])
+        request.block_tables = []
+        request.num_behind = 0
         request.num_registered_blocks = 0
 
     def _touch_end(self, request: Request) -> None:

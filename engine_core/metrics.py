@@ -102,7 +102,7 @@ class Metrics(Collector):
             yield histogram.family(f"vllm:{name}", text, self._labels)
 
     def _host_tier(self, host: HostTier) -> Iterator[Metric]:
-        hits = host.num_loaded * self._scheduler.kv.block_size
+        hits = host.num_loaded * self._scheduler.kv.block_size // self._scheduler.kv.num_groups
         yield self._counter("external_prefix_cache_hits", "Of the tokens found, those loaded from host memory.", hits)
         yield self._counter("kv_offload_blocks_stored", "KV blocks copied to host memory.", host.num_stored)
         yield self._counter("kv_offload_blocks_loaded", "KV blocks copied back from there.", host.num_loaded)

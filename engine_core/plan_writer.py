@@ -61,7 +61,7 @@ class PlanWriter:
         stops = _held_back(request, eos_token_ids)
         record["stop_offset"], record["stop_length"] = self._append_bulk(stops)
 
-    def add_blocks(self, row: int, first_index: int, blocks: list[int], group: int = 0) -> None:
+    def add_blocks(self, row: int, first_index: int, blocks: list[int], group: int) -> None:
         """Entries `first_index ...` of a row's block table."""
         count = len(blocks)
         deltas = self._plan.block_deltas[self._num_block_deltas : self._num_block_deltas + count]
@@ -70,6 +70,11 @@ class PlanWriter:
         deltas[:, 2] = np.arange(first_index, first_index + count)
         deltas[:, 3] = blocks
         self._num_block_deltas += count
+
+    def add_entries(self, entries: list[tuple[int, int, int, int]]) -> None:
+        """Block table entries of any rows: (group, row, index, block)."""
+        first, self._num_block_deltas = self._num_block_deltas, self._num_block_deltas + len(entries)
+        self._plan.block_deltas[first : self._num_block_deltas] = entries
 
     def finish(self, step_id: int, table: RowTable, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The rows that run and how many tokens each computes (int32 [num_seqs]); returns which of them sample."""

@@ -32,7 +32,7 @@ class Request:
         "arrival_number",
         "arrival_time",
         "block_hashes",
-        "block_ids",
+        "block_tables",
         "cache_salt",
         "client",
         "client_number",
@@ -41,6 +41,7 @@ class Request:
         "handle",
         "last_token_time",
         "limit",
+        "num_behind",
         "num_cached_tokens",
         "num_preemptions",
         "num_prior_tokens",
@@ -108,7 +109,10 @@ class Request:
         self.row = -1
         """Kept after a preemption until no step in flight names the row."""
         self.penalty_slot = -1
-        self.block_ids: list[int] = []
+        self.block_tables: list[list[int]] = []
+        """One for each layer group, all of the same length; empty while the request has no blocks."""
+        self.num_behind = 0
+        """Leading entries of the tables of groups with a sliding window that hold no block any more."""
         self.block_hashes: list[bytes] = []
         self.num_registered_blocks = 0
         self.num_cached_tokens = 0

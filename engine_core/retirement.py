@@ -25,7 +25,7 @@ class Retirement:
             self._give_back(request)
         else:
             self._retiring.append(request)
-            self.num_blocks += len(request.block_ids)
+            self.num_blocks += self._kv.num_held(request)
 
     def collected(self, step_id: int) -> None:
         """A step's result was taken in."""
@@ -33,7 +33,7 @@ class Retirement:
         still: deque[Request] = deque()
         for request in self._retiring:
             if self._table.last_step[request.row] <= step_id:
-                self.num_blocks -= len(request.block_ids)
+                self.num_blocks -= self._kv.num_held(request)
                 self._give_back(request)
             else:
                 still.append(request)

@@ -29,6 +29,9 @@ class RowTable:
         self.limit = np.zeros(num_rows, np.int32)
         """Most tokens, prompt and output."""
         self.num_blocks = np.zeros(num_rows, np.int32)
+        """Entries of the row's block tables."""
+        self.num_behind = np.zeros(num_rows, np.int32)
+        """Those of them that lie behind the sliding window; see `Request.num_behind`."""
         self.num_preemptions = np.zeros(num_rows, np.int32)
         self.arrival_number = np.zeros(num_rows, np.int64)
         self.earliest_stop = np.zeros(num_rows, np.int32)
@@ -70,7 +73,8 @@ class RowTable:
         self.num_inflight[row] = 0
         self.num_computed[row] = num_computed
         self.limit[row] = request.limit
-        self.num_blocks[row] = len(request.block_ids)
+        self.num_blocks[row] = len(request.block_tables[0])
+        self.num_behind[row] = request.num_behind
         self.num_preemptions[row] = request.num_preemptions
         self.arrival_number[row] = request.arrival_number
         self.earliest_stop[row] = request.num_prompt_tokens + request.sampling.min_tokens

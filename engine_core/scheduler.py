@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from engine_core.config.engine_config import SchedulerConfig
+from engine_core.config.layer_groups import BlockDemand
 from engine_core.growth_room import GrowthRoom
 from engine_core.ipc.messages import FINISH_ABORT, FINISH_LENGTH, FINISH_STOP
 from engine_core.ipc.step import StepPlan, StepResult
@@ -45,6 +46,7 @@ class Scheduler:
         self.policy = make_policy(config)
         self.num_running = 0
         self.num_preemptions = 0
+        self._demand = BlockDemand.of(self.kv.windows, self.kv.block_size, config.max_num_batched_tokens)
         self._eos = eos_token_ids
         self._retirement = Retirement(self.table, kv_cache_manager)
         self._unhashed: deque[Request] = deque()
@@ -75,7 +77,7 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """A new request, already checked by the caller: it must be able to fit into the cache by itself."""
-        assert request.limit <= self.kv.pool.num_blocks * self.kv.block_size
+        assert self._demand.peak(request.limit) <= self.kv.pool.num_blocks
         assert len(request.tokens) < request.limit, request
         self.policy.push(request)
         while self._unhashed and self._unhashed[0].status is not RequestStatus.WAITING:
@@ -116,7 +118,14 @@ class Scheduler:
         table.num_inflight[rows] += samples
         table.last_step[rows] = step_id
         self._next_step_id += 1
-        return ScheduledStep(step_id, rows, table.generation[rows], samples.astype(np.bool_), int(counts.sum()))
+        return ScheduledStep(
+            step_id,
+            rows,
+            table.generation[rows],
+            samples.astype(np.bool_),
+            table.num_computed[rows],
+            int(counts.sum()),
+        )
 
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:
         """Takes in a result, in the order of the steps. What it names only for ended requests is dropped."""
@@ -137,6 +146,8 @@ class Scheduler:
             table.request(row).first_token_time = now
         self.policy.count_sampled(rows)
         self._register_sampled_blocks(rows, known_before)
+        if self.kv.has_windows:
+            self._release_behind_windows(step)
         finished = self._find_finished(rows, tokens, known_before)
         if self.kv.host is not None:
             self.kv.host.collect(step.step_id, result.num_host_slots)
@@ -173,7 +184,7 @@ class Scheduler:
         return rows[np.lexsort((self.table.arrival_number[rows], self.policy.ranks(rows)))]
 
     def _grow_tables(self, writer: PlanWriter, rows: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Appends the blocks that the rows' new tokens need, preempting where there are too few."""
+        """Appends the entries that the rows' new tokens need in each table, preempting where blocks are too few."""
         table, kv = self.table, self.kv
         missing = -(-(table.num_computed[rows] + counts) // kv.block_size) - table.num_blocks[rows]
         growing = rows[missing > 0]
@@ -181,22 +192,26 @@ class Scheduler:
             return rows, counts
         needed = dict(zip(growing.tolist(), missing[missing > 0].tolist(), strict=True))
         victims: list[int] = []  # the last one is preempted first
-        if sum(needed.values()) > kv.pool.num_available:
+        if kv.num_groups * sum(needed.values()) > kv.pool.num_available:
             victims = self._in_order(np.flatnonzero(table.running)).tolist()
             growing = self._in_order(growing)
-        grown: list[tuple[int, list[int]]] = []
+        grown: list[tuple[int, list[list[int]]]] = []
         stays = np.zeros(len(table.requests), np.bool_)
         stays[rows] = True
         for row in growing.tolist():
-            if table.running[row] and self._make_room(row, needed[row], victims):
+            if table.running[row] and self._make_room(row, kv.num_groups * needed[row], victims):
                 grown.append((row, kv.append(table.request(row), needed[row])))
             else:
                 stays[row] = False
-        for row, blocks in grown:
+        entries: list[tuple[int, int, int, int]] = []
+        for row, tables in grown:
             if table.running[row]:  # else it was preempted for another one in this same loop
                 first = int(table.num_blocks[row])
-                writer.add_blocks(row, first, blocks)
-                table.num_blocks[row] = first + len(blocks)
+                for group, blocks in enumerate(tables):
+                    entries += [(group, row, index, block) for index, block in enumerate(blocks, first)]
+                table.num_blocks[row] = first + needed[row]
+        if entries:
+            writer.add_entries(entries)
         kept = (stays & table.running)[rows]
         return rows[kept], counts[kept]
 
@@ -204,13 +219,21 @@ class Scheduler:
         """Sees to `count` free blocks, preempting from the end of the policy order; False: not in this step."""
         pool = self.kv.pool
         while pool.num_available < count:
-            if pool.num_available + self._retirement.num_blocks >= count:
-                return False  # blocks of ended requests come back with the steps in flight
+            if pool.num_available + self._retirement.num_blocks + self._num_blocks_behind() >= count:
+                return False  # blocks of ended requests and behind windows come back with the steps in flight
             victim = victims.pop()
             self._preempt(self.table.request(victim))
             if victim == row:
                 return False
         return True
+
+    def _num_blocks_behind(self) -> int:
+        """Blocks that running requests hold for steps in flight only: no step after them sees these."""
+        if not self.kv.has_windows:
+            return 0
+        rows = np.flatnonzero(self.table.running)
+        behind = self.kv.count_behind(self.table.num_computed[rows])
+        return self.kv.num_blocks_behind(behind, self.table.num_behind[rows])
 
     def _preempt(self, request: Request) -> None:
         """Sends a running request back to the queue; its blocks are given up and computed again later."""
@@ -231,7 +254,7 @@ class Scheduler:
         if budget == 0 or self._num_admissible() == 0:
             return rows, counts
         self._hash_quota = MAX_HASHED_BLOCKS
-        room = GrowthRoom(self.table, self.kv)
+        room = GrowthRoom(self.table, self.kv, self._demand)
         num_partial = self._num_partial(rows, counts)
         new_rows: list[int] = []
         new_counts: list[int] = []
@@ -285,28 +308,27 @@ class Scheduler:
         kv, known = self.kv, len(request.tokens)
         if not self.table.has_room_for(request) or not self._hash_prompt(request):
             return 0
-        hits = kv.find_prefix(request, request.tokens)
-        num_on_host = kv.num_on_host(request, len(hits), known)
-        num_hit = (len(hits) + num_on_host) * kv.block_size
+        hit = kv.find_prefix(request, request.tokens)
+        num_hit = hit.num_blocks * kv.block_size
         count = part_of_newcomer(budget, known - num_hit, num_places)
         total_blocks = kv.num_blocks_for(num_hit + count)
-        num_needed = room.needed_by(request) - len(hits)
-        num_available = kv.num_available_beside(hits)
+        num_needed = room.needed_by(request, hit)
+        num_available = kv.num_available_beside(hit)
         if num_available < num_needed:
             self._refused = (request, kv.pool.num_available + num_needed - num_available, self.num_running)
             return 0
-        if count == 0 or not writer.has_room_for(request, total_blocks, self._eos):
+        if count == 0 or not writer.has_room_for(request, kv.num_groups * total_blocks, self._eos):
             return 0
-        if num_on_host:
+        if hit.on_host:
             assert kv.host is not None
-            hits = kv.bring_back(request, hits, min(num_on_host, kv.host.num_loads_left(runs_others)))
-            if len(hits) * kv.block_size < num_hit:
+            hit = kv.bring_back(request, hit, kv.host.num_loads_left(runs_others))
+            if hit.on_host:
                 assert runs_others, "a plan's loads hold the prefix of any one request"
                 return 0
         self.policy.pop()
         request.transition(RequestStatus.RUNNING)
-        kv.start_table(request, hits, known)
-        kv.append(request, total_blocks - len(hits))
+        kv.start_table(request, hit, known)
+        kv.append(request, total_blocks - hit.num_blocks)
         row = self.table.take(request, num_hit)
         self.num_running += 1
         if request.scheduled_time is None:
@@ -315,9 +337,11 @@ class Scheduler:
             self.policy.start(request, known - num_hit)
         else:
             self.policy.start(request, 0)
-        room.admitted(request)
+        room.admitted(request, num_hit)
         writer.start_row(request, num_hit, self._eos)
-        writer.add_blocks(row, 0, request.block_ids)
+        for group in range(kv.num_groups):
+            first, blocks = kv.held_entries(request, group)
+            writer.add_blocks(row, first, blocks, group)
         self._register_prompt_blocks(row, num_hit + count)
         return count
 
@@ -342,6 +366,19 @@ class Scheduler:
             request = self.table.request(row)
             if request.status is RequestStatus.RUNNING:
                 self.kv.register_full(request, self.table.history[row, : self.table.num_known[row] - 1])
+
+    def _release_behind_windows(self, step: ScheduledStep) -> None:
+        """Steps after the collected one begin where it ended, so nothing before that place's window is read again."""
+        table = self.table
+        runs = table.running[step.rows]
+        rows, behind = step.rows[runs], self.kv.count_behind(step.ends[runs])
+        num_blocks = behind - table.num_behind[rows]
+        for index in np.flatnonzero(num_blocks > 0):
+            request = table.request(rows[index])
+            self.kv.release_behind(request, int(behind[index]))
+            table.num_behind[request.row] = request.num_behind
+        if (num_blocks > 1).any():
+            self._refused = None  # a prompt lets go of more than it took, which a row that decodes does not
 
     # Ends
 

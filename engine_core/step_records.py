@@ -15,6 +15,8 @@ class ScheduledStep:
     rows: np.ndarray
     generation: np.ndarray
     samples: np.ndarray
+    ends: np.ndarray
+    """Tokens of each row that are computed once the step is."""
     num_tokens: int
 
 

@@ -1,5 +1,6 @@
 """What the layers need to know of a step beside the hidden states; passed explicitly, never kept in a global."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +9,12 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class ForwardContext:
-    """One step. `attention` and `workspace` are the device's own: only its operations look inside."""
+    """One step. What `attention` has for each layer group and `workspace` are the device's own: only its operations
+    look inside."""
 
     input_ids: torch.Tensor  # [num_tokens]
     positions: torch.Tensor  # [num_tokens]
     logits_indices: torch.Tensor  # [num_sampled]: the tokens whose logits are wanted
-    kv_cache: torch.Tensor  # [num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim]
-    attention: Any
+    kv_cache: torch.Tensor  # [num_blocks, layers_per_block, 2, num_kv_heads, block_size, head_dim]
+    attention: Sequence[Any]  # [num_groups]
     workspace: Any

@@ -101,7 +101,7 @@ class InputBatch:
             torch.from_numpy(plan.token_ids[: int(plan.header[NUM_GIVEN])].astype(np.int64)),
             self.last_token,
             self.num_computed_tokens,
-            self.block_tables[0],
+            self.block_tables,
             self._shape.block_size,
         )
 

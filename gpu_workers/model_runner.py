@@ -6,6 +6,7 @@ A plan's arrays in, a result's arrays out; a step is finished when `step` return
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,7 @@ class ModelRunner:
         self._operations = load_host_operations()
         self._shape = StepShape(**config.step_capacities())
         self._model = ServedModel(config, self._operations, torch.device(config.device), tp_rank)
+        self._windows = config.layer_groups().windows
         self._workspace = self._operations.make_workspace()
         self._host_blocks: HostBlocks | None = None
 
@@ -131,8 +133,8 @@ class ModelRunner:
         rows = torch.from_numpy(plan.rows[:num_seqs].astype(np.int64))
         num_query_tokens = torch.from_numpy(plan.num_query_tokens[:num_seqs].astype(np.int64))
         inputs = self._batch.prepare(plan, rows, num_query_tokens)
-        attention = self._operations.plan_attention(
-            self._kv_cache, inputs.block_tables, inputs.slot_mapping, inputs.query_start_loc, inputs.seq_lens
+        attention = self._plan_attention(
+            inputs.block_tables, inputs.slot_mapping, inputs.query_start_loc, inputs.seq_lens
         )
         sampled = np.flatnonzero(plan.samples[:num_seqs])
         index = torch.from_numpy(sampled)
@@ -145,6 +147,17 @@ class ModelRunner:
             workspace=self._workspace,
         )
         return PreparedStep(plan.step_id, num_seqs, context, sampled, rows[index], inputs.seq_lens[index])
+
+    def _plan_attention(
+        self, tables: torch.Tensor, slots: torch.Tensor, query_start_loc: torch.Tensor, seq_lens: torch.Tensor
+    ) -> list[Any]:
+        """The plan of each layer group; groups are the first dimension of `tables` and `slots`."""
+        return [
+            self._operations.plan_attention(
+                self._kv_cache, tables[group], slots[group], query_start_loc, seq_lens, window
+            )
+            for group, window in enumerate(self._windows)
+        ]
 
     @torch.inference_mode()
     def forward(self, step: PreparedStep) -> torch.Tensor:
@@ -184,10 +197,11 @@ class ModelRunner:
         block_size = self._shape.block_size
         num_tokens = num_seqs * query_len
         positions = torch.arange(query_len).repeat(num_seqs)
-        tables = torch.arange(-(-query_len // block_size)).repeat(num_seqs, 1)
+        num_groups = len(self._windows)
+        tables = torch.arange(-(-query_len // block_size)).repeat(num_groups, num_seqs, 1)
         starts = torch.arange(num_seqs + 1) * query_len
-        attention = self._operations.plan_attention(
-            self._kv_cache, tables, positions, starts, torch.full((num_seqs,), query_len)
+        attention = self._plan_attention(
+            tables, positions.repeat(num_groups, 1), starts, torch.full((num_seqs,), query_len)
         )
         context = ForwardContext(
             torch.zeros(num_tokens, dtype=torch.long),

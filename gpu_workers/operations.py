@@ -24,13 +24,13 @@ class StepInputs(Protocol):
     @property
     def positions(self) -> Tensor: ...  # [T]
     @property
-    def slot_mapping(self) -> Tensor: ...  # [T]
+    def slot_mapping(self) -> Tensor: ...  # [num_groups, T]
     @property
     def query_start_loc(self) -> Tensor: ...  # [N + 1]
     @property
     def seq_lens(self) -> Tensor: ...  # [N]
     @property
-    def block_tables(self) -> Tensor: ...  # [N, blocks of the longest row]
+    def block_tables(self) -> Tensor: ...  # [num_groups, N, blocks of the longest row]
 
 
 class Operations(Protocol):
@@ -47,6 +47,7 @@ class Operations(Protocol):
         self, x: Tensor, residual: Tensor, indices: Tensor, weight: Tensor, eps: float
     ) -> Tensor: ...
     def silu_and_mul(self, gate_up: Tensor) -> Tensor: ...
+    def gelu_and_mul(self, gate_up: Tensor, approximate: str) -> Tensor: ...
     def make_rope_table(self, table: Tensor, dtype: torch.dtype) -> Tensor: ...
     def gather_rope(self, cos_sin: Tensor, positions: Tensor) -> Any: ...
     def rope_write_kv(
@@ -61,7 +62,7 @@ class Operations(Protocol):
         eps: float,
     ) -> Tensor: ...
     def paged_attention(
-        self, query: Tensor, kv_cache: Tensor, layer: int, plan: Any, scale: float, workspace: Any
+        self, query: Tensor, kv_cache: Tensor, layer: int, plan: Any, scale: float, workspace: Any, soft_cap: float
     ) -> Tensor: ...
 
 
@@ -74,7 +75,13 @@ class HostOperations(Operations, Protocol):
 
     # Rows
     def plan_attention(
-        self, kv_cache: Tensor, block_tables: Tensor, slot_mapping: Tensor, query_start_loc: Tensor, seq_lens: Tensor
+        self,
+        kv_cache: Tensor,
+        block_tables: Tensor,
+        slot_mapping: Tensor,
+        query_start_loc: Tensor,
+        seq_lens: Tensor,
+        sliding_window: int,
     ) -> Any: ...
     def apply_block_deltas(self, block_tables: Tensor, deltas: Tensor) -> None: ...
     def prepare_inputs(

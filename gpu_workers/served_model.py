@@ -22,6 +22,7 @@ class ServedModel:
             device=device,
             operations=operations,
             linear_method=load_linear_method(config.model.quantization),
+            layer_groups=config.layer_groups(),
             tp_rank=tp_rank,
             tp_size=config.parallel.tensor_parallel_size,
         )
@@ -40,7 +41,8 @@ class ServedModel:
 
     @property
     def kv_cache_shape(self) -> tuple[int, ...]:
-        """[num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim] of one rank."""
+        """[num_blocks, layers_per_block, 2, num_kv_heads, block_size, head_dim] of one rank."""
         model, cache = self._config.model, self._config.cache
         num_kv_heads = max(1, model.num_key_value_heads // self._config.parallel.tensor_parallel_size)
-        return (cache.num_blocks, model.num_hidden_layers, 2, num_kv_heads, cache.block_size, model.head_dim)
+        layers_per_block = self._config.layer_groups().layers_per_block
+        return (cache.num_blocks, layers_per_block, 2, num_kv_heads, cache.block_size, model.head_dim)

@@ -13,8 +13,9 @@ has a sum of its own until the end. Products are transposed, k · qᵀ and vᵀ 
 units' instructions that is 8 wide and not 16.
 
 Addresses. Strides of the cache are in units of one B x D tile, so that a block's place takes one 32-bit and one wide
-product. Keys past the last one are not read and count as zeros. The block table is read one tile ahead: loaded in the
-same iteration, it would halve the distance at which Triton's pipeliner prefetches keys and values.
+product. Keys past the last one are not read and count as zeros, and so do those before the window of the q-tile's
+first token, whose blocks may be another request's by now. The block table is read one tile ahead: loaded in the same
+iteration, it would halve the distance at which Triton's pipeliner prefetches keys and values.
 
 Measured: see docs/log.md.
 """
@@ -61,13 +62,18 @@ def _prepare_scores(
 
 
 @triton.jit
-def _load_blocks(table, tile, lane, last_key, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Block ids of a tile's keys `lane`, 0 past the last key."""
+def _load_blocks(
+    table, tile, lane, first_key, last_key, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr
+):
+    """Block ids of a tile's keys `lane`, 0 for those past the last key or before the first."""
     if BLOCK_N % BLOCK_SIZE == 0:
         blocks = (table + lane // BLOCK_SIZE) + tile * (BLOCK_N // BLOCK_SIZE)
     else:
         blocks = table + (tile * BLOCK_N + lane) // BLOCK_SIZE
-    return tl.load(blocks, mask=lane <= last_key - tile * BLOCK_N, other=0)
+    is_seen = lane <= last_key - tile * BLOCK_N
+    if WINDOW > 0:
+        is_seen = is_seen & (lane >= first_key - tile * BLOCK_N)
+    return tl.load(blocks, mask=is_seen, other=0)
 
 
 @triton.jit
@@ -92,6 +98,7 @@ def attend(
     full_from,
     full_to,
     end_tile,
+    first_key,
     last_key,
     stride_block,
     qk_scale,
@@ -115,13 +122,16 @@ def attend(
     acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
     row_max = tl.full([BLOCK_M], HIDDEN, tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
-    blocks = _load_blocks(table, first_tile, lane, last_key, BLOCK_SIZE, BLOCK_N)
+    blocks = _load_blocks(table, first_tile, lane, first_key, last_key, BLOCK_SIZE, BLOCK_N, WINDOW)
     for tile in range(first_tile, end_tile):
         offset = _place(blocks, tile, lane, stride_block, BLOCK_SIZE, HEAD_DIM, BLOCK_N)[:, None]
-        is_key = (lane <= last_key - tile * BLOCK_N)[:, None] & (dim < HEAD_DIM)[None, :]
+        is_seen = lane <= last_key - tile * BLOCK_N
+        if WINDOW > 0:
+            is_seen = is_seen & (lane >= first_key - tile * BLOCK_N)
+        is_key = is_seen[:, None] & (dim < HEAD_DIM)[None, :]
         key = tl.load(key_base + offset + dim[None, :], mask=is_key, other=0.0)
         value = tl.load(value_base + offset + dim[None, :], mask=is_key, other=0.0)
-        blocks = _load_blocks(table, tile + 1, lane, last_key, BLOCK_SIZE, BLOCK_N)
+        blocks = _load_blocks(table, tile + 1, lane, first_key, last_key, BLOCK_SIZE, BLOCK_N, WINDOW)
 
         scores = tl.dot(query, tl.trans(key), input_precision="ieee")  # [M, N]
         scores = _prepare_scores(
@@ -150,6 +160,7 @@ def attend_split(
     value_base,
     first_tile,
     end_tile,
+    first_key,
     last_key,
     stride_block,
     qk_scale,
@@ -184,10 +195,13 @@ def attend_split(
     acc = tl.zeros([SHARES, PADDED_DIM, BLOCK_M], tl.float32)
     row_max = tl.full([SHARES, BLOCK_M], HIDDEN, tl.float32)
     key_sum = tl.zeros([SHARES, SHARE_N, BLOCK_M], tl.float32)
-    blocks = _load_blocks(table, first_tile, lead, last_key, BLOCK_SIZE, BLOCK_N)
+    first_lead = first_key - SHARE_N + 1  # the window may begin behind a share's first key
+    blocks = _load_blocks(table, first_tile, lead, first_lead, last_key, BLOCK_SIZE, BLOCK_N, WINDOW)
     for tile in range(first_tile, end_tile):
         offset = _place(blocks, tile, lead, stride_block, BLOCK_SIZE, HEAD_DIM, BLOCK_N)
         is_key = lane <= last_key - tile * BLOCK_N
+        if WINDOW > 0:
+            is_key = is_key & (lane >= first_key - tile * BLOCK_N)
         keys = tl.load(
             key_base + offset[:, :, None] + (within[None, :, None] + dim[None, None, :]),
             mask=is_key[:, :, None] & (dim < HEAD_DIM)[None, None, :],
@@ -198,7 +212,7 @@ def attend_split(
             mask=is_key[:, None, :] & (dim < HEAD_DIM)[None, :, None],
             other=0.0,
         )  # [W, DP, K]
-        blocks = _load_blocks(table, tile + 1, lead, last_key, BLOCK_SIZE, BLOCK_N)
+        blocks = _load_blocks(table, tile + 1, lead, first_lead, last_key, BLOCK_SIZE, BLOCK_N, WINDOW)
 
         scores = tl.dot(keys, query, input_precision="ieee")  # [W, K, M]
         scores = _prepare_scores(

@@ -1,7 +1,8 @@
 """What paged attention keeps between calls: tile shapes, the task map's buffers, room for partial results.
 
 Everything has a fixed capacity and a fixed address, so that a CUDA graph captured once stays right whatever a step
-holds. A workspace belongs to one layer group: its layers share head counts and the sliding window, and so the task map.
+holds. A workspace belongs to the layers with one sliding window: they share head counts, and so the task map, which
+knows nothing of block tables.
 
 Each step is worked on by two variants of one kernel: "short" rows are those whose queries (query_len · G rows) fit into
 one small tile, i.e. decode and small verification; all others are "long" and are cut into q-tiles.
@@ -94,7 +95,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class AttentionWorkspace:
-    """The buffers of one layer group. Calls that share it run on one stream, one after the other."""
+    """The buffers of the layers with one sliding window. Calls that share it run on one stream, one after the other."""
 
     max_num_seqs: int
     max_num_tokens: int

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from kernels import paged_attention as attention_kernels
 from kernels import rope_write_kv as rope_kernels
-from kernels.activation import silu_and_mul
+from kernels.activation import gelu_and_mul, silu_and_mul
 from kernels.attention_workspace import AttentionWorkspace
 from kernels.embedding import embed
 from kernels.rms_norm import add_rms_norm, gather_add_rms_norm, rms_norm
@@ -27,6 +27,7 @@ __all__ = [
     "embed",
     "gather_add_rms_norm",
     "gather_rope",
+    "gelu_and_mul",
     "linear",
     "linear_silu_and_mul",
     "logits",
@@ -41,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class StepAttention:
-    """What attention needs in every layer of one step, beside the task map in the workspace."""
+    """What attention needs in every layer of a group in one step, beside the task map in the workspace."""
 
     workspace: AttentionWorkspace
     block_tables: torch.Tensor  # int32 [max_num_seqs, max_blocks], by row
@@ -125,9 +126,22 @@ def rope_write_kv(
 
 
 def paged_attention(
-    query: torch.Tensor, kv_cache: torch.Tensor, layer: int, plan: StepAttention, scale: float, workspace: object
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    layer: int,
+    plan: StepAttention,
+    scale: float,
+    workspace: object,
+    soft_cap: float = 0.0,
 ) -> torch.Tensor:
     """As the reference; the memory that it needs is part of the plan."""
     return attention_kernels.paged_attention(
-        query, kv_cache, layer, plan.workspace, plan.block_tables, scale, has_long=plan.has_long
+        query,
+        kv_cache,
+        layer,
+        plan.workspace,
+        plan.block_tables,
+        scale,
+        has_long=plan.has_long,
+        soft_cap=soft_cap,
     )

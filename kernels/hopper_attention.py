@@ -10,8 +10,11 @@ cache: one copy brings B rows of 64 elements, which is what a swizzled row of sh
 takes 128 / B · D / 64 copies for keys and as many for values, of which each names its block.
 
 What lies past the last key in shared memory: keys count for nothing, since their scores are hidden; values would, since
-0 · NaN is NaN, and are set to zero. Written in Gluon, because Triton's own pipeliner neither specializes warps on
-Hopper nor lets two products overlap with the softmax between them. Measured: see docs/log.md.
+0 · NaN is NaN, and are set to zero. In place of blocks wholly before the window, which may be another request's by now,
+the first block that is seen is fetched: its values are finite, and are hidden like all before the window.
+
+Written in Gluon, because Triton's own pipeliner neither specializes warps on Hopper nor lets two products overlap with
+the softmax between them. Measured: see docs/log.md.
 """
 
 from typing import Any
@@ -54,8 +57,8 @@ def _produce(
     query_desc, cache_desc, query_smem, key_smem, value_smem, query_full, query_empty, key_full, key_empty, value_full,
     value_empty, block_tables, segments, record, stride_block, stride_value, stride_head, stride_table,
     NUM_KV_HEADS: gl.constexpr, GROUP_SIZE: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_SIZE: gl.constexpr,
-    OVERHEAD: gl.constexpr, STAGES: gl.constexpr, BLOCK_N: gl.constexpr, HALF_M: gl.constexpr, PANEL: gl.constexpr,
-    PANELS_3D: gl.constexpr, SEGMENT_WORDS: gl.constexpr, PROGRAM_WORDS: gl.constexpr,
+    WINDOW: gl.constexpr, OVERHEAD: gl.constexpr, STAGES: gl.constexpr, BLOCK_N: gl.constexpr, HALF_M: gl.constexpr,
+    PANEL: gl.constexpr, PANELS_3D: gl.constexpr, SEGMENT_WORDS: gl.constexpr, PROGRAM_WORDS: gl.constexpr,
 ):  # fmt: skip
     """Fetches queries, keys and values of all pieces in the order in which the consumers take them."""
     NUM_PANELS: gl.constexpr = HEAD_DIM // PANEL
@@ -88,6 +91,7 @@ def _produce(
             num_pieces += 1
             table = block_tables + table_row.to(gl.int64) * stride_table
             last_block = (first_position + num_tokens - 1) // BLOCK_SIZE
+            first_key = gl.maximum(first_position - WINDOW + 1, 0)
             for tile in range(first_tile + piece_begin, first_tile + piece_end):
                 stage = num_fetched % STAGES
                 phase = (num_fetched // STAGES & 1) ^ 1
@@ -95,7 +99,10 @@ def _produce(
                 mbarrier.expect(key_full.index(stage), BLOCK_N * HEAD_DIM * 2)
                 keys = key_smem.index(stage)
                 for i in gl.static_range(TILE_BLOCKS):
-                    block = gl.load(table + gl.minimum(tile * TILE_BLOCKS + i, last_block))
+                    place = gl.minimum(tile * TILE_BLOCKS + i, last_block)
+                    if WINDOW > 0:
+                        place = gl.maximum(place, first_key // BLOCK_SIZE)
+                    block = gl.load(table + place)
                     row = block * stride_block + head * stride_head
                     for panel in gl.static_range(NUM_PANELS):
                         tma.async_copy_global_to_shared(
@@ -106,7 +113,10 @@ def _produce(
                 mbarrier.expect(value_full.index(stage), BLOCK_N * HEAD_DIM * 2)
                 values = value_smem.index(stage)
                 for i in gl.static_range(TILE_BLOCKS):
-                    block = gl.load(table + gl.minimum(tile * TILE_BLOCKS + i, last_block))
+                    place = gl.minimum(tile * TILE_BLOCKS + i, last_block)
+                    if WINDOW > 0:
+                        place = gl.maximum(place, first_key // BLOCK_SIZE)
+                    block = gl.load(table + place)
                     row = block * stride_block + head * stride_head + stride_value
                     for panel in gl.static_range(NUM_PANELS):
                         tma.async_copy_global_to_shared(
@@ -436,8 +446,8 @@ def _hopper_attention_kernel(
             (_produce, (
                 query_desc, cache_desc, query_smem, key_smem, value_smem, query_full, query_empty, key_full, key_empty,
                 value_full, value_empty, block_tables, segments, record, stride_block, stride_value, stride_head,
-                stride_table, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, BLOCK_SIZE, OVERHEAD, STAGES, BLOCK_N, HALF_M, PANEL,
-                PANELS_3D, SEGMENT_WORDS, PROGRAM_WORDS,
+                stride_table, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, BLOCK_SIZE, WINDOW, OVERHEAD, STAGES, BLOCK_N, HALF_M,
+                PANEL, PANELS_3D, SEGMENT_WORDS, PROGRAM_WORDS,
             )),
         ],
         [4, 1],

@@ -99,13 +99,15 @@ def _work_on_piece(
     table = block_tables + table_row.to(tl.int64) * stride_table
     key_base = kv_cache + head.to(tl.int64) * stride_head
     value_base = key_base + stride_value
+    first_key = tl.maximum(first_position - WINDOW + 1, 0) if WINDOW > 0 else 0
     last_key = first_position + num_tokens - 1
     begin_tile = first_tile + piece_begin
     end_tile = first_tile + piece_end
     if SHARES > 0:
         acc, row_max, row_sum = attend_split(
-            q, query_position, slope, table, key_base, value_base, begin_tile, end_tile, last_key, stride_block,
-            qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, BLOCK_N, SHARES, WINDOW, SOFT_CAP, ALIBI,
+            q, query_position, slope, table, key_base, value_base, begin_tile, end_tile, first_key, last_key,
+            stride_block, qk_scale, soft_cap, BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, BLOCK_N, SHARES, WINDOW,
+            SOFT_CAP, ALIBI,
         )  # fmt: skip
     else:
         # Tiles before `full_from` begin outside the last token's window, those from `full_to` on have keys that the
@@ -115,7 +117,7 @@ def _work_on_piece(
             full_from = (tl.maximum(last_key - WINDOW + 1, 0) + BLOCK_N - 1) // BLOCK_N
         acc, row_max, row_sum = attend(
             q, query_position, slope, table, key_base, value_base, begin_tile, full_from,
-            (first_position + 1) // BLOCK_N, end_tile, last_key, stride_block, qk_scale, soft_cap,
+            (first_position + 1) // BLOCK_N, end_tile, first_key, last_key, stride_block, qk_scale, soft_cap,
             BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, BLOCK_N, WINDOW, SOFT_CAP, ALIBI,
         )  # fmt: skip
 

@@ -5,9 +5,10 @@ int32 words at fixed places. `apply_plan` starts rows and extends block tables a
 so; `prepare_inputs` runs in every step. For scheduled sequence i of row r, with c tokens computed so far and q to run:
 
     positions = c .. c + q - 1          input_ids = [last_token[r] if one is missing] + the plan's given ids
-    slot      = block_tables[r, position // B] * B + position % B           num_computed_tokens[r] = c + q
+    slot      = block_tables[g, r, position // B] * B + position % B        num_computed_tokens[r] = c + q
 
-The plain versions stand in `reference_inputs.py`. Traffic is a few kilobytes: what counts is the number of launches.
+with a slot for each layer group g. The plain versions stand in `reference_inputs.py`. Traffic is a few kilobytes: what
+counts is the number of launches.
 
 Legend: S = rows, N = scheduled sequences of the padded step, T = tokens of the padded step, F = fields of a row's
 record, V = vocabulary.
@@ -68,7 +69,7 @@ class StepTensors:
     logits_indices: torch.Tensor  # [S]: each sequence's last token; 0 where padded
     input_ids: torch.Tensor  # [max tokens]; 0 where padded
     positions: torch.Tensor  # [max tokens]; 0 where padded
-    slot_mapping: torch.Tensor  # [max tokens]; -1 where padded
+    slot_mapping: torch.Tensor  # [groups, max tokens]; -1 where padded
 
 
 _APPLY_VARYING = ("slot", "num_inits", "num_deltas")
@@ -184,8 +185,11 @@ def _prepare_inputs_kernel(
     input_ids,
     positions,
     slot_mapping,
+    stride_group: tl.constexpr,
     stride_row: tl.constexpr,
+    stride_slots: tl.constexpr,  # from a group's slots to the next one's
     block_size: tl.constexpr,
+    NUM_GROUPS: tl.constexpr,
     AT_ROWS: tl.constexpr,
     AT_NUM_QUERY_TOKENS: tl.constexpr,
     AT_NUM_GIVEN: tl.constexpr,
@@ -202,7 +206,9 @@ def _prepare_inputs_kernel(
         is_padded = padded < num_padded_tokens
         tl.store(input_ids + padded, tl.zeros((CHUNK,), tl.int32), mask=is_padded)
         tl.store(positions + padded, tl.zeros((CHUNK,), tl.int32), mask=is_padded)
-        tl.store(slot_mapping + padded, tl.full((CHUNK,), -1, tl.int32), mask=is_padded)
+        for group in tl.static_range(NUM_GROUPS):
+            no_slot = tl.full((CHUNK,), -1, tl.int32)
+            tl.store(slot_mapping + group * stride_slots + padded, no_slot, mask=is_padded)
     elif pid >= num_seqs:
         tl.store(out_rows + pid, 0)
         tl.store(out_samples + pid, 0)
@@ -226,10 +232,12 @@ def _prepare_inputs_kernel(
                 slot + AT_TOKEN_IDS + first_given + index - num_missing, mask=mask & (index >= num_missing), other=0
             )
             position = computed + index
-            block = tl.load(table + position // block_size, mask=mask, other=0)
             tl.store(input_ids + first + index, tl.where(index >= num_missing, given, last), mask=mask)
             tl.store(positions + first + index, position, mask=mask)
-            tl.store(slot_mapping + first + index, block * block_size + position % block_size, mask=mask)
+            for group in tl.static_range(NUM_GROUPS):
+                block = tl.load(table + group * stride_group + position // block_size, mask=mask, other=0)
+                slots = slot_mapping + group * stride_slots + first + index
+                tl.store(slots, block * block_size + position % block_size, mask=mask)
         if pid == 0:
             tl.store(query_start_loc, 0)
         tl.store(out_rows + pid, row.to(tl.int32))
@@ -259,11 +267,13 @@ class StepPreparation:
     def __init__(
         self, places: PlanPlaces, rows: RowTensors, step: StepTensors, block_size: int, slot: torch.Tensor
     ) -> None:
-        """`slot` int32: a plan's words, an example. Block tables are those of the first layer group."""
+        """`slot` int32: a plan's words, an example."""
         assert slot.dtype == torch.int32
         assert rows.block_tables.is_contiguous()
+        assert step.slot_mapping.is_contiguous()
+        assert len(step.slot_mapping) == len(rows.block_tables)
         max_biases, max_stops = rows.bias_ids.shape[1], rows.stop_ids.shape[1]
-        strides = {"stride_row": rows.block_tables.stride(1)}
+        strides = {"stride_group": rows.block_tables.stride(0), "stride_row": rows.block_tables.stride(1)}
         tensors = {name: getattr(rows, name) for name in RowTensors.__slots__ if name != "last_token"}
         self._apply_plan = bind(
             _apply_plan_kernel,
@@ -272,7 +282,6 @@ class StepPreparation:
                 "slot": slot,
                 **tensors,
                 **strides,
-                "stride_group": rows.block_tables.stride(0),
                 "vocab_size": rows.prompt_mask.shape[1],
                 "max_biases": max_biases,
                 "max_stops": max_stops,
@@ -300,7 +309,9 @@ class StepPreparation:
                 "out_samples": outputs.pop("samples"),
                 **outputs,
                 **strides,
+                "stride_slots": step.slot_mapping.stride(0),
                 "block_size": block_size,
+                "NUM_GROUPS": len(rows.block_tables),
                 "SEQS_POW2": triton.next_power_of_2(len(step.rows)),
                 "CHUNK": _CHUNK,
                 **places.constants(("rows", "num_query_tokens", "num_given", "samples", "token_ids")),

@@ -24,8 +24,10 @@ _MIN_FILL = 0.5
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x / sqrt(mean(x²) + eps) · weight over the last dimension."""
+    """x / sqrt(mean(x²) + eps) · weight over the last dimension; the weight may be float32 whatever x is."""
     if x.dtype != torch.float32:
+        if weight.dtype != x.dtype:
+            return F.rms_norm(x.float(), (x.shape[-1],), weight, eps).to(x.dtype)
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
     # torch's own takes ten times as long from some thousand rows on: it writes the squares to fresh memory.
     mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
@@ -93,7 +95,7 @@ class DecodeGroup:
     """Scheduled rows with one query token each, whose KV is gathered together and padded to the longest."""
 
     gather_rows: torch.Tensor  # [L, 2 * n * H * num_blocks], into the cache as [num_blocks * L * 2 * H, B * D]
-    bias: torch.Tensor  # [n * H, 1, num_blocks * B]: 0, and -inf beyond the row's length
+    bias: torch.Tensor  # [n * H, 1, num_blocks * B]: 0, and -inf beyond the row's length and behind its window
     num_rows: int
 
 
@@ -103,9 +105,10 @@ class PrefillSeq:
 
     start: int
     end: int
-    seq_len: int
+    num_keys: int
+    """Of the blocks that are gathered: all tokens, or those from the first block that the window reaches."""
     gather_rows: torch.Tensor  # [L, 2 * H * num_blocks]
-    mask: torch.Tensor | None  # [query_len, seq_len] of 0 and -inf; None: purely causal, nothing before the chunk
+    mask: torch.Tensor | None  # [query_len, num_keys] of 0 and -inf; None: purely causal, nothing before the chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,25 +127,36 @@ def plan_attention(
     slot_mapping: torch.Tensor,
     query_start_loc: torch.Tensor,
     seq_lens: torch.Tensor,
+    sliding_window: int = 0,
 ) -> AttentionPlan:
     """Plans a step over rows with `block_tables` [num_seqs, max_blocks], `query_start_loc` [num_seqs + 1] and
-    `seq_lens` [num_seqs], this step's tokens included. Token t is written to slot_mapping[t] = block * B + offset."""
+    `seq_lens` [num_seqs], this step's tokens included. Token t is written to slot_mapping[t] = block * B + offset. A
+    query sees `sliding_window` tokens, itself included (0: all); table entries of blocks that nobody sees are not
+    looked at."""
     num_layers, _, num_heads, block_size, head_dim = kv_cache.shape[1:]
     layers = torch.arange(num_layers)[:, None, None]  # [L, 1, 1]
     starts, lens = query_start_loc.tolist(), seq_lens.tolist()
+    firsts = [0] * len(lens)  # the block with the first token that any of the row's queries sees
+    if sliding_window:
+        firsts = [
+            max(0, seq_len - (starts[i + 1] - starts[i]) - sliding_window + 1) // block_size
+            for i, seq_len in enumerate(lens)
+        ]
+    lens = [seq_len - first * block_size for seq_len, first in zip(lens, firsts, strict=True)]  # from there on
     cap = max(1, GATHER_BYTES // (2 * num_heads * block_size * head_dim * kv_cache.element_size()))
     groups = _group_rows([i for i in range(len(lens)) if starts[i + 1] - starts[i] == 1], lens, block_size, cap)
     decode_tokens = torch.tensor([starts[i] for group in groups for i in group], dtype=torch.long)
-    decode = [_plan_group(group, lens, block_tables, kv_cache) for group in groups]
+    decode = [_plan_group(group, lens, firsts, block_tables, kv_cache, sliding_window) for group in groups]
     prefill = []
-    for i, seq_len in enumerate(lens):
+    for i, num_keys in enumerate(lens):
         start, end = starts[i], starts[i + 1]
         if end - start > 1:
-            blocks = block_tables[i : i + 1, : -(-seq_len // block_size)].long()
+            blocks = block_tables[i : i + 1, firsts[i] : firsts[i] - (-num_keys // block_size)].long()
             mask = None
-            if end - start < seq_len:
-                mask = _causal_bias(torch.arange(seq_len - (end - start), seq_len), seq_len, kv_cache.dtype)
-            prefill.append(PrefillSeq(start, end, seq_len, _gather_rows(blocks, num_layers, num_heads), mask))
+            if end - start < num_keys or 0 < sliding_window < num_keys:
+                positions = torch.arange(num_keys - (end - start), num_keys)
+                mask = _causal_bias(positions, num_keys, kv_cache.dtype, sliding_window)
+            prefill.append(PrefillSeq(start, end, num_keys, _gather_rows(blocks, num_layers, num_heads), mask))
 
     block, offset = slot_mapping // block_size, slot_mapping % block_size
     heads = torch.arange(num_heads) * block_size
@@ -166,16 +180,28 @@ def _group_rows(rows: list[int], lens: list[int], block_size: int, cap: int) -> 
     return groups
 
 
-def _plan_group(group: list[int], lens: list[int], block_tables: torch.Tensor, kv_cache: torch.Tensor) -> DecodeGroup:
+def _plan_group(
+    group: list[int],
+    lens: list[int],
+    firsts: list[int],
+    block_tables: torch.Tensor,
+    kv_cache: torch.Tensor,
+    sliding_window: int,
+) -> DecodeGroup:
+    """`lens` counts from the beginning of the block number `firsts` of each row."""
     num_layers, _, num_heads, block_size, _ = kv_cache.shape[1:]
-    group_lens = torch.tensor([lens[i] for i in group])
+    group_lens = torch.tensor([lens[i] for i in group])[:, None]
+    first = torch.tensor([firsts[i] for i in group])[:, None]
     num_blocks = -(-lens[group[0]] // block_size)
-    indices = torch.tensor(group)
     # Padding repeats the row's last block: what another request keeps in its blocks is never read for this one.
-    last = (group_lens[:, None] - 1) // block_size
-    blocks = block_tables[indices].long().gather(1, torch.arange(num_blocks)[None].minimum(last))  # [n, num_blocks]
+    columns = first + torch.arange(num_blocks).minimum((group_lens - 1) // block_size)
+    blocks = block_tables[torch.tensor(group)].long().gather(1, columns)  # [n, num_blocks]
+    keys = torch.arange(num_blocks * block_size)
+    hidden = keys >= group_lens
+    if sliding_window:
+        hidden |= keys < group_lens - sliding_window
     bias = torch.zeros(len(group), num_blocks * block_size, dtype=kv_cache.dtype)
-    bias.masked_fill_(torch.arange(num_blocks * block_size) >= group_lens[:, None], -torch.inf)
+    bias.masked_fill_(hidden, -torch.inf)
     return DecodeGroup(
         gather_rows=_gather_rows(blocks, num_layers, num_heads),
         bias=bias.repeat_interleave(num_heads, dim=0)[:, None],
@@ -191,10 +217,13 @@ def _gather_rows(blocks: torch.Tensor, num_layers: int, num_heads: int) -> torch
     return first.flatten() + torch.arange(num_layers)[:, None] * per_layer
 
 
-def _causal_bias(positions: torch.Tensor, seq_len: int, dtype: torch.dtype) -> torch.Tensor:
-    """[query_len, seq_len]: 0 up to each query's own position, -inf after it."""
-    bias = torch.zeros(len(positions), seq_len, dtype=dtype)
-    return bias.masked_fill_(torch.arange(seq_len) > positions[:, None], -torch.inf)
+def _causal_bias(positions: torch.Tensor, num_keys: int, dtype: torch.dtype, sliding_window: int) -> torch.Tensor:
+    """[query_len, num_keys]: 0 up to each query's own position and from its window's first on, else -inf."""
+    keys, own = torch.arange(num_keys), positions[:, None]
+    hidden = keys > own
+    if sliding_window:
+        hidden |= keys <= own - sliding_window
+    return torch.zeros(len(positions), num_keys, dtype=dtype).masked_fill_(hidden, -torch.inf)
 
 
 def rope_write_kv(
@@ -256,8 +285,10 @@ def paged_attention(
     plan: AttentionPlan,
     scale: float,
     workspace: Workspace,
+    soft_cap: float = 0.0,
 ) -> torch.Tensor:
     """softmax(scale · q·kᵀ, causal) · v for queries [T, H·G, D] of mixed rows over their blocks; returns [T, H·G·D].
+    With a `soft_cap` c scaled scores s become c · tanh(s / c).
 
     The G query heads of a KV head are the rows of one matrix, so keys and values are read once and never repeated.
     """
@@ -275,7 +306,11 @@ def paged_attention(
             gathered = workspace.take(len(rows), cache_rows.shape[1], query.dtype)
             torch.index_select(cache_rows, 0, rows, out=gathered)
             key, value = gathered.view(2, last - first, -1, head_dim).unbind(0)  # [n·H, len, D]
-            scores = torch.baddbmm(group.bias, grouped[first:last], key.transpose(1, 2), alpha=scale)
+            if soft_cap:
+                scores = torch.bmm(grouped[first:last], key.transpose(1, 2))
+                scores = _cap(scores, scale, soft_cap).add_(group.bias)
+            else:
+                scores = torch.baddbmm(group.bias, grouped[first:last], key.transpose(1, 2), alpha=scale)
             torch.bmm(torch.softmax(scores, dim=-1), value, out=result[first:last])
             first = last
         out.index_copy_(0, plan.decode_tokens, result.view(-1, num_q_heads, head_dim))
@@ -283,11 +318,33 @@ def paged_attention(
         rows = seq.gather_rows[layer]
         gathered = workspace.take(len(rows), cache_rows.shape[1], query.dtype)
         torch.index_select(cache_rows, 0, rows, out=gathered)
-        key, value = gathered.view(2, num_heads, 1, -1, head_dim)[..., : seq.seq_len, :].unbind(0)  # [H, 1, len, D]
-        shape = (num_heads, group_size, seq.seq_len, head_dim)
+        key, value = gathered.view(2, num_heads, 1, -1, head_dim)[..., : seq.num_keys, :].unbind(0)  # [H, 1, len, D]
+        shape = (num_heads, group_size, seq.num_keys, head_dim)
         grouped = query[seq.start : seq.end].view(-1, num_heads, group_size, head_dim).permute(1, 2, 0, 3)
-        result = F.scaled_dot_product_attention(
-            grouped, key.expand(shape), value.expand(shape), seq.mask, is_causal=seq.mask is None, scale=scale
-        )  # [H, G, query_len, D]
+        if soft_cap:
+            result = _capped_attention(grouped, key, value, seq.mask, scale, soft_cap)
+        else:
+            result = F.scaled_dot_product_attention(
+                grouped, key.expand(shape), value.expand(shape), seq.mask, is_causal=seq.mask is None, scale=scale
+            )  # [H, G, query_len, D]
         out[seq.start : seq.end] = result.permute(2, 0, 1, 3).reshape(-1, num_q_heads, head_dim)
     return out.view(num_tokens, -1)
+
+
+def _cap(scores: torch.Tensor, scale: float, soft_cap: float) -> torch.Tensor:
+    """soft_cap · tanh(scale · scores / soft_cap), in place."""
+    return scores.mul_(scale / soft_cap).tanh_().mul_(soft_cap)
+
+
+def _capped_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float, cap: float
+) -> torch.Tensor:
+    """Attention of query [H, G, n, D] over key and value [H, 1, len, D] with capped scores, which torch's own does not
+    have; one KV head after the other, because scores lie in memory here."""
+    if mask is None:
+        mask = _causal_bias(torch.arange(query.shape[2]), key.shape[2], query.dtype, 0)
+    out = torch.empty_like(query)
+    for head in range(len(query)):
+        scores = _cap(query[head] @ key[head].transpose(1, 2), scale, cap).add_(mask)
+        torch.matmul(torch.softmax(scores, dim=-1), value[head], out=out[head])
+    return out

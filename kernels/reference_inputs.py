@@ -14,10 +14,10 @@ class StepInputs:
 
     input_ids: torch.Tensor  # [T]
     positions: torch.Tensor  # [T]
-    slot_mapping: torch.Tensor  # [T]: block * block_size + offset
+    slot_mapping: torch.Tensor  # [num_groups, T]: block * block_size + offset
     query_start_loc: torch.Tensor  # [N + 1]
     seq_lens: torch.Tensor  # [N], this step's tokens included
-    block_tables: torch.Tensor  # [N, blocks of the longest row]
+    block_tables: torch.Tensor  # [num_groups, N, blocks of the longest row]
 
 
 def apply_block_deltas(block_tables: torch.Tensor, deltas: torch.Tensor) -> None:
@@ -39,8 +39,8 @@ def prepare_inputs(
     """Builds the inputs of scheduled `rows` [N] and advances their counters `num_computed_tokens` [S].
 
     A row runs `num_query_tokens` [N] tokens; the last `num_given` of them stand in `token_ids`, one row after the
-    other, and the one that may be missing before them is the row's `last_token` [S]. `block_tables` [S, max_blocks] is
-    one group's.
+    other, and the one that may be missing before them is the row's `last_token` [S]. `block_tables` are
+    [num_groups, S, max_blocks].
     """
     num_seqs = len(rows)
     query_start_loc = torch.zeros(num_seqs + 1, dtype=torch.long)
@@ -63,8 +63,8 @@ def prepare_inputs(
 
     seq_lens = computed + num_query_tokens
     num_computed_tokens[rows] = seq_lens
-    tables = block_tables[:, : -(-int(seq_lens.max()) // block_size)][rows]  # only as wide as the longest row needs
-    blocks = tables[seq_index, positions // block_size].long()
+    tables = block_tables[:, :, : -(-int(seq_lens.max()) // block_size)][:, rows]  # as wide as the longest row needs
+    blocks = tables[:, seq_index, positions // block_size].long()
     return StepInputs(
         input_ids, positions, blocks * block_size + positions % block_size, query_start_loc, seq_lens, tables
     )

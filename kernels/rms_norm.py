@@ -71,8 +71,8 @@ def _rms_norm_kernel(
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor | None = None) -> torch.Tensor:
-    """The norm of each row of `x` [T, n], whose rows may lie apart, with `weight` [n] of the same type; into `out`
-    [T, n] where given."""
+    """The norm of each row of `x` [T, n], whose rows may lie apart, with `weight` [n] of the same type or float32; into
+    `out` [T, n] where given."""
     return _launch(x, None, None, weight, eps, out, write_sum=False)
 
 
@@ -109,7 +109,8 @@ def _launch(
     num_rows = num_tokens if indices is None else len(indices)
     assert size <= MAX_SIZE, size
     check_rows(x, (num_tokens, size), x.dtype)
-    check_dense(weight, (size,), x.dtype)
+    check_dense(weight, (size,), weight.dtype)
+    assert weight.dtype in (x.dtype, torch.float32), weight.dtype
     if residual is not None:
         check_dense(residual, (num_tokens, size), x.dtype)
     if indices is not None:

@@ -124,8 +124,8 @@ def rope_write_kv(
 
     `qkv` [T, (H·G + 2·H)·D] holds queries, keys, values and may have a row stride; `cos_sin` is float32
     [max_positions, D] (D/2 cosines, D/2 sines); `positions` and `slot_mapping` are int32 [T]; `kv_cache` [num_blocks,
-    L, 2, H, B, D] has the type of `qkv` and contiguous tiles B x D; `q_norm` and `k_norm` [D] come together or not at
-    all.
+    L, 2, H, B, D] has the type of `qkv` and contiguous tiles B x D; `q_norm` and `k_norm` [D], of
+    that type or float32, come together or not at all.
     """
     num_kv_heads, block_size, head_dim = kv_cache.shape[3:]
     num_tokens, num_q_heads = len(qkv), qkv.shape[1] // head_dim - 2 * num_kv_heads
@@ -138,7 +138,8 @@ def rope_write_kv(
     assert (q_norm is None) == (k_norm is None)
     for weight in (q_norm, k_norm):
         if weight is not None:
-            check_dense(weight, (head_dim,), qkv.dtype)
+            check_dense(weight, (head_dim,), weight.dtype)
+            assert weight.dtype in (qkv.dtype, torch.float32), weight.dtype
 
     q_heads = min(_MAX_HEADS, triton.next_power_of_2(num_q_heads))
     kv_heads = min(_MAX_HEADS // 2, triton.next_power_of_2(num_kv_heads))

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from engine_core.config.layer_groups import BlockDemand, LayerGroups, layer_groups
 from engine_core.config.model_config import ModelConfig
 
 PolicyName = Literal["fcfs", "priority", "fair"]
@@ -52,6 +53,11 @@ class SchedulerConfig(_Config, frozen=True, kw_only=True):
     """At most; the last of them only while steps are short, see `EngineCore`."""
 
 
+def block_demand(groups: LayerGroups, block_size: int, scheduler: SchedulerConfig) -> BlockDemand:
+    """How many blocks a request takes under `scheduler`, whose steps bound a prompt's chunks."""
+    return BlockDemand.of(groups.windows, block_size, scheduler.max_num_batched_tokens)
+
+
 class ParallelConfig(_Config, frozen=True, kw_only=True):
     """How one model is spread; the names are there from the start, also where there is one of each."""
 
@@ -90,8 +96,17 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
             "max_num_batched_tokens": self.scheduler.max_num_batched_tokens,
             "max_model_len": self.scheduler.max_model_len,
             "block_size": self.cache.block_size,
+            "num_groups": len(self.layer_groups()),
             "num_host_blocks": self.cache.num_host_blocks,
         }
+
+    def layer_groups(self) -> LayerGroups:
+        """Which of the model's layers share block tables."""
+        return layer_groups(self.model, self.scheduler.max_model_len)
+
+    def block_demand(self) -> BlockDemand:
+        """How many blocks a request takes."""
+        return block_demand(self.layer_groups(), self.cache.block_size, self.scheduler)
 
 
 class FrontendConfig(_Config, frozen=True, kw_only=True):

@@ -12,8 +12,9 @@ import msgspec
 
 from engine_core.config.checkpoint import TensorInfo
 from engine_core.config.devices import DeviceMemory
-from engine_core.config.engine_config import CacheConfig, SchedulerConfig
+from engine_core.config.engine_config import CacheConfig, SchedulerConfig, block_demand
 from engine_core.config.errors import ConfigError
+from engine_core.config.layer_groups import BlockDemand, LayerGroups, layer_groups
 from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
 from engine_core.config.model_memory import kv_bytes_per_token, packed_bytes, share_of_rank, weight_bytes
 from engine_core.config.worker_memory import WorkerMemory, worker_memory
@@ -47,16 +48,16 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int
     worker: WorkerMemory
     kv_bytes_per_token: int
+    """Of all layers that see the token."""
+    groups: LayerGroups
+    demand: BlockDemand
+    bytes_per_block: int
     block_size: int
     num_blocks: int
     max_model_len: int
     num_host_blocks: int = 0
     """Of the second tier, in the machine's memory."""
     tensor_parallel_size: int = 1
-
-    @property
-    def bytes_per_block(self) -> int:
-        return self.kv_bytes_per_token * self.block_size
 
     @property
     def kv_cache_bytes(self) -> int:
@@ -74,21 +75,25 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def bytes_for_one(self) -> int:
         """With a cache that holds one request of `max_model_len` tokens and no more."""
-        return self.fixed_bytes + blocks_for(self.max_model_len, self.block_size) * self.bytes_per_block
+        return self.fixed_bytes + self.demand.peak(self.max_model_len) * self.bytes_per_block
 
     @property
     def num_kv_tokens(self) -> int:
-        """Tokens that the cache holds."""
-        return self.num_blocks * self.block_size
+        """Tokens that the cache holds; where windows let go of tokens, in requests of `max_model_len`."""
+        if len(self.groups) == self.demand.num_full == 1:
+            return self.num_blocks * self.block_size
+        return int(self.max_concurrency * self.max_model_len)
 
     @property
     def max_concurrency(self) -> float:
         """How many requests of `max_model_len` tokens fit at the same time."""
-        return self.num_blocks / blocks_for(self.max_model_len, self.block_size)
+        return self.requests_of(self.max_model_len)
 
-    def max_batch(self, num_tokens: int) -> int:
-        """How many requests of `num_tokens` tokens the cache holds at the same time."""
-        return self.num_blocks // blocks_for(num_tokens, self.block_size)
+    def requests_of(self, num_tokens: int) -> float:
+        """How many requests of that length fit at the same time: all but one of them at their end, where a window has
+        few blocks, and one in the middle of its prompt, where it has most."""
+        decoding = self.demand.at_end(num_tokens)
+        return max(0, self.num_blocks - self.demand.peak(num_tokens) + decoding) / decoding
 
     def cache_config(
         self, dtype: str, enable_prefix_caching: bool, prefix_hash_key_file: str | None = None
@@ -102,10 +107,6 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
             num_host_blocks=self.num_host_blocks,
             prefix_hash_key_file=prefix_hash_key_file,
         )
-
-
-def blocks_for(num_tokens: int, block_size: int) -> int:
-    return -(-num_tokens // block_size)
 
 
 def make_memory_plan(
@@ -125,20 +126,26 @@ def make_memory_plan(
 
     def price(dtype: str = dtype, scheduler: SchedulerConfig = scheduler) -> MemoryPlan:
         """The plan of another choice, without a cache."""
+        groups = layer_groups(model, scheduler.max_model_len)
+        value_bytes = DTYPE_BYTES[dtype]
         return MemoryPlan(
             device=device,
-            weight_bytes=weight_bytes(model, tensors, DTYPE_BYTES[dtype], tensor_parallel_size)
+            weight_bytes=weight_bytes(model, tensors, value_bytes, tensor_parallel_size)
             + packed_bytes(model, dtype, device.device),
             worker=worker_memory(
                 share,
+                groups,
                 scheduler,
-                DTYPE_BYTES[dtype],
+                value_bytes,
                 device.device,
                 request.block_size,
                 request.cuda_graphs,
                 tensor_parallel_size,
             ),
-            kv_bytes_per_token=kv_bytes_per_token(share, DTYPE_BYTES[dtype]),
+            kv_bytes_per_token=kv_bytes_per_token(share, value_bytes, model.num_hidden_layers),
+            groups=groups,
+            demand=block_demand(groups, request.block_size, scheduler),
+            bytes_per_block=kv_bytes_per_token(share, value_bytes, groups.layers_per_block) * request.block_size,
             block_size=request.block_size,
             num_blocks=0,
             max_model_len=scheduler.max_model_len,
@@ -223,7 +230,7 @@ def _kv_budget(plan: MemoryPlan, usable: int, request: MemoryRequest) -> int:
 def _check_cache(plan: MemoryPlan, usable: int, alternatives: list[str]) -> None:
     """The cache must fit into memory, and one request of the greatest length into the cache. The `alternatives` count
     where the cache already has all that is left."""
-    needed = blocks_for(plan.max_model_len, plan.block_size)
+    needed = plan.demand.peak(plan.max_model_len)
     room = (usable - plan.fixed_bytes) // plan.bytes_per_block
     if plan.num_blocks > room:
         raise DoesNotFit(
@@ -238,8 +245,9 @@ def _check_cache(plan: MemoryPlan, usable: int, alternatives: list[str]) -> None
         f"and {format_bytes(plan.kv_cache_bytes)} are set aside"
     )
     fits = []
-    if plan.num_blocks:
-        fits.append(f"--max-model-len {plan.num_kv_tokens}")
+    shorter = plan.demand.longest(plan.num_blocks, plan.max_model_len)
+    if shorter:
+        fits.append(f"--max-model-len {shorter}")
     if needed <= room:
         fits.append(f"--kv-cache-memory-bytes {needed * plan.bytes_per_block}")
     else:

@@ -1,16 +1,17 @@
 """What a model is, read from its config.json alone: shapes, RoPE, special tokens. No weight is looked at.
 
-Families that need fields of their own add them here; what a model *does* with them stands in gpu_workers/models/.
+Families that need fields of their own add them here, and to `hf_config.py` under the names of the files; what a model
+*does* with them stands in gpu_workers/models/.
 """
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Meta
 
 from engine_core.config.errors import ConfigError
+from engine_core.config.hf_config import FAMILY_DEFAULTS, HfConfig, HfGenerationConfig, HfRope, find_sliding_layers
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -45,11 +46,24 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
     rope: RopeConfig = RopeConfig()
+    sliding_rope: RopeConfig | None = None
+    """Of the layers with a sliding window, where it is another one (Gemma 3)."""
+    sliding_window: int = 0
+    """Tokens that a query of `sliding_layers` sees, itself included; 0: there are no such layers."""
+    sliding_layers: tuple[int, ...] = ()
+    query_pre_attn_scalar: float | None = None
+    """Scores are divided by its square root; None: by that of head_dim."""
+    attn_logit_softcapping: float = 0.0
+    """Scores s become c · tanh(s / c); 0: they stay (Gemma 2)."""
+    final_logit_softcapping: float = 0.0
+    """The same for the logits."""
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    """RMSNorm over each head of q and k before RoPE (Qwen3)."""
+    """RMSNorm over each head of q and k before RoPE (Qwen3, Gemma 3)."""
+    post_norms: bool = False
+    """RMSNorm of what attention and MLP put out, before it is added (Gemma 2 and 3)."""
     dtype: str = "bfloat16"
     """The dtype of the checkpoint."""
     bos_token_id: int | None = None
@@ -57,61 +71,16 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     quantization: str | None = None
 
 
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
+SUPPORTED_ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen3ForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+)
 """Known without importing gpu_workers (and torch); a test keeps it equal to the registry there."""
-_WITH_QK_NORM = ("Qwen3ForCausalLM",)
-
-
-Count = Annotated[int, Meta(ge=1, lt=2**31)]
-TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
-PositiveFloat = Annotated[float, Meta(gt=0, le=1e30)]
-
-
-class _HfRope(msgspec.Struct, kw_only=True):
-    """`rope_parameters` (transformers 5) or `rope_scaling` (4); fields of other types than ours are ignored."""
-
-    rope_type: str | None = None
-    type: str | None = None
-    rope_theta: PositiveFloat | None = None
-    factor: PositiveFloat = 1.0
-    low_freq_factor: PositiveFloat = 1.0
-    high_freq_factor: PositiveFloat = 4.0
-    original_max_position_embeddings: Count = 8192
-
-
-class _HfConfig(msgspec.Struct, kw_only=True):
-    """The fields of config.json that matter, under their names in transformers 4 and 5."""
-
-    architectures: Annotated[list[str], Meta(min_length=1)]
-    vocab_size: Count
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Count
-    max_position_embeddings: Count
-    num_key_value_heads: Count | None = None
-    head_dim: Count | None = None
-    hidden_act: str = "silu"
-    rms_norm_eps: PositiveFloat = 1e-6
-    rope_parameters: _HfRope | None = None
-    rope_scaling: _HfRope | None = None
-    rope_theta: PositiveFloat = 10000.0
-    tie_word_embeddings: bool = False
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    use_sliding_window: bool = False
-    max_window_layers: Annotated[int, Meta(ge=0, lt=2**31)] = 28
-    layer_types: list[str] | None = None
-    dtype: str | None = None
-    torch_dtype: str | None = None
-    bos_token_id: TokenId | list[TokenId] | None = None
-    eos_token_id: TokenId | list[TokenId] | None = None
-    quantization_config: dict[str, Any] | None = None
-
-
-class _HfGenerationConfig(msgspec.Struct, kw_only=True):
-    eos_token_id: TokenId | list[TokenId] | None = None
-
+_WITH_QK_NORM = ("Qwen3ForCausalLM", "Gemma3ForCausalLM")
+_GEMMA = ("Gemma2ForCausalLM", "Gemma3ForCausalLM")
 
 T = TypeVar("T")
 
@@ -137,10 +106,11 @@ def load_model_config(path: Path) -> ModelConfig:
             f"supported: {', '.join(SUPPORTED_ARCHITECTURES)}."
         )
     generation_file = path / "generation_config.json"
-    generation = _HfGenerationConfig()
+    generation = HfGenerationConfig()
     if generation_file.exists():
-        generation = _convert(read_json_object(generation_file), _HfGenerationConfig, generation_file)
-    return _from_hf(_convert(raw, _HfConfig, file), generation, architecture, path)
+        generation = _convert(read_json_object(generation_file), HfGenerationConfig, generation_file)
+    raw = {**FAMILY_DEFAULTS.get(architecture, {}), **raw}
+    return _from_hf(_convert(raw, HfConfig, file), generation, architecture, path)
 
 
 def _convert(raw: dict[str, Any], kind: type[T], file: Path) -> T:
@@ -151,7 +121,7 @@ def _convert(raw: dict[str, Any], kind: type[T], file: Path) -> T:
         raise ConfigError(f"{file}: {str(error).replace(' - at `$.', ' at `')}.") from None
 
 
-def _from_hf(hf: _HfConfig, generation: _HfGenerationConfig, architecture: str, path: Path) -> ModelConfig:
+def _from_hf(hf: HfConfig, generation: HfGenerationConfig, architecture: str, path: Path) -> ModelConfig:
     """Our fields from theirs, refusing what we would compute wrongly."""
     file = path / "config.json"
     num_heads = hf.num_attention_heads
@@ -169,9 +139,14 @@ def _from_hf(hf: _HfConfig, generation: _HfGenerationConfig, architecture: str, 
         raise ConfigError(f"{file}: head_dim {head_dim} is odd, and RoPE turns pairs.")
     if dtype not in DTYPE_BYTES:
         raise ConfigError(f"{file}: dtype {dtype!r} is not one of {', '.join(DTYPE_BYTES)}.")
-    if hf.hidden_act != "silu":
-        raise ConfigError(f"{file}: hidden_act {hf.hidden_act!r} is not supported; supported: silu.")
-    _check_attention_types(hf, file)
+    hidden_act = hf.hidden_activation or hf.hidden_act
+    wanted_act = "gelu_pytorch_tanh" if architecture in _GEMMA else "silu"
+    if hidden_act != wanted_act:
+        raise ConfigError(f"{file}: hidden_act {hidden_act[:40]!r} is not supported; supported: {wanted_act}.")
+    if hf.use_bidirectional_attention:
+        raise ConfigError(f"{file}: use_bidirectional_attention is not supported: a token sees those before it only.")
+    sliding_layers = find_sliding_layers(hf, architecture, file)
+    rope, sliding_rope = _ropes(hf, architecture, file)
     return ModelConfig(
         architecture=architecture,
         path=str(path),
@@ -183,31 +158,38 @@ def _from_hf(hf: _HfConfig, generation: _HfGenerationConfig, architecture: str, 
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
         max_position_embeddings=hf.max_position_embeddings,
+        hidden_act=hidden_act,
         rms_norm_eps=hf.rms_norm_eps,
-        rope=_rope(hf, file),
+        rope=rope,
+        sliding_rope=sliding_rope,
+        sliding_window=(hf.sliding_window or 0) if sliding_layers else 0,
+        sliding_layers=sliding_layers,
+        query_pre_attn_scalar=hf.query_pre_attn_scalar,
+        attn_logit_softcapping=hf.attn_logit_softcapping or 0.0,
+        final_logit_softcapping=hf.final_logit_softcapping or 0.0,
         tie_word_embeddings=hf.tie_word_embeddings,
         attention_bias=hf.attention_bias,
         mlp_bias=hf.mlp_bias,
         qk_norm=architecture in _WITH_QK_NORM,
+        post_norms=architecture in _GEMMA,
         dtype=dtype,
         bos_token_id=next(iter(_token_ids(hf.bos_token_id)), None),
         eos_token_ids=_token_ids(hf.eos_token_id if generation.eos_token_id is None else generation.eos_token_id),
     )
 
 
-def _check_attention_types(hf: _HfConfig, file: Path) -> None:
-    """Every layer attends to all positions here. Qwen's layers from `max_window_layers` on see a window only, where
-    `use_sliding_window` says so and `layer_types` does not name each layer's kind."""
-    kinds = hf.layer_types
-    if kinds is None and hf.use_sliding_window and hf.max_window_layers < hf.num_hidden_layers:
-        kinds = ["sliding_attention"]
-    other = next((kind for kind in kinds or () if kind != "full_attention"), None)
-    if other is not None:
-        raise ConfigError(f"{file} has layers of the kind {other[:40]!r}, which are not supported; full_attention is.")
+def _ropes(hf: HfConfig, architecture: str, file: Path) -> tuple[RopeConfig, RopeConfig | None]:
+    """Of all layers, or of those that see all tokens and of those with a window."""
+    parameters = hf.rope_parameters or hf.rope_scaling or HfRope()
+    rope = _rope(parameters.full_attention or parameters, hf.rope_theta, file)
+    if parameters.sliding_attention is not None:
+        return rope, _rope(parameters.sliding_attention, hf.rope_local_base_freq, file)
+    if architecture == "Gemma3ForCausalLM":
+        return rope, RopeConfig(theta=hf.rope_local_base_freq)
+    return rope, None
 
 
-def _rope(hf: _HfConfig, file: Path) -> RopeConfig:
-    parameters = hf.rope_parameters or hf.rope_scaling or _HfRope()
+def _rope(parameters: HfRope, theta: float, file: Path) -> RopeConfig:
     rope_type = parameters.rope_type or parameters.type or "default"
     if rope_type not in ("default", "linear", "llama3"):
         raise ConfigError(f"{file}: RoPE of type {rope_type!r} is not supported; default, linear and llama3 are.")
@@ -215,7 +197,7 @@ def _rope(hf: _HfConfig, file: Path) -> RopeConfig:
         raise ConfigError(f"{file}: RoPE's low_freq_factor must be less than its high_freq_factor.")
     return RopeConfig(
         rope_type=rope_type,
-        theta=parameters.rope_theta or hf.rope_theta,
+        theta=parameters.rope_theta or theta,
         factor=parameters.factor,
         low_freq_factor=parameters.low_freq_factor,
         high_freq_factor=parameters.high_freq_factor,

@@ -3,6 +3,8 @@
 
     KV bytes per token = 2 (keys and values) x layers x KV heads x head_dim x bytes per value
 
+A block holds the tokens' keys and values of one group's layers (`layer_groups.py`): of all layers where there is one.
+
 With tensor parallelism each rank has its share of heads and of the MLP's inner features; embeddings, output matrix and
 norms are whole on each, as in `gpu_workers/layers/`.
 """
@@ -91,7 +93,7 @@ def num_parameters(model: ModelConfig) -> int:
     mlp = 3 * model.hidden_size * model.intermediate_size
     if model.mlp_bias:
         mlp += 2 * model.intermediate_size + model.hidden_size
-    norms = 2 * model.hidden_size + (2 * model.head_dim if model.qk_norm else 0)
+    norms = (4 if model.post_norms else 2) * model.hidden_size + (2 * model.head_dim if model.qk_norm else 0)
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
     return embeddings + model.num_hidden_layers * (attention + mlp + norms) + model.hidden_size
 
@@ -101,5 +103,5 @@ def head_sizes(model: ModelConfig) -> tuple[int, int]:
     return model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
 
 
-def kv_bytes_per_token(model: ModelConfig, dtype_bytes: int) -> int:
-    return 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * dtype_bytes
+def kv_bytes_per_token(model: ModelConfig, dtype_bytes: int, num_layers: int) -> int:
+    return 2 * num_layers * model.num_key_value_heads * model.head_dim * dtype_bytes

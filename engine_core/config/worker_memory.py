@@ -8,6 +8,7 @@ is, changes it here as well.
 import msgspec
 
 from engine_core.config.engine_config import SchedulerConfig
+from engine_core.config.layer_groups import LayerGroups
 from engine_core.config.model_config import ModelConfig
 from engine_core.config.model_memory import head_sizes
 
@@ -71,6 +72,7 @@ class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 def worker_memory(
     model: ModelConfig,
+    groups: LayerGroups,
     scheduler: SchedulerConfig,
     dtype_bytes: int,
     device: str,
@@ -82,9 +84,10 @@ def worker_memory(
     rank's share of one that is spread over `num_ranks`."""
     communication_bytes = COMMUNICATION_BYTES if num_ranks > 1 else 0
     penalty_bytes = scheduler.max_num_penalty_rows * model.vocab_size * PENALTY_BYTES_PER_TOKEN
-    table_bytes = scheduler.max_num_seqs * -(-scheduler.max_model_len // block_size) * 4
+    table_bytes = len(groups) * scheduler.max_num_seqs * -(-scheduler.max_model_len // block_size) * 4
     logit_bytes = scheduler.max_num_seqs * model.vocab_size * 4
-    rope_values = scheduler.max_model_len * model.head_dim
+    rope_values = (1 if model.sliding_rope is None else 2) * scheduler.max_model_len * model.head_dim
+    attention_bytes = len(set(groups.windows)) * _attention_buffer_bytes(model, scheduler)
     if device == "cpu":
         return WorkerMemory(
             activation_bytes=_cpu_activation_bytes(model, scheduler, dtype_bytes),
@@ -98,8 +101,8 @@ def worker_memory(
     return WorkerMemory(
         activation_bytes=_cuda_activation_bytes(model, scheduler, dtype_bytes),
         sampler_bytes=_CUDA_LOGIT_COPIES * logit_bytes + scheduler.max_num_seqs * SAMPLER_ROW_BYTES,
-        buffer_bytes=rope_values * 4 + _attention_buffer_bytes(model, scheduler) + _PRODUCT_BUFFER_BYTES,
-        row_bytes=table_bytes + scheduler.max_num_seqs * CUDA_ROW_BYTES + _plan_bytes(scheduler),
+        buffer_bytes=rope_values * 4 + attention_bytes + _PRODUCT_BUFFER_BYTES,
+        row_bytes=table_bytes + scheduler.max_num_seqs * CUDA_ROW_BYTES + _plan_bytes(scheduler, len(groups)),
         penalty_bytes=penalty_bytes,
         graph_bytes=NUM_GRAPHS * GRAPH_BYTES if cuda_graphs else 0,
         runtime_bytes=CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES + communication_bytes,
@@ -113,7 +116,12 @@ def _cpu_activation_bytes(model: ModelConfig, scheduler: SchedulerConfig, dtype_
     widest = max(3 * model.intermediate_size, 3 * q_size + 2 * kv_size)
     forward = scheduler.max_num_batched_tokens * (_CPU_ACTIVATION_COPIES * model.hidden_size + widest) * dtype_bytes
     longest = scheduler.max_model_len
-    return forward + longest * (2 * kv_size * dtype_bytes + 4 * min(scheduler.max_num_batched_tokens, longest))
+    matrices = 1
+    if model.attn_logit_softcapping:  # no fused attention: the scores of a KV head, before and after
+        matrices += 2 * model.num_attention_heads // model.num_key_value_heads
+    return forward + longest * (
+        2 * kv_size * dtype_bytes + 4 * matrices * min(scheduler.max_num_batched_tokens, longest)
+    )
 
 
 def _cuda_activation_bytes(model: ModelConfig, scheduler: SchedulerConfig, dtype_bytes: int) -> int:
@@ -142,10 +150,12 @@ def _attention_buffer_bytes(model: ModelConfig, scheduler: SchedulerConfig) -> i
     return partials + tasks
 
 
-def _plan_bytes(scheduler: SchedulerConfig) -> int:
+def _plan_bytes(scheduler: SchedulerConfig, num_groups: int) -> int:
     """Plans on the device, a little more than `engine_core/ipc/step.py` lays out: a row's whole history, tokens and
     block table entries, records."""
-    words = 2 * scheduler.max_model_len + 4 * scheduler.max_num_batched_tokens + 128 * scheduler.max_num_seqs
+    length = scheduler.max_model_len + scheduler.max_num_batched_tokens
+    words = 2 * length + 2 * scheduler.max_num_batched_tokens + 128 * scheduler.max_num_seqs
+    words += (num_groups - 1) * (length // 2 + 4 * scheduler.max_num_seqs)
     return PLAN_SLOTS * 4 * words
 
 

@@ -66,7 +66,7 @@ def run(args: ServeArgs, plan_args: PlanArgs) -> int:
     if plan_args.at_length and max(lengths) > longest:
         raise ConfigError(f"--at-length {max(lengths)} is more than the {longest} tokens of --max-model-len.")
     name = (*args.served_model_name, default_model_name(args, files.folder))[0]
-    batches = {length: plan.max_batch(length) for length in lengths if length <= longest}
+    batches = {length: int(plan.requests_of(length)) for length in lengths if length <= longest}
     if plan_args.json:
         print(msgspec.json.format(msgspec.json.encode(_as_json(name, engine, plan, batches))).decode())
     else:

@@ -87,6 +87,7 @@ def memory_lines(plan: MemoryPlan) -> list[str]:
         *(f"    {name:<13}{format_bytes(size):>10}  {note}".rstrip() for name, size, note in rows),
         f"  Capacity       {plan.num_kv_tokens:,} tokens at {format_bytes(plan.kv_bytes_per_token)} each: "
         f"{plan.max_concurrency:,.1f} requests of {plan.max_model_len:,} tokens at once",
+        *_group_lines(plan),
         *_host_tier(plan),
     ]
 
@@ -96,8 +97,26 @@ def _host_tier(plan: MemoryPlan) -> list[str]:
         return []
     return [
         f"  Host tier      {format_bytes(plan.host_bytes)} of the machine's memory: {plan.num_host_blocks:,} blocks, "
-        f"{plan.num_host_blocks * plan.block_size:,} tokens"
+        f"{plan.num_host_blocks * plan.block_size // len(plan.groups):,} tokens"
     ]
+
+
+def _group_lines(plan: MemoryPlan) -> list[str]:
+    """The layers by what they see, where that is not everything for all of them."""
+    groups = plan.groups
+    lines = []
+    for window in dict.fromkeys(groups.windows):
+        if not any(groups.windows):
+            break
+        kind = [group for group in groups.groups if group.sliding_window == window]
+        num_layers = sum(len(group.layers) for group in kind)
+        seen = f"the last {window:,} tokens" if window else "all tokens"
+        size = plan.bytes_per_block // plan.block_size * num_layers // groups.layers_per_block
+        lines.append(
+            f"    {num_layers} layers see {seen}: {format_bytes(size)} a token, {len(kind)} block "
+            f"table{'s' if len(kind) > 1 else ''} of {groups.layers_per_block} layers"
+        )
+    return lines
 
 
 def format_measured(plan: MemoryPlan, free_bytes: int) -> str:

@@ -11,12 +11,16 @@
 
 from collections.abc import Iterable
 
-from frontend.client.block_events import BlockBatch, Removed, Stored
+from frontend.client.block_events import BlockBatch, Cleared, Stored
 from frontend.client.engine_client import EngineClient
 
 
 class CachedBlocks:
-    """Follows one engine core. `digests` is right up to what is under way, once `is_complete`."""
+    """Follows one engine core. `digests` is right up to what is under way, once `is_complete`.
+
+    They are the first layer group's: of a model with sliding windows, whose other groups may have lost what a prefix
+    needs, `num_leading` is the most that could be reused.
+    """
 
     def __init__(self, client: EngineClient) -> None:
         self.digests: set[bytes] = set()
@@ -50,9 +54,8 @@ class CachedBlocks:
 
     def _apply(self, batch: BlockBatch) -> None:
         for change in batch.changes:
-            if isinstance(change, Stored):
-                self.digests.update(change.digests)
-            elif isinstance(change, Removed):
-                self.digests.difference_update(change.digests)
-            else:
+            if isinstance(change, Cleared):
                 self.digests.clear()
+            elif change.group == 0:
+                merge = self.digests.update if isinstance(change, Stored) else self.digests.difference_update
+                merge(change.digests)

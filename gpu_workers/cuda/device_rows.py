@@ -62,7 +62,7 @@ class DeviceRows:
             logits_indices=zeros(num_rows),
             input_ids=zeros(num_tokens),
             positions=zeros(num_tokens),
-            slot_mapping=zeros(num_tokens),
+            slot_mapping=zeros(shape.num_groups, num_tokens),
         )
         self._preparation = StepPreparation(
             plan_places(shape), self.rows, self.step, shape.block_size, self._empty_plan

@@ -67,16 +67,24 @@ class CudaRunner:
             torch_dtype(config.cache.dtype),
             model.num_attention_heads // model.num_key_value_heads,
         )
-        self._workspace = make_attention_workspace(
-            max_num_seqs,
-            shape.max_num_batched_tokens,
-            cache_shape[3],
-            group_size,
-            model.head_dim,
-            device,
-            dtype=cache_dtype,
-            use_wgmma=hopper_attention.supports(device, cache_dtype, model.head_dim, group_size, cache_shape[4]),
+        self._windows = config.layer_groups().windows
+        use_wgmma = hopper_attention.supports(
+            device, cache_dtype, model.head_dim, group_size, cache_shape[4], not model.attn_logit_softcapping
         )
+        self._workspaces = {
+            window: make_attention_workspace(
+                max_num_seqs,
+                shape.max_num_batched_tokens,
+                cache_shape[3],
+                group_size,
+                model.head_dim,
+                device,
+                dtype=cache_dtype,
+                sliding_window=window,
+                use_wgmma=use_wgmma,
+            )
+            for window in dict.fromkeys(self._windows)
+        }
         self._kv_cache = torch.zeros(cache_shape, dtype=cache_dtype, device=device)
         sizes = self._sizes.all()
         self._queue.synchronize()  # what was allocated here was filled on another stream
@@ -169,15 +177,19 @@ class CudaRunner:
     def _forward(self, size: StepSize) -> None:
         """From the step's tensors to the logits of a decode step, or to the last hidden states of a mixed one."""
         step, num_seqs, num_tokens = self._rows.step, size.num_seqs, size.num_tokens
-        plan_attention(
-            self._workspace, step.rows[:num_seqs], step.query_start_loc[: num_seqs + 1], step.seq_lens[:num_seqs]
-        )
-        attention = StepAttention(
-            workspace=self._workspace,
-            block_tables=self._rows.rows.block_tables[0],
-            slot_mapping=step.slot_mapping[:num_tokens],
-            has_long=not size.is_decode,
-        )
+        for workspace in self._workspaces.values():
+            plan_attention(
+                workspace, step.rows[:num_seqs], step.query_start_loc[: num_seqs + 1], step.seq_lens[:num_seqs]
+            )
+        attention = [
+            StepAttention(
+                workspace=self._workspaces[window],
+                block_tables=self._rows.rows.block_tables[group],
+                slot_mapping=step.slot_mapping[group, :num_tokens],
+                has_long=not size.is_decode,
+            )
+            for group, window in enumerate(self._windows)
+        ]
         context = ForwardContext(
             input_ids=step.input_ids[:num_tokens],
             positions=step.positions[:num_tokens],

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from engine_core.config.layer_groups import LayerGroups
 from gpu_workers.operations import Operations
 from gpu_workers.quantization import LinearMethod
 
@@ -19,6 +20,7 @@ class BuildContext:
     device: torch.device
     operations: Operations
     linear_method: LinearMethod
+    layer_groups: LayerGroups
     tp_rank: int = 0
     tp_size: int = 1
 

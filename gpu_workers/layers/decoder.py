@@ -4,7 +4,7 @@ A model hands in the attention and the MLP of each layer and states nothing else
 checkpoints, but for the fused ones.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -29,7 +29,7 @@ class DecoderLayer(nn.Module):
         self.mlp = mlp
 
     def forward(
-        self, x: torch.Tensor, residual: torch.Tensor | None, rope_rows: Any, context: ForwardContext
+        self, x: torch.Tensor, residual: torch.Tensor | None, rope_rows: Sequence[Any], context: ForwardContext
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`x` and `residual` [num_tokens, hidden_size]; what is still to be added to the residual, and the residual."""
         if residual is None:
@@ -43,17 +43,24 @@ class DecoderLayer(nn.Module):
 
 class Decoder(nn.Module):
     def __init__(
-        self, config: ModelConfig, max_positions: int, layers: Iterable[nn.Module], build: BuildContext
+        self,
+        config: ModelConfig,
+        max_positions: int,
+        layers: Iterable[nn.Module],
+        build: BuildContext,
+        norm: type[RMSNorm],
+        embedding_scale: float,
     ) -> None:
         super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, build)
-        self.rotary = RotaryEmbedding(config.head_dim, max_positions, config.rope, build)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, build, embedding_scale)
+        ropes = (config.rope,) if config.sliding_rope is None else (config.rope, config.sliding_rope)
+        self.rotary = nn.ModuleList(RotaryEmbedding(config.head_dim, max_positions, rope, build) for rope in ropes)
         self.layers = nn.ModuleList(layers)
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
+        self.norm = norm(config.hidden_size, config.rms_norm_eps, build)
 
     def forward(self, context: ForwardContext) -> torch.Tensor:
         """Hidden states [num_sampled, hidden_size] of the tokens whose logits are wanted."""
-        rope_rows = self.rotary(context.positions)
+        rope_rows = [rotary(context.positions) for rotary in self.rotary]
         x: torch.Tensor = self.embed_tokens(context.input_ids)
         residual: torch.Tensor | None = None
         for layer in self.layers:
@@ -63,7 +70,7 @@ class Decoder(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """A decoder and the projection to logits, which a model may tie to its embedding."""
+    """A decoder and the projection to logits, which a model may tie to its embedding; `norm` is the last one's kind."""
 
     FUSED: ClassVar[dict[str, tuple[str, object]]] = {
         "q_proj": ("qkv_proj", "q"),
@@ -75,10 +82,17 @@ class CausalLM(nn.Module):
     """A checkpoint's module: the module here and the shard of it."""
 
     def __init__(
-        self, config: ModelConfig, max_positions: int, layers: Iterable[nn.Module], build: BuildContext
+        self,
+        config: ModelConfig,
+        max_positions: int,
+        layers: Iterable[nn.Module],
+        build: BuildContext,
+        norm: type[RMSNorm] = RMSNorm,
+        embedding_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.model = Decoder(config, max_positions, layers, build)
+        self._soft_cap = config.final_logit_softcapping
+        self.model = Decoder(config, max_positions, layers, build, norm, embedding_scale)
         tied = self.model.embed_tokens if config.tie_word_embeddings else None
         self.lm_head = LMHead(config.vocab_size, config.hidden_size, build, tied)
 
@@ -94,4 +108,6 @@ class CausalLM(nn.Module):
     def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Logits float32 [num_rows, vocab_size] of such states; into `out` where it is given."""
         logits: torch.Tensor = self.lm_head(hidden, out)
+        if self._soft_cap:
+            logits.div_(self._soft_cap).tanh_().mul_(self._soft_cap)
         return logits

@@ -7,16 +7,18 @@ from gpu_workers.layers.build import BuildContext, load_whole, set_loader
 
 
 class Embedding(nn.Module):
-    """One vector per token id; whole on every rank for now."""
+    """One vector per token id, times a number where the model wants that; whole on every rank for now."""
 
-    def __init__(self, vocab_size: int, hidden_size: int, build: BuildContext) -> None:
+    def __init__(self, vocab_size: int, hidden_size: int, build: BuildContext, scale: float = 1.0) -> None:
         super().__init__()
+        self._scale = torch.tensor(scale, dtype=build.dtype).item()  # rounded as in training
         self._operations = build.operations
         self.weight = build.parameter(vocab_size, hidden_size)
         set_loader(self.weight, load_whole)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:  # [num_tokens]
-        return self._operations.embed(self.weight, input_ids)  # [num_tokens, hidden_size]
+        x = self._operations.embed(self.weight, input_ids)  # [num_tokens, hidden_size]
+        return x if self._scale == 1.0 else x.mul_(self._scale)
 
 
 class LMHead(nn.Module):

@@ -24,3 +24,12 @@ class RMSNorm(nn.Module):
     def gather_add(self, x: torch.Tensor, residual: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """norm(residual + x) of the rows `indices` [num_rows] alone."""
         return self._operations.gather_add_rms_norm(x, residual, indices, self.weight, self.eps)
+
+
+class OffsetRMSNorm(RMSNorm):
+    """RMSNorm whose factors are 1 + weight (Gemma). The sum is made once, in float32: rounded to a shorter dtype it
+    would not be what was trained."""
+
+    def finish_loading(self) -> None:
+        """Called once when the weight is there."""
+        self.weight = nn.Parameter(1.0 + self.weight.float(), requires_grad=False)

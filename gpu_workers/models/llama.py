@@ -1,4 +1,7 @@
-"""Llama (Touvron et al. 2023; Dubey et al. 2024): a pre-norm decoder with RoPE, grouped-query attention, gated MLP."""
+"""Llama (Touvron et al. 2023; Dubey et al. 2024): a pre-norm decoder with RoPE, grouped-query attention, gated MLP.
+
+Mistral (Jiang et al. 2023) differs in what its layers see: the last `sliding_window` tokens where config.json says so.
+"""
 
 from engine_core.config.model_config import ModelConfig
 from gpu_workers.layers.attention import SelfAttention

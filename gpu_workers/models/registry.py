@@ -9,7 +9,10 @@ from gpu_workers.layers.decoder import CausalLM
 
 MODELS = {
     "LlamaForCausalLM": "gpu_workers.models.llama:build_llama",
+    "MistralForCausalLM": "gpu_workers.models.llama:build_llama",
     "Qwen3ForCausalLM": "gpu_workers.models.qwen3:build_qwen3",
+    "Gemma2ForCausalLM": "gpu_workers.models.gemma:build_gemma",
+    "Gemma3ForCausalLM": "gpu_workers.models.gemma:build_gemma",
 }
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engine_core.config.checkpoint import read_checkpoint
@@ -232,3 +233,33 @@ def test_sizes_for_people() -> None:
         "3.0 GiB",
         "1024.0 PiB",
     ]
+
+
+def test_windows_make_room_for_more_requests(tmp_path: Path) -> None:
+    """Half of the layers see 32 tokens: a block holds one layer, and of a long request these keep few."""
+    folder = make_model_folder(tmp_path)
+    model = msgspec.structs.replace(load_model_config(folder), sliding_window=32, sliding_layers=(0,))
+    request = MemoryRequest(
+        block_size=16, gpu_memory_utilization=0.9, kv_cache_memory_bytes=None, num_gpu_blocks_override=70
+    )
+    steps = scheduler(max_model_len=320, max_num_batched_tokens=64)
+    plan = make_memory_plan(model, None, "float32", steps, CPU, request)
+    assert plan.kv_bytes_per_token == KV_VALUES * 4
+    assert plan.bytes_per_block == 16 * KV_VALUES * 4 // 2
+    # 20 blocks of the layer that sees all; 31 + 64 tokens of the other lie in 7 blocks at most, 31 + 1 in 3.
+    assert plan.demand.peak(320) == 20 + 7
+    assert plan.max_concurrency == (70 - 27 + 23) / 23
+    assert plan.requests_of(32) == 70 / 4
+    assert plan.num_kv_tokens == int(plan.max_concurrency * 320)
+    whole = make_memory_plan(load_model_config(folder), None, "float32", steps, CPU, request)
+    assert whole.worker.row_bytes < plan.worker.row_bytes
+    with pytest.raises(ConfigError, match="--max-model-len 304 or --kv-cache-memory-bytes"):
+        make_memory_plan(
+            model, None, "float32", steps, CPU, msgspec.structs.replace(request, num_gpu_blocks_override=26)
+        )
+
+
+def test_parameters_of_gemma(tmp_path: Path) -> None:
+    model = load_model_config(make_model_folder(tmp_path))
+    with_norms = msgspec.structs.replace(model, post_norms=True)
+    assert num_parameters(with_norms) - num_parameters(model) == 2 * 2 * 32

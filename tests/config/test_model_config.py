@@ -30,7 +30,70 @@ def test_qwen3_has_norms_of_heads_and_its_own_head_dim(tmp_path: Path) -> None:
         assert (model.architecture, model.qk_norm, model.head_dim) == ("Qwen3ForCausalLM", True, 16)
     assert not load_model_config(make_model_folder(tmp_path / "llama")).qk_norm
     # From layer 2 on, and there are two: no layer of it sees a window.
-    load_model_config(make_model_folder(tmp_path, use_sliding_window=True, max_window_layers=2))
+    folder = make_model_folder(tmp_path, use_sliding_window=True, max_window_layers=2)
+    assert load_model_config(folder).sliding_layers == ()
+
+
+QWEN3, MISTRAL = {"architectures": ["Qwen3ForCausalLM"]}, {"architectures": ["MistralForCausalLM"]}
+GEMMA = {"tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh", "num_hidden_layers": 7}
+GEMMA2, GEMMA3 = ({"architectures": [f"Gemma{n}ForCausalLM"], **GEMMA} for n in (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("fields", "window", "layers"),
+    [
+        ({**MISTRAL, "sliding_window": 40}, 40, (0, 1)),
+        ({**MISTRAL, "sliding_window": "null"}, 0, ()),
+        (MISTRAL, 4096, (0, 1)),
+        ({**QWEN3, "sliding_window": 40, "use_sliding_window": False}, 0, ()),
+        ({**QWEN3, "sliding_window": 40, "use_sliding_window": True, "max_window_layers": 1}, 40, (1,)),
+        ({**QWEN3, "sliding_window": 40, "layer_types": ["full_attention"] * 2}, 0, ()),
+        (GEMMA2, 4096, (0, 2, 4, 6)),
+        (GEMMA3, 4096, (0, 1, 2, 3, 4, 6)),
+        ({**GEMMA3, "sliding_window": 512, "sliding_window_pattern": 3}, 512, (0, 1, 3, 4, 6)),
+        ({**GEMMA3, "layer_types": ["full_attention"] * 6 + ["sliding_attention"]}, 4096, (6,)),
+    ],
+)
+def test_which_layers_see_a_window(
+    tmp_path: Path, fields: dict[str, Any], window: int, layers: tuple[int, ...]
+) -> None:
+    folder = make_model_folder(tmp_path)
+    config = {**TINY_CONFIG, **{name: None if value == "null" else value for name, value in fields.items()}}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = load_model_config(folder)
+    assert (model.sliding_window, model.sliding_layers) == (window, layers)
+
+
+def test_what_gemma_means_by_fields_that_are_not_there(tmp_path: Path) -> None:
+    fields = {**TINY_CONFIG, **GEMMA2}
+    del fields["tie_word_embeddings"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    model = load_model_config(tmp_path)
+    assert (model.head_dim, model.query_pre_attn_scalar, model.hidden_act) == (256, 256, "gelu_pytorch_tanh")
+    assert (model.attn_logit_softcapping, model.final_logit_softcapping) == (50.0, 30.0)
+    assert model.tie_word_embeddings
+    assert model.post_norms
+    assert model.sliding_rope is None
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "attn_logit_softcapping": None}))
+    assert load_model_config(tmp_path).attn_logit_softcapping == 0.0
+
+
+def test_both_ropes_of_gemma3(tmp_path: Path) -> None:
+    """As transformers 4 writes them, and as 5 does."""
+    old = {"rope_theta": 2e6, "rope_local_base_freq": 2e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    both = {
+        "full_attention": {"rope_type": "linear", "rope_theta": 2e6, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+    }
+    for fields in (old, {"rope_parameters": both}):
+        (tmp_path / "config.json").write_text(json.dumps({**TINY_CONFIG, **GEMMA3, **fields}))
+        model = load_model_config(tmp_path)
+        assert model.rope == RopeConfig(rope_type="linear", theta=2e6, factor=8.0)
+        assert model.sliding_rope == RopeConfig(theta=2e4)
+    (tmp_path / "config.json").write_text(json.dumps({**TINY_CONFIG, **GEMMA3}))
+    model = load_model_config(tmp_path)
+    assert (model.rope.theta, model.sliding_rope) == (1e6, RopeConfig(theta=1e4))
+    assert model.qk_norm
 
 
 def test_transformers_5_writes_other_names(tmp_path: Path) -> None:
@@ -102,6 +165,14 @@ BAD_FIELDS: list[dict[str, Any]] = [
     {"use_sliding_window": "yes"},
     {"layer_types": ["full_attention", "sliding_attention"]},
     {"layer_types": "full_attention"},
+    {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 8},
+    {**QWEN3, "layer_types": ["chunked_attention"] * 2},
+    {**QWEN3, "layer_types": ["full_attention"]},
+    {**QWEN3, "layer_types": ["sliding_attention"] * 2, "sliding_window": 8},
+    {**MISTRAL, "sliding_window": 0},
+    {**GEMMA2, "hidden_activation": "silu"},
+    {**GEMMA3, "use_bidirectional_attention": True},
+    {**GEMMA3, "sliding_window_pattern": 0},
 ]
 
 

@@ -20,10 +20,13 @@ from engine_core.ipc.step import (
 )
 
 UNWRITTEN = -1
+Entry = tuple[int, tuple[int, ...]]
+"""What a slot holds: the layer group that wrote it, and the tokens up to the one that it is for."""
 
 
-def step_shape(config: SchedulerConfig, block_size: int, num_host_blocks: int = 0) -> StepShape:
+def step_shape(config: SchedulerConfig, block_size: int, num_groups: int = 1, num_host_blocks: int = 0) -> StepShape:
     return StepShape(
+        num_groups=num_groups,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_model_len=config.max_model_len,
@@ -35,19 +38,29 @@ def step_shape(config: SchedulerConfig, block_size: int, num_host_blocks: int = 
 class FakeWorker:
     """Keeps the KV cache as plain token ids: what a slot holds is which token (and position) was computed into it.
 
-    `sample(tokens)` gives the next token for a sequence. Running a plan asserts that every position a row attends to
-    holds that row's own token, so a block written by two owners or reused too early is found at once.
+    `sample(tokens)` gives the next token for a sequence. Running a plan asserts that every position a row attends to,
+    through the window of each layer group, holds that row's own token, so a block written by two owners or reused too
+    early is found at once.
     """
 
-    def __init__(self, shape: StepShape, num_blocks: int, sample: Callable[[list[int]], int]) -> None:
+    def __init__(
+        self,
+        shape: StepShape,
+        num_blocks: int,
+        sample: Callable[[list[int]], int],
+        windows: tuple[int, ...] = (0,),
+    ) -> None:
+        """`windows`: the sliding window of each group, 0 or at least 2."""
+        assert len(windows) == shape.num_groups
         self.shape = shape
+        self._windows = windows
         self._sample = sample
         rows, width = shape.max_num_seqs, shape.max_blocks_per_row
-        self._tables = np.full((rows, width), UNWRITTEN)
+        self._tables = np.full((shape.num_groups, rows, width), UNWRITTEN)
         self._num_computed = np.zeros(rows, np.int64)
         self._last_token = np.full(rows, UNWRITTEN)
-        self._cache: list[list[tuple[int, ...] | None]] = [[None] * shape.block_size for _ in range(num_blocks)]
-        self._host: list[list[tuple[int, ...] | None] | None] = [None] * shape.num_host_blocks
+        self._cache: list[list[Entry | None]] = [[None] * shape.block_size for _ in range(num_blocks)]
+        self._host: list[list[Entry | None] | None] = [None] * shape.num_host_blocks
         self._pending: deque[StepPlan] = deque()
         self._layout, self._result_layout = plan_layout(shape), result_layout(shape)
 
@@ -73,11 +86,11 @@ class FakeWorker:
         result.header[NUM_HOST_SLOTS] = len(self._host)
         result.top_token_ids[:] = UNWRITTEN
         chunks = self._write_all(plan)
-        for index, (row, tokens) in enumerate(chunks):
-            context = self._read(row, len(tokens))
-            assert tuple(context) == tokens, "a slot holds another sequence's token"
+        for index, (row, start, tokens) in enumerate(chunks):
+            for group in range(self.shape.num_groups):
+                assert self._read(group, row, start, len(tokens)) == tokens, "a slot holds another sequence's token"
             if plan.samples[index]:
-                token = self._sample(context)
+                token = self._sample(list(tokens))
                 self._last_token[row] = token
                 result.num_sampled[index] = 1
                 result.sampled[index, 0] = token
@@ -102,15 +115,14 @@ class FakeWorker:
     def _apply(self, plan: StepPlan) -> None:
         for record in plan.row_inits[: plan.header[NUM_ROW_INITS]]:
             row = record["row"]
-            self._tables[row] = UNWRITTEN
+            self._tables[:, row] = UNWRITTEN
             self._num_computed[row] = record["num_computed_tokens"]
             self._last_token[row] = UNWRITTEN
         for group, row, index, block in plan.block_deltas[: plan.header[NUM_BLOCK_DELTAS]]:
-            assert group == 0
-            assert self._tables[row, index] == UNWRITTEN, "a block table entry was given twice"
-            self._tables[row, index] = block
+            assert self._tables[group, row, index] == UNWRITTEN, "a block table entry was given twice"
+            self._tables[group, row, index] = block
 
-    def _write_all(self, plan: StepPlan) -> list[tuple[int, tuple[int, ...]]]:
+    def _write_all(self, plan: StepPlan) -> list[tuple[int, int, tuple[int, ...]]]:
         """All rows' tokens go into the cache before any row reads (as every layer does)."""
         assert len(set(plan.rows[: plan.num_seqs].tolist())) == plan.num_seqs
         offset, chunks = 0, []
@@ -124,24 +136,32 @@ class FakeWorker:
             tokens = fed_back + plan.token_ids[offset : offset + given].tolist()
             offset += given
             start = int(self._num_computed[row])
-            prefix = tuple(self._read(row, start))
+            prefix = self._read(0, row, start, start)
             for position, token in enumerate(tokens, start):
                 prefix = (*prefix, token)
-                block = self._tables[row, position // self.shape.block_size]
-                assert block != UNWRITTEN, "a token has no block"
-                self._cache[block][position % self.shape.block_size] = prefix
+                for group in range(self.shape.num_groups):
+                    block = self._tables[group, row, position // self.shape.block_size]
+                    assert block != UNWRITTEN, "a token has no block"
+                    self._cache[block][position % self.shape.block_size] = (group, prefix)
             self._num_computed[row] = start + count
-            chunks.append((row, prefix))
+            chunks.append((row, start, prefix))
         assert offset == plan.header[3]
         return chunks
 
-    def _read(self, row: int, end: int) -> list[int]:
-        """The row's context as the cache holds it; every slot must continue the one before it."""
-        prefix: tuple[int, ...] = ()
-        for position in range(end):
-            block = self._tables[row, position // self.shape.block_size]
+    def _read(self, group: int, row: int, start: int, end: int) -> tuple[int, ...]:
+        """The row's context up to `end` as the group's part of the cache holds it, by what token `start` and those
+        after it see; every slot must continue the one before it."""
+        window = self._windows[group]
+        first = max(0, start - window + 1) if window else 0
+        prefix: tuple[int, ...] | None = () if first == 0 else None
+        for position in range(first, end):
+            block = self._tables[group, row, position // self.shape.block_size]
+            assert block != UNWRITTEN, "a token that is seen has no block"
             entry = self._cache[block][position % self.shape.block_size]
             assert entry is not None, "a slot is read that was never written"
-            assert entry[:-1] == prefix, "a slot holds another sequence's token"
-            prefix = entry
-        return list(prefix)
+            assert entry[0] == group, "a slot holds another layer group's token"
+            assert prefix is None or entry[1][:-1] == prefix, "a slot holds another sequence's token"
+            prefix = entry[1]
+        assert prefix is not None
+        assert len(prefix) == end
+        return prefix

@@ -159,7 +159,7 @@ def test_what_is_kept_is_bounded_by_bytes(ends: Ends, monkeypatch: pytest.Monkey
     ends.feed.subscribe(ends.client)
     ends.feed.send(ends.router)  # takes its only credit
     for _ in range(50):
-        ends.recorder.removed(bytes(16 * 64))
+        ends.recorder.removed(bytes(16 * 64), 0)
         assert ends.feed.send(ends.router) == []
         assert ends.feed._num_bytes == sum(map(len, ends.feed._frames)) <= 10_000
     ends.feed.unsubscribe(ends.client)
@@ -169,12 +169,12 @@ def test_what_is_kept_is_bounded_by_bytes(ends: Ends, monkeypatch: pytest.Monkey
 def test_neighbours_in_a_chain_are_one_event() -> None:
     recorder = BlockEventRecorder(4)
     a, b, c, d = (bytes([letter]) * 16 for letter in b"abcd")
-    recorder.stored([a, b], b"root")
-    recorder.stored([c], b)
-    recorder.stored([d], a)
-    recorder.removed(d)
-    recorder.removed(c)
-    recorder.stored([d], c)
+    recorder.stored([a, b], b"root", 0)
+    recorder.stored([c], b, 0)
+    recorder.stored([d], a, 0)
+    recorder.removed(d, 0)
+    recorder.removed(c, 0)
+    recorder.stored([d], c, 0)
     assert recorder.take() == [
         BlocksStored(digests=a + b + c, parent=b"root", num_tokens=4),
         BlocksStored(digests=d, parent=a, num_tokens=4),

@@ -7,6 +7,7 @@ asserted then: a slot or block that was used again too early shows as wrong cont
 import os
 from dataclasses import dataclass
 
+import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -14,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine_core.host_tier import HostTier
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.kv_cache_manager import KVCacheManager
+from engine_core.prefix_search import NO_BLOCK, identity
 from engine_core.request import Request
 
 BLOCK = 2
@@ -36,11 +38,17 @@ class Step:
 class HostTierMachine(RuleBasedStateMachine):
     """A request is served by one step, which computes what was not found; it ends some time after that is collected."""
 
-    @initialize(num_blocks=st.integers(7, 14), num_slots=st.integers(1, 24), max_stores=st.integers(1, 8))
-    def build(self, num_blocks: int, num_slots: int, max_stores: int) -> None:
+    @initialize(
+        num_blocks=st.integers(7, 14),
+        num_slots=st.integers(1, 24),
+        max_stores=st.integers(1, 8),
+        windows=st.sampled_from([(0,), (0, 4), (4,), (0, 5, 5)]),
+    )
+    def build(self, num_blocks: int, num_slots: int, max_stores: int, windows: tuple[int, ...]) -> None:
         self.max_stores = max_stores
-        self.tier = HostTier(num_slots, max_stores, MAX_BLOCKS, 2)
-        self.manager = KVCacheManager(num_blocks, BLOCK, host=self.tier)
+        self.max_loads = MAX_BLOCKS * len(windows)
+        self.tier = HostTier(num_slots, max_stores, self.max_loads, 2)
+        self.manager = KVCacheManager(num_blocks * len(windows), BLOCK, host=self.tier, windows=windows)
         self.device: dict[int, bytes] = {}
         self.host: dict[int, bytes] = {}
         self.steps: list[Step] = []
@@ -60,30 +68,39 @@ class HostTierMachine(RuleBasedStateMachine):
             arrival_time=0.0,
             arrival_number=0,
         )
-        hits = manager.find_prefix(request, request.tokens)
-        num_on_host = manager.num_on_host(request, len(hits), len(tokens))
-        wanted, total = len(hits) + num_on_host, manager.num_blocks_for(len(tokens))
-        if manager.num_available_beside(hits) < total - len(hits):
+        hit = manager.find_prefix(request, request.tokens)
+        missing = manager.num_blocks_for(len(tokens)) - hit.num_blocks
+        if manager.num_available_beside(hit) < missing * manager.num_groups + len(hit.on_host):
             return
-        if num_on_host:
-            hits = manager.bring_back(request, hits, min(num_on_host, self.tier.num_loads_left(runs_others)))
-        reads = list(zip(hits, request.block_hashes, strict=False))
-        if len(hits) < wanted:  # the others' step loads a part; the request comes again
+        if hit.on_host:
+            hit = manager.bring_back(request, hit, self.tier.num_loads_left(runs_others))
+        reads = [
+            (block, identity(request.block_hashes[index], group))
+            for group, table in enumerate(hit.tables)
+            for index, block in enumerate(table)
+            if block != NO_BLOCK
+        ]
+        if hit.on_host:  # the others' step loads a part; the request comes again
             assert runs_others
             self._dispatch(reads, [])
             return
-        manager.start_table(request, hits, len(tokens))
-        manager.append(request, total - len(hits))
+        manager.start_table(request, hit, len(tokens))
+        manager.append(request, missing)
         manager.register_full(request, request.tokens)
-        digests = [*request.block_hashes[: len(tokens) // BLOCK], *[PARTIAL] * (len(tokens) % BLOCK)]
-        self._dispatch(reads, list(zip(request.block_ids, digests, strict=True))[len(hits) :])
+        writes = [
+            (block, identity(request.block_hashes[index], group) if index < len(tokens) // BLOCK else PARTIAL)
+            for group, table in enumerate(request.block_tables)
+            for index, block in enumerate(table)
+            if index >= hit.num_blocks
+        ]
+        self._dispatch(reads, writes)
         self.running.append((self.last_step, request))
 
     def _dispatch(self, reads: list[tuple[int, bytes]], writes: list[tuple[int, bytes]]) -> None:
         self.last_step += 1
         stores, loads = ([(b, s) for b, s in pairs.tolist()] for pairs in self.tier.dispatch(self.last_step))
         assert len(stores) <= self.max_stores
-        assert len(loads) <= MAX_BLOCKS
+        assert len(loads) <= self.max_loads
         in_flight = {slot for step in self.steps for _, slot in (*step.stores, *step.loads)}
         stored = {slot for _, slot in stores}
         assert len(stored) == len(stores), "two blocks go to one slot"
@@ -116,6 +133,15 @@ class HostTierMachine(RuleBasedStateMachine):
         ended = data.draw(st.sampled_from([entry for entry in self.running if entry[0] <= self.last_collected]))
         self.running.remove(ended)
         self.manager.release(ended[1])
+
+    @precondition(lambda self: self.manager.has_windows)
+    @precondition(lambda self: any(step <= self.last_collected for step, _ in self.running))
+    @rule(data=st.data())
+    def pass_window(self, data: st.DataObject) -> None:
+        """Tables with a window let go of what later tokens do not see."""
+        _, request = data.draw(st.sampled_from([entry for entry in self.running if entry[0] <= self.last_collected]))
+        behind = int(self.manager.count_behind(np.array(len(request.tokens))))
+        self.manager.release_behind(request, max(behind, request.num_behind))
 
     @invariant()
     def adds_up(self) -> None:

@@ -91,6 +91,7 @@ def test_pages_have_every_block_once() -> None:
     core_blocks = 2 * PAGE_BLOCKS + 5
     kv = KVCacheManager(core_blocks, 1)
     request = make_request(list(range(core_blocks - 3)))
+    kv.start_table(request, kv.find_prefix(request, request.tokens), core_blocks - 3)
     kv.append(request, core_blocks - 3)
     kv.register_full(request, request.tokens)
     pages, cursor = [], 0

@@ -165,9 +165,9 @@ def test_a_prompt_of_many_samples_is_stored_once() -> None:
         load.step()
     pool = load.scheduler.kv.pool
     assert load.scheduler.num_running == 512
-    assert {tuple(request.block_ids[:128]) for request in requests} == {tuple(requests[0].block_ids[:128])}
-    assert all(pool.reference_count(block) == 512 for block in requests[0].block_ids[:128])
-    own = [block for request in requests for block in request.block_ids[128:]]
+    assert {tuple(request.block_tables[0][:128]) for request in requests} == {tuple(requests[0].block_tables[0][:128])}
+    assert all(pool.reference_count(block) == 512 for block in requests[0].block_tables[0][:128])
+    own = [block for request in requests for block in request.block_tables[0][128:]]
     assert len(set(own)) == len(own)
     assert pool.num_owned == 128 + len(own)
     assert load.scheduler.kv.num_hashed_blocks < 4000, "one prompt was hashed again and again"
@@ -180,7 +180,7 @@ def test_samples_recompute_the_last_block_of_a_prompt_of_full_blocks() -> None:
     requests = [load.add(random_prompt(np.random.default_rng(0), 64), 8) for _ in range(8)]
     load.schedule()
     assert load.scheduler.kv.pool.num_owned == 3 + 8
-    assert len({request.block_ids[3] for request in requests}) == 8
+    assert len({request.block_tables[0][3] for request in requests}) == 8
 
 
 def test_little_memory_is_reserved_and_not_used() -> None:

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine_core.config.engine_config import PolicyName, SchedulerConfig
+from engine_core.config.layer_groups import BlockDemand
 from engine_core.host_tier import HostTier
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.ipc.step import StepPlan
 from engine_core.kv_cache_manager import KVCacheManager
+from engine_core.prefix_search import NO_BLOCK
 from engine_core.request import Request, RequestStatus
 from engine_core.scheduler import Scheduler
 from engine_core.step_records import ScheduledStep
@@ -54,6 +56,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 5),
         budget=st.integers(5, 16),
         caching=st.booleans(),
+        groups=st.sampled_from([(1, 0), (1, 0), (0, 1), (1, 1), (1, 2)]),
+        window=st.integers(2, 12),
         policy=st.sampled_from(get_args(PolicyName)),
         max_num_partial_prefills=st.integers(1, 3),
         steps_in_flight=st.integers(1, 3),
@@ -67,12 +71,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_seqs: int,
         budget: int,
         caching: bool,
+        groups: tuple[int, int],
+        window: int,
         policy: PolicyName,
         max_num_partial_prefills: int,
         steps_in_flight: int,
         num_host_blocks: int,
         max_loads: int,
     ) -> None:
+        """`groups`: how many layer groups see all tokens, and how many through a sliding window."""
         config = SchedulerConfig(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=budget,
@@ -85,12 +92,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             steps_in_flight=steps_in_flight,
         )
         self.policy = policy
-        shape = step_shape(config, block_size, num_host_blocks)
+        windows = (0,) * groups[0] + (window,) * groups[1]
+        num_blocks *= len(windows)
+        self.demand = BlockDemand.of(windows, block_size, budget)
+        shape = step_shape(config, block_size, len(windows), num_host_blocks)
         host = None
         if num_host_blocks:
             host = HostTier(num_host_blocks, shape.max_stores, shape.max_loads, min(max_loads, shape.max_loads))
-        self.scheduler = Scheduler(config, KVCacheManager(num_blocks, block_size, caching, host=host), (EOS,))
-        self.worker = FakeWorker(shape, num_blocks, next_token)
+        kv_cache_manager = KVCacheManager(num_blocks, block_size, caching, host=host, windows=windows)
+        self.scheduler = Scheduler(config, kv_cache_manager, (EOS,))
+        self.worker = FakeWorker(shape, num_blocks, next_token, windows)
         self.inflight: list[ScheduledStep] = []
         self.live: dict[str, tuple[Request, list[int]]] = {}
         self.outputs: dict[str, list[int]] = {}
@@ -126,8 +137,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         penalty: bool,
     ) -> None:
         """One request, or several samples of one prompt."""
-        capacity = self.scheduler.kv.pool.num_blocks * self.scheduler.kv.block_size
-        max_total = min(capacity, self.scheduler.config.max_model_len)
+        max_total = self.demand.longest(self.scheduler.kv.pool.num_blocks, self.scheduler.config.max_model_len)
         if len(prompt) >= max_total:
             return
         sampling = SamplingParams(
@@ -230,9 +240,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         writes: dict[int, str] = {}
         for row, count in zip(plan.rows[: plan.num_seqs].tolist(), plan.num_query_tokens.tolist(), strict=False):
             request, end = table.request(row), int(table.num_computed[row])
-            for block in request.block_ids[(end - count) // block_size : -(-end // block_size)]:
-                assert writes.setdefault(block, request.request_id) == request.request_id
-                assert all(step.get(block, request.request_id) == request.request_id for step in self.written)
+            for entries in request.block_tables:
+                for block in entries[(end - count) // block_size : -(-end // block_size)]:
+                    assert block != NO_BLOCK
+                    assert writes.setdefault(block, request.request_id) == request.request_id
+                    assert all(step.get(block, request.request_id) == request.request_id for step in self.written)
             self.last_service[request.request_id] = self.now
         self.written.append(writes)
 
@@ -263,8 +275,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             scheduler.kv.host.check_integrity()
         owners: dict[int, int] = {}
         for request in table.requests:
-            for block in request.block_ids if request is not None else ():
-                owners[block] = owners.get(block, 0) + 1
+            for group, entries in enumerate(request.block_tables if request is not None else ()):
+                first, held = scheduler.kv.held_entries(request, group)
+                assert entries[:first] == [NO_BLOCK] * first
+                for block in held:
+                    owners[block] = owners.get(block, 0) + 1
         assert all(pool.reference_count(block) == owners.get(block, 0) for block in range(pool.num_blocks))
         assert pool.num_owned + pool.num_cached + (pool.num_available - pool.num_cached) == pool.num_blocks
         assert sum(1 for block in range(pool.num_blocks) if not owners.get(block)) == pool.num_available
@@ -276,9 +291,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             if request is not None and request.status is RequestStatus.RUNNING:
                 planned = int(table.num_known[request.row] + table.num_inflight[request.row])
                 assert planned <= request.limit, "a step is planned past the request's end"
-                held = len(request.block_ids)
                 computed = int(table.num_computed[request.row])
-                assert held == scheduler.kv.num_blocks_for(computed), "a block is reserved that nothing needs"
+                needed = scheduler.kv.num_blocks_for(computed)
+                assert all(len(entries) == needed for entries in request.block_tables), "a block that nothing needs"
+                if not self.inflight:
+                    assert scheduler.kv.num_held(request) <= self.demand.at_end(computed), "a window's blocks stay"
+                    first_seen = max(0, computed - self.demand.sliding_window + 1)
+                    assert request.num_behind * scheduler.kv.block_size <= first_seen, "a block that is seen is gone"
 
     @invariant()
     def nobody_starves(self) -> None:

@@ -22,6 +22,7 @@ from engine_core.ipc.step import (
 )
 from gpu_workers.model_runner import ModelRunner
 
+GONE = -1
 NEUTRAL = {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "num_logprobs": -1, "penalty_slot": -1}
 Pairs = list[tuple[int, int]]
 
@@ -37,7 +38,8 @@ class Request:
     output: list[int] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     num_computed: int = 0
-    blocks: list[int] = field(default_factory=list)
+    blocks: list[list[int]] = field(default_factory=list)
+    """By index in the block tables: one for each layer group, `GONE` where it lies behind the group's window."""
     started: bool = False
     sampled_here: bool = False
     """Whether its last token was sampled in its row, which then knows it."""
@@ -79,9 +81,11 @@ class PlanBuilder:
         self.plan.row_inits[self._num_inits] = record[0]
         self._num_inits += 1
 
-    def add_block(self, row: int, index: int, block: int) -> None:
-        self.plan.block_deltas[self._num_deltas] = (0, row, index, block)
-        self._num_deltas += 1
+    def add_blocks(self, row: int, index: int, blocks: list[int]) -> None:
+        for group, block in enumerate(blocks):
+            if block != GONE:
+                self.plan.block_deltas[self._num_deltas] = (group, row, index, block)
+                self._num_deltas += 1
 
     def copy_blocks(self, stores: Pairs, loads: Pairs) -> None:
         """Pairs of block and slot of host memory."""
@@ -102,7 +106,8 @@ class PlanBuilder:
 
 
 class Driver:
-    """Runs requests to their end on one runner; blocks are handed out in random order, and return at the end."""
+    """Runs requests to their end on one runner; blocks are handed out in random order, and return at the end or when a
+    sliding window has passed them."""
 
     def __init__(self, config: EngineConfig, runner: ModelRunner | None = None) -> None:
         self.config = config
@@ -112,6 +117,7 @@ class Driver:
             runner.start(lambda done, total: None)
         self.runner = runner
         self.shape = StepShape(**config.step_capacities())
+        self._windows = config.layer_groups().windows
         plans, results = plan_layout(self.shape), result_layout(self.shape)
         self._plan = StepPlan.over(plans, bytearray(plans.num_bytes))
         self.result = StepResult.over(results, bytearray(results.num_bytes))
@@ -130,8 +136,16 @@ class Driver:
                     self.release(request)
 
     def release(self, request: Request) -> None:
-        self._free += request.blocks
+        self._free += [block for blocks in request.blocks for block in blocks if block != GONE]
         request.blocks = []
+
+    def _release_behind(self, request: Request) -> None:
+        for group, window in enumerate(self._windows):
+            behind = max(0, request.num_computed - window + 1) // self.shape.block_size if window else 0
+            for blocks in request.blocks[:behind]:
+                if blocks[group] != GONE:
+                    self._free.append(blocks[group])
+                    blocks[group] = GONE
 
     def step(self, live: list[Request]) -> None:
         self.num_steps += 1
@@ -146,13 +160,13 @@ class Driver:
             if not request.started:
                 builder.start_row(request)
                 request.started = True
-                for index, block in enumerate(request.blocks):  # a cached prefix
-                    builder.add_block(request.row, index, block)
+                for index, blocks in enumerate(request.blocks):  # a cached prefix
+                    builder.add_blocks(request.row, index, blocks)
             end = request.num_computed + num_query
             while len(request.blocks) * self.shape.block_size < end:
-                block = self._free.pop(self._random.randrange(len(self._free)))
-                builder.add_block(request.row, len(request.blocks), block)
-                request.blocks.append(block)
+                blocks = [self._free.pop(self._random.randrange(len(self._free))) for _ in self._windows]
+                builder.add_blocks(request.row, len(request.blocks), blocks)
+                request.blocks.append(blocks)
             tokens = [] if fed_back else (request.prompt + request.output)[request.num_computed : end]
             scheduled.append((request.row, num_query, tokens, end == request.num_tokens))
             chosen.append(request)
@@ -164,6 +178,7 @@ class Driver:
         assert self.result.step_id == self.num_steps
         assert self.result.num_seqs == len(chosen)
         for i, request in enumerate(chosen):
+            self._release_behind(request)
             assert self.result.num_sampled[i] == (request.num_computed == request.num_tokens)
             if self.result.num_sampled[i]:
                 self._collect(request, i)

@@ -32,6 +32,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+GEMMA: dict[str, Any] = {"sliding_window": 7, "query_pre_attn_scalar": 24}
 VARIANTS: dict[str, dict[str, Any]] = {
     "gqa": {},
     "mha": {"num_key_value_heads": 6},
@@ -42,6 +43,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "qwen3_gqa": {"model_type": "qwen3"},
     "qwen3_one_kv_head_tied": {"model_type": "qwen3", "num_key_value_heads": 1, "tie_word_embeddings": True},
     "qwen3_biases": {"model_type": "qwen3", "attention_bias": True},
+    "qwen3_window": {
+        "model_type": "qwen3",
+        "use_sliding_window": True,
+        "sliding_window": 9,
+        "max_window_layers": 1,
+    },
+    "mistral_window": {"model_type": "mistral", "sliding_window": 10},
+    "mistral_no_window": {"model_type": "mistral", "sliding_window": None},
+    "gemma2": {"model_type": "gemma2", **GEMMA, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0},
+    "gemma3": {
+        "model_type": "gemma3_text",
+        **GEMMA,
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 50000.0, "factor": 2.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+        },
+    },
 }
 
 
@@ -49,7 +69,8 @@ def save_model(path: Path, max_shard_size: str = "1GB", model_type: str = "llama
     """A random model, written to `path` as a checkpoint."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **{**SHAPE, **changes})
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    # Eager: the fused attention of the reference leaves soft caps out.
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or "norm" in name:  # made as zeros and ones, which would hide mistakes

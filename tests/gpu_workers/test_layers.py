@@ -8,6 +8,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from engine_core.config.errors import ConfigError
+from engine_core.config.layer_groups import LayerGroup, LayerGroups
 from engine_core.config.model_config import RopeConfig
 from gpu_workers.layers.build import BuildContext, ShapeMismatch
 from gpu_workers.layers.linear import Linear, MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
@@ -21,6 +22,7 @@ BUILD = BuildContext(
     device=torch.device("cpu"),
     operations=load_operations("cpu"),
     linear_method=load_linear_method(None),
+    layer_groups=LayerGroups((LayerGroup((0,), 0),), 1),
 )
 
 

@@ -48,7 +48,7 @@ def start_request(worker: WorkerProcess, prompt: list[int]) -> None:
     builder = PlanBuilder(worker.plan(1), 1)
     builder.start_row(Request(prompt, 1, row=4))
     for index in range(10):
-        builder.add_block(4, index, 50 - index)
+        builder.add_blocks(4, index, [50 - index])
     builder.finish([(4, len(prompt), prompt, True)])
     worker.send_plan(1)
 

@@ -193,6 +193,7 @@ def test_a_plan_says_that_it_has_none() -> None:
         arrival_number=0,
     )
     table = RowTable(num_rows=1, max_model_len=10, num_penalty_rows=0)
+    request.block_tables = [[]]
     row = table.take(request, num_computed=0)
     writer.start_row(request, 0, ())
     assert writer.finish(1, table, np.array([row], np.int32), np.ones(1, np.int32)).tolist() == [1]

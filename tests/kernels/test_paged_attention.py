@@ -106,6 +106,27 @@ def test_sliding_window(window: int, programs: int) -> None:
     check(make_step(batch, 1, 2, 16, 16), programs, sliding_window=window)
 
 
+@pytest.mark.parametrize("window", [2, 20, 50])
+@pytest.mark.parametrize("block_size", [4, 16])
+def test_nothing_behind_the_window_is_read(window: int, block_size: int) -> None:
+    """Blocks that no token of the step sees may be another request's by now, and their table entries anything."""
+    torch.manual_seed(window)
+    batch = [(100, 1), (90, 40), (1, 1), (131, 2), (35, 35), (70, 1)]
+    step = make_step(batch, 2, 2, 16, block_size)
+    workspace = make(step, 5, window)
+    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
+    wanted = run(step, workspace)
+    for row, (seq_len, query_len) in zip(step.rows.tolist(), batch, strict=False):
+        first_seen = max(0, seq_len - query_len - window + 1)
+        for index in range(seq_len):
+            if index < first_seen:
+                block = step.block_tables[row, index // block_size]
+                step.kv_cache[block, ..., index % block_size, :] = torch.nan
+    for row, (seq_len, query_len) in zip(step.rows.tolist(), batch, strict=False):
+        step.block_tables[row, : max(0, seq_len - query_len - window + 1) // block_size] = -(2**30)
+    assert torch.equal(run(step, workspace), wanted)
+
+
 @pytest.mark.parametrize("names", [("soft_cap",), ("alibi_slopes",), ("sinks",), ("soft_cap", "alibi_slopes", "sinks")])
 def test_options(names: tuple[str, ...]) -> None:
     torch.manual_seed(7)

@@ -23,7 +23,7 @@ from kernels.prepare_step import StepTensors
 from kernels.reference_inputs import apply_block_deltas
 from kernels.reference_inputs import prepare_inputs as reference_inputs
 
-SHAPE = StepShape(max_num_seqs=13, max_num_batched_tokens=1500, max_model_len=1800, block_size=7)
+SHAPE = StepShape(max_num_seqs=13, max_num_batched_tokens=1500, max_model_len=1800, block_size=7, num_groups=2)
 VOCAB = 1111
 
 
@@ -54,8 +54,9 @@ class Step:
 def make_rows(generator: torch.Generator) -> DeviceRows:
     """Rows that hold something from before."""
     rows = DeviceRows(SHAPE, VOCAB, 3, torch.device(DEVICE))
-    blocks = torch.randperm(13 * 258, generator=generator)[: 13 * SHAPE.max_blocks_per_row].view(13, -1)
-    rows.rows.block_tables[0] = blocks.to(torch.int32)
+    size = rows.rows.block_tables.shape
+    blocks = torch.randperm(size.numel(), generator=generator).view(size)
+    rows.rows.block_tables.copy_(blocks)
     rows.rows.last_token.copy_(torch.randint(0, VOCAB, (13,), generator=generator))
     rows.rows.num_computed_tokens.copy_(torch.randint(0, 300, (13,), generator=generator))
     return rows
@@ -90,7 +91,7 @@ def test_inputs_equal_the_reference(counts: list[int], given: list[int], padding
         token_ids=token_ids.long(),
         last_token=rows.last_token.cpu().long(),
         num_computed_tokens=computed,
-        block_tables=rows.block_tables[0].cpu(),
+        block_tables=rows.block_tables.cpu(),
         block_size=SHAPE.block_size,
     )
     poison(device_rows.step)
@@ -103,7 +104,8 @@ def test_inputs_equal_the_reference(counts: list[int], given: list[int], padding
     extra_tokens = num_padded_tokens - num_tokens
     check(made.input_ids, expected.input_ids.tolist() + [0] * extra_tokens)
     check(made.positions, expected.positions.tolist() + [0] * extra_tokens)
-    check(made.slot_mapping, expected.slot_mapping.tolist() + [-1] * extra_tokens)
+    for group in range(SHAPE.num_groups):
+        check(made.slot_mapping[group], expected.slot_mapping[group].tolist() + [-1] * extra_tokens)
     check(made.rows, chosen.tolist() + [0] * extra_seqs)
     check(made.samples, [i % 2 for i in range(num_seqs)] + [0] * extra_seqs)
     check(made.query_start_loc, expected.query_start_loc.tolist() + [num_tokens] * extra_seqs)
@@ -144,7 +146,7 @@ def test_a_plan_starts_rows_and_extends_tables() -> None:
     record["stop_offset"], record["stop_length"] = stop_offset, stop_length
     deltas = torch.stack(
         [
-            torch.zeros(300, dtype=torch.long),
+            torch.arange(300) // 13 % 2,
             torch.arange(300) % 13,
             torch.arange(300) // 13,
             torch.randint(0, 10**6, (300,), generator=generator),

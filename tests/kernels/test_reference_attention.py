@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kernels import reference
+from kernels.reference_attention import attention_reference
 
 
 class Pages:
@@ -91,6 +92,31 @@ def test_mixed_batches(batch: list[tuple[int, int]], heads: int, group: int, hea
             torch.testing.assert_close(
                 got[start : start + query_len].double().view_as(wanted), wanted, rtol=1e-4, atol=1e-5
             )
+
+
+@pytest.mark.parametrize("block_size", [3, 16])
+@pytest.mark.parametrize(("window", "soft_cap"), [(1, 0.0), (9, 0.0), (40, 0.0), (500, 0.0), (0, 1.5), (9, 1.5)])
+def test_windows_and_soft_caps(window: int, soft_cap: float, block_size: int) -> None:
+    """Against the other plain version, which looks at every key; table entries behind the windows name no block."""
+    torch.manual_seed(3)
+    batch = [(5, 5), (19, 1), (64, 13), (1, 1), (48, 48), (16, 1), (90, 1), (32, 16)]
+    heads, group, head_dim = 2, 3, 16
+    pages = Pages([n for n, _ in batch], heads, head_dim, block_size)
+    for row, (seq_len, _) in enumerate(batch):
+        pages.fill(row, seq_len)
+    starts = torch.tensor([0, *(q for _, q in batch)]).cumsum(0)
+    lens = torch.tensor([n for n, _ in batch])
+    query = torch.randn(int(starts[-1]), heads * group, head_dim)
+    wanted = attention_reference(
+        query, pages.cache, 1, torch.arange(len(batch)), pages.tables, starts, lens, 0.3, window, soft_cap
+    )
+    if window:
+        for row, (seq_len, query_len) in enumerate(batch):
+            pages.tables[row, : max(0, seq_len - query_len - window + 1) // block_size] = -(2**30)
+    slots = torch.cat([pages.slots(row, n - q, n) for row, (n, q) in enumerate(batch)])
+    plan = reference.plan_attention(pages.cache, pages.tables, slots, starts, lens, window)
+    got = reference.paged_attention(query, pages.cache, 1, plan, 0.3, reference.make_workspace(), soft_cap)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_of_similar_length_are_gathered_together() -> None:

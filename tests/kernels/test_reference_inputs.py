@@ -24,13 +24,15 @@ def test_given_and_fed_back_tokens() -> None:
         token_ids=torch.tensor([100, 101, 102, 200, 201]),
         last_token=torch.tensor([50, 51, 52, 53]),
         num_computed_tokens=computed,
-        block_tables=tables,
+        block_tables=torch.stack((tables, tables + 100)),
         block_size=4,
     )
     assert inputs.input_ids.tolist() == [100, 101, 102, 50, 52, 200, 201]
     assert inputs.positions.tolist() == [2, 3, 4, 5, 7, 8, 9]
-    assert inputs.slot_mapping.tolist() == [122, 123, 124, 45, 87, 88, 89]
+    slots = [122, 123, 124, 45, 87, 88, 89]
+    assert inputs.slot_mapping.tolist() == [slots, [slot + 100 * 4 for slot in slots]]
     assert inputs.query_start_loc.tolist() == [0, 3, 4, 7]
     assert inputs.seq_lens.tolist() == [5, 6, 10]
-    assert inputs.block_tables.tolist() == [[30, 31, 32], [10, 11, 12], [20, 21, 22]]
+    assert inputs.block_tables[0].tolist() == [[30, 31, 32], [10, 11, 12], [20, 21, 22]]
+    assert inputs.block_tables[1].tolist() == [[130, 131, 132], [110, 111, 112], [120, 121, 122]]
     assert computed.tolist() == [6, 0, 10, 5]

@@ -94,3 +94,12 @@ def test_results_are_allocated_where_no_memory_is_given() -> None:
 def test_no_rows() -> None:
     x, weight = torch.empty(0, 8, device=DEVICE), torch.ones(8, device=DEVICE)
     assert rms_norm(x, weight, EPS).shape == (0, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_may_be_float32(dtype: torch.dtype) -> None:
+    """1 + weight keeps its precision; the plain version takes it as well."""
+    x, weight = rows_apart(5, 48, dtype), 1.0 + torch.randn(48).to(DEVICE) * 1e-3
+    wanted = reference.rms_norm(x.double().cpu(), weight.double().cpu(), EPS)
+    assert_rounded_once(rms_norm(x, weight, EPS), wanted, dtype)
+    assert_rounded_once(reference.rms_norm(x.cpu(), weight.cpu(), EPS), wanted, dtype)

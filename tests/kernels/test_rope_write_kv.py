@@ -2,6 +2,7 @@
 
 from tests.kernels.device import DEVICE  # isort: skip
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
@@ -140,3 +141,17 @@ def test_padding_alone_and_no_tokens() -> None:
     case.run()
     assert case.kv_cache.isnan().all()
     assert make_case(0, (2, 2), 16).run().shape == (0, 4, 16)
+
+
+def test_norms_may_be_float32() -> None:
+    """The same weights in another type give the same queries, keys and values."""
+    torch.manual_seed(4)
+    case = make_case(6, (2, 2), 16, dtype=torch.float16, with_norms=True)
+    other = dataclasses.replace(
+        case,
+        qkv=case.qkv.clone(),
+        kv_cache=case.kv_cache.clone(),
+        norms=tuple(weight.float() for weight in case.norms if weight is not None),
+    )
+    assert torch.equal(case.run(), other.run())
+    assert torch.equal(case.kv_cache.nan_to_num(7.0), other.kv_cache.nan_to_num(7.0))
