@@ -46,8 +46,9 @@ class Resolved(msgspec.Struct, frozen=True):
         )
 
 
-def resolve(args: ServeArgs) -> Resolved:
-    """Raises `ConfigError` with one sentence for whatever cannot be served."""
+def resolve(args: ServeArgs, device: DeviceMemory | None = None, machine: DeviceMemory | None = None) -> Resolved:
+    """Raises `ConfigError` with one sentence for whatever cannot be served. `device` and the `machine` around it stand
+    in for those that are here."""
     if args.model is None:
         raise ConfigError("No model was named: quire serve MODEL, where MODEL is a folder or a Hugging Face hub name.")
     folder = resolve_model_folder(args.model)
@@ -56,7 +57,7 @@ def resolve(args: ServeArgs) -> Resolved:
     if args.load_format != "dummy":
         tensors = read_checkpoint(folder)
         check_checkpoint(model, tensors)
-    device = probe_device(args.device)
+    device = device or probe_device(args.device)
     dtype = _resolve_dtype(args, model, device)
     scheduler = _resolve_scheduler(args, model, device)
     request = MemoryRequest(
@@ -68,7 +69,7 @@ def resolve(args: ServeArgs) -> Resolved:
     )
     plan = make_memory_plan(model, tensors, dtype, scheduler, device, request)
     if args.kv_offload_gib:
-        plan = _add_host_tier(args, plan)
+        plan = _add_host_tier(args, plan, machine)
     engine = EngineConfig(
         model=model,
         cache=plan.cache_config(dtype, args.enable_prefix_caching),
@@ -120,10 +121,11 @@ def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory
     )
 
 
-def _add_host_tier(args: ServeArgs, plan: MemoryPlan) -> MemoryPlan:
+def _add_host_tier(args: ServeArgs, plan: MemoryPlan, machine: DeviceMemory | None) -> MemoryPlan:
     if not args.enable_prefix_caching:
         raise ConfigError("--kv-offload-gib keeps blocks for prompts that begin alike: it needs prefix caching.")
-    machine = plan.device if plan.device.device == "cpu" else probe_device("cpu")
+    if machine is None:
+        machine = plan.device if plan.device.device == "cpu" else probe_device("cpu")
     return with_host_tier(plan, args.kv_offload_gib, machine)
 
 
