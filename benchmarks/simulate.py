@@ -78,7 +78,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     drawn.add_argument("--rate", default="8", metavar="X", help="per second, on average; inf: all at once")
     drawn.add_argument("--input", type=_lengths, default="1024", metavar="N|A-B", help="tokens, uniformly")
     drawn.add_argument("--output", type=_lengths, default="128", metavar="N|A-B")
-    drawn.add_argument("--prefixes", type=int, default=0, metavar="N", help="system prompts before the input")
+    drawn.add_argument(
+        "--prefixes", type=_count_or_none, default=0, metavar="N", help="system prompts before the input"
+    )
     drawn.add_argument("--prefix-tokens", type=_count, default=2048, metavar="N")
     drawn.add_argument("--clients", type=_count, default=1, metavar="N", help="client k sends 1/k of the first's")
     drawn.add_argument("--priorities", type=_count, default=1, metavar="N")
@@ -90,11 +92,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+def _count(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or not least <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+    return int(text)
+
+
+def _count_or_none(text: str) -> int:
+    return _count(text, 0)
 
 
 def _lengths(text: str) -> LengthRange:
@@ -196,18 +201,21 @@ class Simulations:
 
 
 def warn_of_refused(simulation: Simulation) -> None:
-    """Requests that the server would refuse are left out; the first is named."""
-    engine = simulation.engine
+    """Requests that the server would refuse are left out; the first is named. Raises `ConfigError` if that is all."""
+    engine, requests = simulation.engine, simulation.requests
     limit = min(engine.scheduler.max_model_len, engine.cache.num_blocks * engine.cache.block_size)
-    refused = [each for each in simulation.requests if each.num_input_tokens + each.num_output_tokens > limit]
-    if refused:
-        first = refused[0]
-        print(
-            f"simulate: {simulation.title}: {len(refused):,} of {len(simulation.requests):,} requests are refused, since "
-            f"they have more than {limit:,} tokens; the first is {first.origin} "
-            f"({first.num_input_tokens:,} + {first.num_output_tokens:,}).",
-            file=sys.stderr,
-        )
+    refused = [each for each in requests if each.num_input_tokens + each.num_output_tokens > limit]
+    if not refused:
+        return
+    first = refused[0]
+    message = (
+        f"{simulation.title}: {len(refused):,} of {len(requests):,} requests have more than the {limit:,} tokens that "
+        f"the engine takes and are refused; the first is {first.origin} "
+        f"({first.num_input_tokens:,} + {first.num_output_tokens:,})."
+    )
+    if len(refused) == len(requests):
+        raise ConfigError(message)
+    print(f"simulate: {message}", file=sys.stderr)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from benchmarks.simulation.outcome import Outcome
 from benchmarks.simulation.trace import work_trace
 from benchmarks.works import make_work
 from engine_core.config.engine_config import EngineConfig
+from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import DTYPE_BYTES
 
 MEASURED: dict[str, dict[str, dict[str, Any]]] = json.loads(
@@ -39,9 +40,11 @@ class Comparison:
 
 
 def compare(gpu_name: str, gpu: Gpu, engine_of: Callable[[str], EngineConfig]) -> list[Comparison]:
-    """All that was measured on this GPU; `engine_of` gives the configuration of a shape."""
+    """All that was measured on this GPU; `engine_of` gives the configuration of a shape. Raises `ConfigError`."""
+    if gpu_name not in MEASURED:
+        raise ConfigError(f"--check --gpu {gpu_name}: nothing was measured there; {', '.join(MEASURED)} would do.")
     comparisons = []
-    for shape, measured in MEASURED.get(gpu_name, {}).items():
+    for shape, measured in MEASURED[gpu_name].items():
         engine = engine_of(shape)
         costs = CostModel(engine.model, DTYPE_BYTES[engine.dtype], engine.scheduler, gpu)
         for name, microseconds in measured["steps_us"].items():

@@ -14,7 +14,7 @@ _PERCENTILES = (50, 99)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one simulation. Times in seconds; pairs are median and 99th percentile, None where nothing counts."""
+    """What came of one simulation, in seconds; pairs are median and 99th percentile, None where nothing counts."""
 
     seconds: float
     num_requests: int
@@ -52,7 +52,7 @@ class Outcome:
             num_output_tokens=int(num_output.sum()),
             first_token=_percentiles(first),
             time_per_token=_percentiles((last - first)[several] / (num_output[several] - 1)),
-            interval=_percentiles(np.concatenate([part for record in records for part in record.intervals] or [[]])),
+            interval=_percentiles(_intervals(records)),
             last_token=_percentiles(last),
             hit_rate=sum(record.num_hit_tokens for record in records) / max(1, num_queried),
             num_loaded_blocks=sum(record.num_loaded_blocks for record in records),
@@ -135,15 +135,18 @@ class Curves:
         edges = np.linspace(0.0, end, _NUM_BINS + 1)
         arrivals, first = _joined(records, "arrivals"), _joined(records, "first_token")
         ends = np.concatenate([np.repeat(r.step_ends, [len(each) for each in r.intervals]) for r in records])
-        intervals = np.concatenate([part for record in records for part in record.intervals] or [[]])
         use = np.array([_kv_use_at(record, edges[1:]) for record in records])
         centres = ((edges[1:] + edges[:-1]) / 2).tolist()
         kv_use = Curve(centres, use.mean(axis=0).tolist(), use.max(axis=0).tolist())
-        return cls(_binned(arrivals, first, edges), _binned(ends, intervals, edges), kv_use)
+        return cls(_binned(arrivals, first, edges), _binned(ends, _intervals(records), edges), kv_use)
 
 
 def _joined(records: Sequence[Record], name: str) -> np.ndarray:
     return np.concatenate([np.asarray(getattr(record, name), np.float64) for record in records])
+
+
+def _intervals(records: Sequence[Record]) -> np.ndarray:
+    return np.concatenate([np.empty(0), *(part for record in records for part in record.intervals)])
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float] | None:

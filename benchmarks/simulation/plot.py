@@ -65,9 +65,8 @@ def _panel(label: str, curves: Sequence[Curve], factor: float, end: float, top: 
                 f"{_LEFT + time * x_scale:.1f},{bottom - value * factor * y_scale:.1f}"
                 for time, value in zip(curve.times, values, strict=True)
             ]
-            parts.append(
-                f'<polyline points="{" ".join(points)}" fill="none" stroke="{_colour(index)}" stroke-width="1.6"{dashes}/>'
-            )
+            stroke = f'stroke="{_colour(index)}" stroke-width="1.6"{dashes}'
+            parts.append(f'<polyline points="{" ".join(points)}" fill="none" {stroke}/>')
     return parts
 
 
