@@ -123,7 +123,7 @@ class Curves:
     """One simulation over time. A span in which nothing counts has no point."""
 
     first_token: Curve
-    """By arrival."""
+    """By when it came."""
     interval: Curve
     """By the end of the step."""
     kv_use: Curve
@@ -138,7 +138,7 @@ class Curves:
         use = np.array([_kv_use_at(record, edges[1:]) for record in records])
         centres = ((edges[1:] + edges[:-1]) / 2).tolist()
         kv_use = Curve(centres, use.mean(axis=0).tolist(), use.max(axis=0).tolist())
-        return cls(_binned(arrivals, first, edges), _binned(ends, _intervals(records), edges), kv_use)
+        return cls(_binned(arrivals + first, first, edges), _binned(ends, _intervals(records), edges), kv_use)
 
 
 def _joined(records: Sequence[Record], name: str) -> np.ndarray:

@@ -11,10 +11,10 @@ _COLOURS = ("#1f6fb4", "#d1622b", "#2b8a57", "#8a4fb0", "#b03a4a", "#6b6f76")
 _WIDTH, _PANEL_HEIGHT = 900, 200
 _LEFT, _RIGHT, _TOP, _GAP = 78, 20, 34, 52
 _LEGEND_HEIGHT = 20
-_NUM_TICKS = 5
+_NUM_TICKS = 7
 
 _PANELS: tuple[tuple[str, Callable[[Curves], Curve], float], ...] = (
-    ("time to first token, ms: median, p99 dashed (by arrival)", lambda curves: curves.first_token, 1e3),
+    ("time to first token, ms: median, p99 dashed", lambda curves: curves.first_token, 1e3),
     ("inter-token latency, ms: median, p99 dashed", lambda curves: curves.interval, 1e3),
     ("KV cache in use, %: mean of replicas, fullest dashed", lambda curves: curves.kv_use, 1e2),
 )
@@ -65,8 +65,9 @@ def _panel(label: str, curves: Sequence[Curve], factor: float, end: float, top: 
                 f"{_LEFT + time * x_scale:.1f},{bottom - value * factor * y_scale:.1f}"
                 for time, value in zip(curve.times, values, strict=True)
             ]
-            stroke = f'stroke="{_colour(index)}" stroke-width="1.6"{dashes}'
-            parts.append(f'<polyline points="{" ".join(points)}" fill="none" {stroke}/>')
+            stroke = f'stroke="{_colour(index)}" stroke-width="1.6" stroke-linecap="round"{dashes}'
+            drawn = points * 2 if len(points) == 1 else points  # a line of no length is a dot
+            parts.append(f'<polyline points="{" ".join(drawn)}" fill="none" {stroke}/>')
     return parts
 
 
