@@ -58,7 +58,7 @@ def test_priority_share_and_unknown_fields(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "malformed"),
+        ("{", "truncated"),
         ("[]", "Expected `object`"),
         ("\ufeff{}", "malformed"),
         ({"input_length": 1, "output_length": 1}, "missing required field `timestamp`"),
