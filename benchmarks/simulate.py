@@ -220,6 +220,10 @@ def warn_of_refused(simulation: Simulation) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Raises `ConfigError` or `TraceError`."""
+    for name in ("json", "plot"):
+        path = getattr(arguments, name)
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ConfigError(f"--{name} {path}: there is no folder {path.parent}.")
     if arguments.check:
         gpu = find_gpu(arguments.gpu)
         print(check.table(check.compare(arguments.gpu, gpu, lambda shape: engine_config({"shape": shape}, gpu))))

@@ -1,6 +1,8 @@
-"""GPUs by the figures that a step's time depends on. Few of them, each measured on its own by a command that is named.
+"""GPUs by the figures that a step's time depends on. An own one is a JSON file of the same fields.
 
-An own one is a JSON file of the same fields.
+Rates and shares come from measurements of a single thing each (`roofline.py`, `benchmark_kernels.py`). The times of
+nearly empty layers and steps are what was left over of steps of one and of 64 sequences, the rate of cached reads what
+the work `prefix` says. Nothing is fitted to the works `tput` and `nano`.
 """
 
 from pathlib import Path
@@ -21,9 +23,9 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     name: str
     memory_bytes: Annotated[int, Meta(ge=2**30)]
     read_bytes_per_second: Rate
-    """`benchmarks/roofline.py`."""
+    """Of a plain reduction."""
     copy_bytes_per_second: Rate
-    """The same; of norms, RoPE and activation."""
+    """Read and written bytes together; of norms, RoPE and activation."""
     flops_per_second: Rate
     """Of large bfloat16 products, back to back: the power limit holds them below a single one's rate."""
     weight_read_share: Annotated[float, Meta(gt=0, le=1)]

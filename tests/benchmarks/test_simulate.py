@@ -207,6 +207,7 @@ def test_table_json_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--compare", "scheduling_policy=fcfs,none"], "--scheduling-policy"),
         (["--model", "/none"], "no model folder /none"),
         (["--work", "none"], "invalid choice"),
+        (["--plot", "/none/out.svg"], "--plot /none/out.svg: there is no folder /none"),
         (["--check", "--gpu", "h100"], "nothing was measured"),
     ],
 )
