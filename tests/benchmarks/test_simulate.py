@@ -82,7 +82,7 @@ def test_every_request_ends_and_every_token_is_counted(settings: dict[str, Any],
 
 def test_a_short_cache_preempts_and_a_host_tier_loads() -> None:
     requests = drawn(rate=float("inf"), num_prefixes=8, prefix_length=128)
-    limits = {"num_gpu_blocks_override": 60, "max_model_len": 512}
+    limits: dict[str, Any] = {"num_gpu_blocks_override": 60, "max_model_len": 512}
     _, short = run(simulation(requests, **limits))
     assert short.num_preemptions > 0
     assert short.max_kv_use > 0.9
