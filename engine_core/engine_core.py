@@ -2,8 +2,7 @@
 
 Up to `steps_in_flight` steps are under way: while the workers run step N, step N+1 is planned and queued behind it. The
 time from a result to the plan that it makes room for is what bounds the rate of short steps; so clients get their
-tokens after that plan has gone, and while steps take less than 2 ms one more is queued, which hides that time at the
-price that a new request or an ended one waits for one step more.
+tokens after that plan has gone.
 """
 
 import heapq
@@ -57,7 +56,6 @@ _IDLE_POLL_MS = 1000
 """The longest sleep; deadlines are looked at after it."""
 _MAX_FRAMES_A_TURN = 256
 """More frames wait for the next turn, so that no flood of them keeps a step from being planned."""
-_SHORT_STEP_NS = 2_000_000
 _MANY_CLIENTS = 32
 """From so many clients on, each new one is the occasion to look for those that left without a word."""
 _MAX_UNREAD_REPLIES = 16384
@@ -282,8 +280,7 @@ class EngineCore:
     # Schedule and dispatch
 
     def _has_room_in_flight(self) -> bool:
-        is_short = 0 < self._step_ns < _SHORT_STEP_NS
-        return len(self._inflight) < self._config.scheduler.steps_in_flight - (not is_short)
+        return len(self._inflight) < self._config.scheduler.most_in_flight(self._step_ns)
 
     def _schedule(self) -> ScheduledStep | None:
         """The next step, planned into the next free slot; None when nothing can or may run now."""

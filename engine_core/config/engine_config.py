@@ -13,6 +13,8 @@ from engine_core.config.model_config import ModelConfig
 
 PolicyName = Literal["fcfs", "priority", "fair"]
 
+_SHORT_STEP_NS = 2_000_000
+
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
@@ -50,7 +52,15 @@ class SchedulerConfig(_Config, frozen=True, kw_only=True):
     priority_ageing_rate: float = 0.1
     """Levels by which a priority improves with each second of waiting."""
     steps_in_flight: int = 3
-    """At most; the last of them only while steps are short, see `EngineCore`."""
+    """At most; the last of them only while steps are short."""
+
+    def most_in_flight(self, step_ns: int) -> int:
+        """How many steps may be under way where the one collected last took that long (0: nobody knows).
+
+        The time from a result to the plan that it makes room for bounds the rate of short steps. One step more in
+        flight hides it, at the price that a new request or an ended one waits for one step more.
+        """
+        return self.steps_in_flight - (not 0 < step_ns < _SHORT_STEP_NS)
 
 
 def block_demand(groups: LayerGroups, block_size: int, scheduler: SchedulerConfig) -> BlockDemand:

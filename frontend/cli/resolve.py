@@ -85,9 +85,13 @@ def read_model(args: ServeArgs, with_weights: bool = True) -> ModelFiles:
 
 
 def resolve_engine(
-    args: ServeArgs, files: ModelFiles, device: DeviceMemory, tensor_parallel_size: int = 1
+    args: ServeArgs,
+    files: ModelFiles,
+    device: DeviceMemory,
+    tensor_parallel_size: int = 1,
+    machine: DeviceMemory | None = None,
 ) -> tuple[EngineConfig, MemoryPlan]:
-    """The engine's part, with the plan of each rank's device."""
+    """The engine's part, with the plan of each rank's device. `machine`: what is around the device; None: this one."""
     model = files.config
     dtype = _resolve_dtype(args, model, device)
     scheduler = _resolve_scheduler(args, model, device)
@@ -100,7 +104,7 @@ def resolve_engine(
     )
     plan = make_memory_plan(model, files.tensors, dtype, scheduler, device, request, tensor_parallel_size)
     if args.kv_offload_gib:
-        plan = _add_host_tier(args, plan)
+        plan = _add_host_tier(args, plan, machine)
     engine = EngineConfig(
         model=model,
         cache=plan.cache_config(dtype, args.enable_prefix_caching, _hash_key_file(args.prefix_hash_key_file)),
@@ -163,10 +167,11 @@ def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory
     )
 
 
-def _add_host_tier(args: ServeArgs, plan: MemoryPlan) -> MemoryPlan:
+def _add_host_tier(args: ServeArgs, plan: MemoryPlan, machine: DeviceMemory | None) -> MemoryPlan:
     if not args.enable_prefix_caching:
         raise ConfigError("--kv-offload-gib keeps blocks for prompts that begin alike: it needs prefix caching.")
-    machine = plan.device if plan.device.device == "cpu" else probe_device("cpu")
+    if machine is None:
+        machine = plan.device if plan.device.device == "cpu" else probe_device("cpu")
     return with_host_tier(plan, args.kv_offload_gib, machine)
 
 

@@ -1,0 +1,94 @@
+"""How long a step takes on a GPU, from what its plan says.
+
+    step = overhead of step and layers (more of it where the library computes the products)
+         + sum over matrices of  (read^3 + compute^3)^(1/3)       read    = weight / (share x bandwidth)
+                                                                  compute = 2 x weight's elements x tokens / rate
+         + norms, RoPE and activation: bytes moved / copy bandwidth
+         + decode attention: keys and values of all contexts / (share x bandwidth), those that several sequences share
+           once from memory and else from the cache
+         + per prompt chunk: max(keys and values / bandwidth, its pairs' operations / rate of prefill attention)
+         + logits: bytes moved by the sampler / copy bandwidth
+
+Tokens are those of the graph that the worker would run, padding included. A product near the knee of its roofline
+reaches neither side of it, which the third power stands for. Nothing overlaps but what the shares contain.
+"""
+
+import numpy as np
+
+from benchmarks.simulation.gpus import Gpu
+from engine_core.config.engine_config import SchedulerConfig
+from engine_core.config.model_config import ModelConfig
+from engine_core.config.model_memory import head_sizes, kv_bytes_per_token
+from gpu_workers.cuda.step_sizes import StepSizes
+
+_KNEE = 3.0
+_MAX_NARROW_TOKENS = 32
+"""Products of more rows are the library's (`kernels/skinny_linear.py`)."""
+_LOGIT_BYTES = 4
+_LOGIT_PASSES = 3
+"""The product writes the logits; the sampler reads them, and once more where it draws."""
+
+
+class CostModel:
+    """Seconds of steps of one model on one GPU."""
+
+    def __init__(self, model: ModelConfig, dtype_bytes: int, scheduler: SchedulerConfig, gpu: Gpu) -> None:
+        hidden, inner = model.hidden_size, model.intermediate_size
+        q_size, kv_size = head_sizes(model)
+        qkv_size = q_size + 2 * kv_size
+        layer = [hidden * qkv_size, q_size * hidden, hidden * 2 * inner, inner * hidden]
+        self._gpu = gpu
+        self._dtype_bytes = dtype_bytes
+        self._num_layers = model.num_hidden_layers
+        self._layer_matrices = np.array(layer, np.float64)
+        self._head_matrix = np.array([model.vocab_size * hidden], np.float64)
+        self._vocab_size = model.vocab_size
+        # Two norms read and write the residual and their input, RoPE reads and writes all heads, the activation reads
+        # two and writes one.
+        moved = 2 * 4 * hidden + 2 * qkv_size + 3 * inner
+        self._moved_bytes = model.num_hidden_layers * moved * dtype_bytes
+        self._kv_bytes = kv_bytes_per_token(model, dtype_bytes, model.num_hidden_layers)
+        self._pair_flops = 4 * model.num_hidden_layers * q_size
+        self._sizes = StepSizes(scheduler.max_num_seqs, scheduler.max_num_batched_tokens)
+
+    def step_seconds(self, ends: np.ndarray, counts: np.ndarray, num_sampled: int, distinct: float = 1.0) -> float:
+        """Of a step that computes the last `counts` of `ends` tokens of its sequences (each int [num_seqs]).
+        `distinct` is the share of the sequences' blocks that is left when each is counted once."""
+        gpu = self._gpu
+        num_tokens = self._sizes.fit(int(counts.sum()), len(counts)).num_tokens
+        is_narrow = num_tokens <= _MAX_NARROW_TOKENS
+        seconds = gpu.step_seconds + self._num_layers * (gpu.layer_seconds if is_narrow else gpu.wide_layer_seconds)
+        seconds += self._num_layers * self._products(self._layer_matrices, num_tokens)
+        seconds += self._products(self._head_matrix, num_sampled) if num_sampled else 0.0
+        seconds += num_tokens * self._moved_bytes / gpu.copy_bytes_per_second
+        seconds += num_sampled * self._vocab_size * _LOGIT_BYTES * _LOGIT_PASSES / gpu.copy_bytes_per_second
+        return seconds + self._attention(ends.astype(np.float64), counts.astype(np.float64), distinct)
+
+    def _products(self, matrices: np.ndarray, num_tokens: int) -> float:
+        gpu = self._gpu
+        read = matrices * self._dtype_bytes / (gpu.weight_read_share * gpu.read_bytes_per_second)
+        compute = 2 * matrices * num_tokens / gpu.flops_per_second
+        return float(((read**_KNEE + compute**_KNEE) ** (1 / _KNEE)).sum())
+
+    def _attention(self, ends: np.ndarray, counts: np.ndarray, distinct: float) -> float:
+        gpu, is_decode = self._gpu, counts == 1
+        kv_bytes = ends * self._kv_bytes
+        pairs = counts * (ends - counts) + counts * (counts + 1) / 2
+        chunks = np.maximum(
+            kv_bytes / gpu.read_bytes_per_second, pairs * self._pair_flops / gpu.prefill_attention_flops
+        )
+        seconds_a_byte = distinct / gpu.read_bytes_per_second + (1 - distinct) / gpu.cached_read_bytes_per_second
+        decode = kv_bytes[is_decode].sum() * seconds_a_byte / gpu.decode_attention_share
+        return float(decode + chunks[~is_decode].sum())
+
+    def copy_seconds(self, num_blocks: int, bytes_per_block: int) -> float:
+        """Of blocks between the KV cache and host memory, one direction."""
+        return num_blocks * bytes_per_block / self._gpu.host_bytes_per_second
+
+    def core_seconds(self, num_seqs: int) -> float:
+        """CPU time of the engine core for a step, planning and update together."""
+        return self._gpu.core_step_seconds + num_seqs * self._gpu.core_row_seconds
+
+    @property
+    def launch_seconds(self) -> float:
+        return self._gpu.launch_seconds
