@@ -7,8 +7,12 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from sanic import Request, Sanic
 from sanic.exceptions import MethodNotAllowed, NotFound, PayloadTooLarge, SanicException
-from sanic.response import HTTPResponse
+from sanic.response import BaseHTTPResponse, HTTPResponse
+from sanic.signals import Event
 
+from engine_core.config.engine_config import FrontendConfig
+from frontend.api_keys import check_api_key
+from frontend.cors import cors_headers, is_preflight
 from frontend.errors import ApiError
 from frontend.responses import json_response
 from frontend.routes import ROUTES, Route
@@ -41,7 +45,29 @@ def build_app(state: FrontendState) -> Sanic:
     for route in ROUTES:
         _add_route(app, route, state)
     app.exception(Exception)(_answer_error)
+    if state.config.api_key_digests:
+        _want_api_keys(app, state.config)
+    if state.config.allowed_origins:
+        _answer_origins(app, state.config)
     return app
+
+
+def _want_api_keys(app: Sanic, config: FrontendConfig) -> None:
+    """Before a path or a body is looked at: who has no key learns nothing and costs nothing."""
+
+    async def check(request: Request) -> None:
+        if not (config.allowed_origins and is_preflight(request.method, request.headers)):
+            check_api_key(request.path, request.headers, config.api_key_digests)
+
+    app.add_signal(check, Event.HTTP_ROUTING_BEFORE)
+
+
+def _answer_origins(app: Sanic, config: FrontendConfig) -> None:
+    async def add_headers(request: Request, response: BaseHTTPResponse) -> None:
+        allow = response.headers.get("allow")
+        response.headers.update(cors_headers(request.method, request.headers, allow, config.allowed_origins))
+
+    app.register_middleware(add_headers, "response")
 
 
 def _add_route(app: Sanic, route: Route, state: FrontendState) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from frontend.api_keys import api_key_of
+
 MAX_CHOICES = 128
 MAX_TRACE_CONTEXT_CHARS = 512
 
@@ -66,10 +68,10 @@ def trace_context_of(headers: Mapping[str, str]) -> str | None:
 
 def share_key_of(headers: Mapping[str, str]) -> str | None:
     """Whose share a request is part of: a digest of its API key, for the key itself has no business in the engine."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
+    key = api_key_of(headers)
+    if key is None:
         return None
-    return hashlib.blake2b(key.strip().encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 class PromptTokensDetails(msgspec.Struct, kw_only=True):
