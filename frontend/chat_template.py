@@ -50,6 +50,7 @@ class ChatTemplate:
 
     def __init__(self, sources: dict[str, str], special_tokens: dict[str, str]) -> None:
         environment = _environment()
+        self.sources = sources
         self._special_tokens = special_tokens
         self._templates = {}
         for name, source in sources.items():

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from engine_core.config.engine_config import FrontendConfig
 from engine_core.ipc.messages import ERROR_ENGINE_DEAD, ERROR_SHUTTING_DOWN
@@ -12,7 +13,7 @@ from frontend.client import EngineClient
 from frontend.errors import ApiError, unavailable
 from frontend.input_processor import InputProcessor, Limits
 from frontend.sse import KeepAlive
-from frontend.tokenizer import TextTokenizer
+from frontend.tokenizer import TextTokenizer, load_tokenizer_config
 
 STALL_SECONDS = 60.0
 """Without a step for so long while it has work, an engine is not ready for more."""
@@ -52,6 +53,14 @@ class FrontendState:
                 self.tokenizer, self._chat_template, limits, self.config.default_sampling
             )
         return self._input_processor
+
+    @property
+    def tokenizer_info(self) -> dict[str, Any]:
+        """What a client needs that renders and tokenizes itself: tokenizer_config.json, with the special tokens as
+        texts and the chat template that is really used."""
+        info = {**load_tokenizer_config(self.config.model_path), **self.tokenizer.special_tokens}
+        template = self._chat_template.sources.get("default")
+        return info if template is None else {**info, "chat_template": template}
 
     def model_name(self, asked: str | None) -> str:
         """The name to answer with. Raises a 404 for a model that is not served here."""

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize."""
+"""POST /tokenize and /detokenize, GET /tokenizer_info."""
 
 from sanic import Request
 from sanic.response import HTTPResponse
@@ -45,3 +45,7 @@ async def detokenize(request: Request, state: FrontendState) -> HTTPResponse:
         raise bad_request("tokens must have token ids from 0 on.", "tokens")
     text = await state.tokenizer.decode_async(asked.tokens, skip_special_tokens=False)
     return json_response(DetokenizeResponse(prompt=text), headers=warning_header(unknown))
+
+
+async def tokenizer_info(request: Request, state: FrontendState) -> HTTPResponse:
+    return json_response(state.tokenizer_info)
