@@ -8,7 +8,7 @@ from typing import Any
 
 from engine_core.config.engine_config import FrontendConfig
 from engine_core.ipc.messages import ERROR_ENGINE_DEAD, ERROR_SHUTTING_DOWN
-from frontend.chat_template import load_chat_template
+from frontend.chat_template import RequestTemplates, load_chat_template
 from frontend.client import EngineClient
 from frontend.errors import ApiError, unavailable
 from frontend.input_processor import InputProcessor, Limits
@@ -50,7 +50,11 @@ class FrontendState:
                 vocab_size=info.vocab_size,
             )
             self._input_processor = InputProcessor(
-                self.tokenizer, self._chat_template, limits, self.config.default_sampling
+                self.tokenizer,
+                self._chat_template,
+                limits,
+                self.config.default_sampling,
+                RequestTemplates(self.tokenizer.special_tokens, self.config.trust_request_chat_template),
             )
         return self._input_processor
 

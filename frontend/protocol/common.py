@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from frontend.api_keys import api_key_of
+from frontend.protocol.unsupported import UnsupportedFields
 
 MAX_CHOICES = 128
 MAX_TRACE_CONTEXT_CHARS = 512
@@ -18,7 +19,7 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationRequest(msgspec.Struct, kw_only=True):
+class GenerationRequest(UnsupportedFields, kw_only=True):
     """Fields that mean the same for every way to ask for text. None: not given, the server's default holds."""
 
     model: str | None = None
@@ -46,6 +47,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     request_id: str | None = None
     cache_salt: str | None = None
     return_token_ids: bool | None = None
+    truncate_prompt_tokens: int | None = None
     user: str | None = None
     response_format: dict[str, Any] | None = None
 

@@ -44,17 +44,18 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
 
 async def _order(chat: ChatCompletionRequest, state: FrontendState, headers: Mapping[str, str]) -> Order:
     processor = state.input_processor
-    processor.check_choices(chat, num_prompts=1)
+    processor.check_choices(chat, num_prompts=1, num_samples=chat.num_choices)
+    if chat.modalities is not None and chat.modalities != ["text"]:
+        raise bad_request("modalities must be ['text']: this model writes text only.", "modalities")
     if chat.top_logprobs is not None and not chat.logprobs:
         raise bad_request("top_logprobs must come with logprobs: true.", "top_logprobs")
-    max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
     options = processor.output_options(chat)
     prompt = await processor.chat_prompt(chat)
     return Order(
         response_id=f"chatcmpl-{chat.request_id or uuid.uuid4().hex}",
         prompts=[prompt],
-        samplings=[processor.sampling(chat, prompt, max_tokens=max_tokens, logprobs=logprobs)],
+        samplings=[processor.sampling(chat, prompt, max_tokens=chat.max_answer_tokens, logprobs=logprobs)],
         num_samples=chat.num_choices,
         options=options,
         priority=chat.priority or 0,

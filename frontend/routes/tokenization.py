@@ -28,6 +28,7 @@ async def tokenize(request: Request, state: FrontendState) -> HTTPResponse:
             add_generation_prompt=asked.add_generation_prompt,
             continue_final_message=bool(asked.continue_final_message),
             kwargs=asked.chat_template_kwargs,
+            template=asked.chat_template,
         )
         token_ids = await state.tokenizer.encode_async(text, bool(asked.add_special_tokens))
     else:
