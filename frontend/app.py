@@ -44,6 +44,8 @@ def build_app(state: FrontendState) -> Sanic:
     app.ctx.state = state
     for route in ROUTES:
         _add_route(app, route, state)
+    for path in dict.fromkeys(route.path for route in ROUTES):
+        _add_options(app, path)
     app.exception(Exception)(_answer_error)
     if state.config.api_key_digests:
         _want_api_keys(app, state.config)
@@ -73,18 +75,32 @@ def _answer_origins(app: Sanic, config: FrontendConfig) -> None:
 def _add_route(app: Sanic, route: Route, state: FrontendState) -> None:
     module_name, function_name = route.handler.split(":")
     handler: Handler = getattr(importlib.import_module(module_name), function_name)
-    allowed = [*route.methods, *(["HEAD"] if "GET" in route.methods else []), "OPTIONS"]
 
     async def answer(request: Request, **path_values: str) -> HTTPResponse | None:
-        if request.method == "OPTIONS":
-            return HTTPResponse(status=204, headers={"Allow": ", ".join(allowed)})
         # A body beyond Sanic's buffer leaves reading paused, and a paused connection does not notice a hang-up.
         if request.transport is not None:
             request.transport.resume_reading()  # type: ignore[attr-defined]
         return await handler(request, state, **path_values)
 
-    name = f"{function_name}-{route.path}"
-    app.add_route(answer, route.path, methods=allowed, name="".join(c if c.isalnum() else "_" for c in name))
+    app.add_route(answer, route.path, methods=_answered(route), name=_route_name(function_name, route.path))
+
+
+def _add_options(app: Sanic, path: str) -> None:
+    """What may be done at a path, by one route or several."""
+    allowed = [method for route in ROUTES if route.path == path for method in _answered(route)] + ["OPTIONS"]
+
+    async def answer(request: Request, **path_values: str) -> HTTPResponse:
+        return HTTPResponse(status=204, headers={"Allow": ", ".join(allowed)})
+
+    app.add_route(answer, path, methods=["OPTIONS"], name=_route_name("options", path))
+
+
+def _answered(route: Route) -> list[str]:
+    return [*route.methods, *(["HEAD"] if "GET" in route.methods else [])]
+
+
+def _route_name(function_name: str, path: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in f"{function_name}-{path}")
 
 
 def _answer_error(request: Request, exception: Exception) -> HTTPResponse:

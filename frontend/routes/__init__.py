@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from frontend.protocol import chat, completions, status, tokenization
+from frontend.protocol import chat, completions, response_events, responses, status, tokenization
 
 
 class Route(NamedTuple):
@@ -37,6 +37,36 @@ ROUTES = (
         completions.Completion,
         body=completions.CompletionRequest,
         event=completions.Completion,
+    ),
+    Route(
+        ("POST",),
+        "/v1/responses",
+        "frontend.routes.responses:create",
+        "Answer an input, or go on after an earlier response",
+        responses.Response,
+        body=responses.ResponsesRequest,
+        event=response_events.ResponseEvent,
+    ),
+    Route(
+        ("GET",),
+        "/v1/responses/<response_id>",
+        "frontend.routes.responses:retrieve",
+        "A stored response",
+        responses.Response,
+    ),
+    Route(
+        ("DELETE",),
+        "/v1/responses/<response_id>",
+        "frontend.routes.responses:delete",
+        "Forget a stored response",
+        responses.DeletedResponse,
+    ),
+    Route(
+        ("POST",),
+        "/v1/responses/<response_id>/cancel",
+        "frontend.routes.responses:cancel",
+        "End a response in the background",
+        responses.Response,
     ),
     Route(("GET",), "/v1/models", "frontend.routes.models:list_models", "The served names", status.ModelList),
     Route(

@@ -26,7 +26,9 @@ def references(value: Any) -> set[str]:
 def test_every_route_is_described(document):
     described = {(method, path) for path, methods in document["paths"].items() for method in methods}
     assert described == {
-        (method.lower(), re.sub(r"<(\w+):\w+>", r"{\1}", route.path)) for route in ROUTES for method in route.methods
+        (method.lower(), re.sub(r"<(\w+)(?::\w+)?>", r"{\1}", route.path))
+        for route in ROUTES
+        for method in route.methods
     }
     operations = [operation for methods in document["paths"].values() for operation in methods.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
