@@ -1,4 +1,4 @@
-"""The Sanic application: routes, limits, and OpenAI's error shape for everything that goes wrong."""
+"""The Sanic application: routes, limits, and the API's error shape for everything that goes wrong."""
 
 import importlib
 import logging
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[..., Awaitable[HTTPResponse | None]]
 NEVER_SECONDS = 10.0**9
+ANTHROPIC_PATH = "/v1/messages"
 
 
 def build_app(state: FrontendState) -> Sanic:
@@ -124,4 +125,5 @@ def _answer_error(request: Request, exception: Exception) -> HTTPResponse:
     else:
         logger.error("%s %s failed.", request.method, request.path, exc_info=exception)
         error = ApiError(500, "The server failed to answer this request.", code="internal_error")
-    return json_response(error.body(), error.status, error.headers)
+    body = error.anthropic_body() if request.path.startswith(ANTHROPIC_PATH) else error.body()
+    return json_response(body, error.status, error.headers)

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from frontend.protocol import chat, completions, response_events, responses, status, tokenization
+from frontend.protocol import chat, completions, messages, response_events, responses, status, tokenization
 
 
 class Route(NamedTuple):
@@ -67,6 +67,25 @@ ROUTES = (
         "frontend.routes.responses:cancel",
         "End a response in the background",
         responses.Response,
+    ),
+    Route(
+        ("POST",),
+        "/v1/messages",
+        "frontend.routes.messages:create",
+        "Go on with a conversation, as Anthropic's API has it",
+        messages.Message,
+        body=messages.MessagesRequest,
+        event=messages.MessageEvent,
+        error=messages.MessagesError,
+    ),
+    Route(
+        ("POST",),
+        "/v1/messages/count_tokens",
+        "frontend.routes.messages:count_tokens",
+        "The length of a conversation",
+        messages.TokenCount,
+        body=messages.CountTokensRequest,
+        error=messages.MessagesError,
     ),
     Route(("GET",), "/v1/models", "frontend.routes.models:list_models", "The served names", status.ModelList),
     Route(
