@@ -45,6 +45,7 @@ from engine_core.ipc.step import ENDED_NS, STARTED_NS, StepResult
 from engine_core.kv_cache_manager import KVCacheManager
 from engine_core.metrics import Metrics
 from engine_core.request import Request, RequestStatus
+from engine_core.response_store import ResponseStore
 from engine_core.scheduler import Scheduler
 from engine_core.step_records import Finished, ScheduledStep
 from engine_core.timeline import Timeline
@@ -99,6 +100,7 @@ class EngineCore:
         self.metrics = Metrics(self.scheduler, model_name or config.model.path, replica)
         self.inspector = Inspector(self.scheduler, replica, time.monotonic())
         self.timeline = Timeline()
+        self.responses = ResponseStore()
         self.num_collected = 0
         self._step_ns = 0
         """How long the workers took for the step collected last."""
@@ -136,6 +138,13 @@ class EngineCore:
         for request in list(self._request_ids.values()):
             self._end_with_error(request, code, message)
         self._clients.send(self._router, self.num_collected)
+
+    def abort_requests(self, id_prefix: str) -> int:
+        """Ends the requests whose ids begin so; their clients are told. Returns how many there were."""
+        found = [request for request_id, request in self._request_ids.items() if request_id.startswith(id_prefix)]
+        for request in found:
+            self._end(self.scheduler.abort(request))
+        return len(found)
 
     # Receive
 

@@ -9,6 +9,7 @@ import msgspec
 from engine_core.inspector import block_page
 from engine_core.ipc.inspection import BlockPage, InspectArguments, Inspection, SnapshotArguments
 from engine_core.ipc.messages import Utility, UtilityReply
+from engine_core.ipc.stored_responses import AbortArguments, NameArguments, StoreArguments
 
 if TYPE_CHECKING:
     from engine_core.engine_core import EngineCore
@@ -44,11 +45,35 @@ def _block_snapshot(core: "EngineCore", arguments: dict[str, Any]) -> BlockPage:
     return block_page(core.scheduler.kv, msgspec.convert(arguments, SnapshotArguments).cursor, core.epoch)
 
 
+def _store_response(core: "EngineCore", arguments: dict[str, Any]) -> bool:
+    """Whether it is kept."""
+    asked = msgspec.convert(arguments, StoreArguments)
+    return core.responses.put(asked.name, asked.value, asked.is_final)
+
+
+def _load_response(core: "EngineCore", arguments: dict[str, Any]) -> bytes | None:
+    return core.responses.get(msgspec.convert(arguments, NameArguments).name)
+
+
+def _delete_response(core: "EngineCore", arguments: dict[str, Any]) -> bool:
+    """Whether there was one."""
+    return core.responses.remove(msgspec.convert(arguments, NameArguments).name)
+
+
+def _abort_requests(core: "EngineCore", arguments: dict[str, Any]) -> int:
+    """Ends requests of any client by the beginning of their ids; returns how many."""
+    return core.abort_requests(msgspec.convert(arguments, AbortArguments).prefix)
+
+
 METHODS: dict[str, Callable[["EngineCore", dict[str, Any]], Any]] = {
+    "abort_requests": _abort_requests,
     "block_snapshot": _block_snapshot,
+    "delete_response": _delete_response,
     "inspect": _inspect,
+    "load_response": _load_response,
     "metrics": _metrics,
     "status": _status,
+    "store_response": _store_response,
 }
 
 

@@ -1,4 +1,4 @@
-"""The Sanic application: routes, limits, and OpenAI's error shape for everything that goes wrong."""
+"""The Sanic application: routes, limits, and the API's error shape for everything that goes wrong."""
 
 import importlib
 import logging
@@ -7,8 +7,12 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from sanic import Request, Sanic
 from sanic.exceptions import MethodNotAllowed, NotFound, PayloadTooLarge, SanicException
-from sanic.response import HTTPResponse
+from sanic.response import BaseHTTPResponse, HTTPResponse
+from sanic.signals import Event
 
+from engine_core.config.engine_config import FrontendConfig
+from frontend.api_keys import check_api_key
+from frontend.cors import cors_headers, is_preflight
 from frontend.errors import ApiError
 from frontend.responses import json_response
 from frontend.routes import ROUTES, Route
@@ -18,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[..., Awaitable[HTTPResponse | None]]
 NEVER_SECONDS = 10.0**9
+ANTHROPIC_PATH = "/v1/messages"
 
 
 def build_app(state: FrontendState) -> Sanic:
@@ -40,25 +45,63 @@ def build_app(state: FrontendState) -> Sanic:
     app.ctx.state = state
     for route in ROUTES:
         _add_route(app, route, state)
+    for path in dict.fromkeys(route.path for route in ROUTES):
+        _add_options(app, path)
     app.exception(Exception)(_answer_error)
+    if state.config.api_key_digests:
+        _want_api_keys(app, state.config)
+    if state.config.allowed_origins:
+        _answer_origins(app, state.config)
     return app
+
+
+def _want_api_keys(app: Sanic, config: FrontendConfig) -> None:
+    """Before a path or a body is looked at: who has no key learns nothing and costs nothing."""
+
+    async def check(request: Request) -> None:
+        if not (config.allowed_origins and is_preflight(request.method, request.headers)):
+            check_api_key(request.path, request.headers, config.api_key_digests)
+
+    app.add_signal(check, Event.HTTP_ROUTING_BEFORE)
+
+
+def _answer_origins(app: Sanic, config: FrontendConfig) -> None:
+    async def add_headers(request: Request, response: BaseHTTPResponse) -> None:
+        allow = response.headers.get("allow")
+        response.headers.update(cors_headers(request.method, request.headers, allow, config.allowed_origins))
+
+    app.register_middleware(add_headers, "response")
 
 
 def _add_route(app: Sanic, route: Route, state: FrontendState) -> None:
     module_name, function_name = route.handler.split(":")
     handler: Handler = getattr(importlib.import_module(module_name), function_name)
-    allowed = [*route.methods, *(["HEAD"] if "GET" in route.methods else []), "OPTIONS"]
 
     async def answer(request: Request, **path_values: str) -> HTTPResponse | None:
-        if request.method == "OPTIONS":
-            return HTTPResponse(status=204, headers={"Allow": ", ".join(allowed)})
         # A body beyond Sanic's buffer leaves reading paused, and a paused connection does not notice a hang-up.
         if request.transport is not None:
             request.transport.resume_reading()  # type: ignore[attr-defined]
         return await handler(request, state, **path_values)
 
-    name = f"{function_name}-{route.path}"
-    app.add_route(answer, route.path, methods=allowed, name="".join(c if c.isalnum() else "_" for c in name))
+    app.add_route(answer, route.path, methods=_answered(route), name=_route_name(function_name, route.path))
+
+
+def _add_options(app: Sanic, path: str) -> None:
+    """What may be done at a path, by one route or several."""
+    allowed = [method for route in ROUTES if route.path == path for method in _answered(route)] + ["OPTIONS"]
+
+    async def answer(request: Request, **path_values: str) -> HTTPResponse:
+        return HTTPResponse(status=204, headers={"Allow": ", ".join(allowed)})
+
+    app.add_route(answer, path, methods=["OPTIONS"], name=_route_name("options", path))
+
+
+def _answered(route: Route) -> list[str]:
+    return [*route.methods, *(["HEAD"] if "GET" in route.methods else [])]
+
+
+def _route_name(function_name: str, path: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in f"{function_name}-{path}")
 
 
 def _answer_error(request: Request, exception: Exception) -> HTTPResponse:
@@ -82,4 +125,5 @@ def _answer_error(request: Request, exception: Exception) -> HTTPResponse:
     else:
         logger.error("%s %s failed.", request.method, request.path, exc_info=exception)
         error = ApiError(500, "The server failed to answer this request.", code="internal_error")
-    return json_response(error.body(), error.status, error.headers)
+    body = error.anthropic_body() if request.path.startswith(ANTHROPIC_PATH) else error.body()
+    return json_response(body, error.status, error.headers)

@@ -20,6 +20,8 @@ from frontend.tokenizer import TokenizerError, load_tokenizer_config
 
 MAX_KWARGS = 32
 MAX_KWARGS_BYTES = 16_384
+MAX_TEMPLATE_CHARS = 65_536
+"""Of a template that comes with a request."""
 
 _RESERVED = frozenset(("messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now", "documents"))
 
@@ -50,6 +52,7 @@ class ChatTemplate:
 
     def __init__(self, sources: dict[str, str], special_tokens: dict[str, str]) -> None:
         environment = _environment()
+        self.sources = sources
         self._special_tokens = special_tokens
         self._templates = {}
         for name, source in sources.items():
@@ -122,6 +125,28 @@ def load_chat_template(folder: str, override: str | None, special_tokens: dict[s
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path} is not UTF-8 text.") from error
     return ChatTemplate(sources, special_tokens)
+
+
+class RequestTemplates:
+    """Templates that requests bring along, where the server's owner trusts whoever sends them."""
+
+    def __init__(self, special_tokens: dict[str, str], are_trusted: bool) -> None:
+        self._special_tokens = special_tokens
+        self._are_trusted = are_trusted
+
+    def compile(self, source: str) -> ChatTemplate:
+        """Raises a 400 for a template that may not or cannot be used."""
+        if not self._are_trusted:
+            raise bad_request(
+                "chat_template must not be given: this server was started without --trust-request-chat-template.",
+                "chat_template",
+            )
+        if len(source) > MAX_TEMPLATE_CHARS:
+            raise bad_request(f"chat_template must have at most {MAX_TEMPLATE_CHARS} characters.", "chat_template")
+        try:
+            return ChatTemplate({"default": source}, self._special_tokens)
+        except TokenizerError as error:
+            raise bad_request(str(error), "chat_template") from error
 
 
 def check_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:

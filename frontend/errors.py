@@ -20,6 +20,15 @@ _ENGINE_STATUS = {
     messages.ERROR_SHUTTING_DOWN: 503,
 }
 
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
 
 class ApiError(ValueError):
     """Answered with `status` and OpenAI's error object; `param` names the field that is wrong."""
@@ -44,6 +53,11 @@ class ApiError(ValueError):
         return {
             "error": {"message": self.message, "type": _type_of(self.status), "param": self.param, "code": self.code}
         }
+
+    def anthropic_body(self) -> dict[str, Any]:
+        """The same in the shape of Anthropic's API."""
+        kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:

@@ -13,7 +13,7 @@ import msgspec
 
 from engine_core.ipc.messages import ERROR_CONTEXT_LENGTH
 from engine_core.ipc.sampling_params import SamplingParams
-from frontend.chat_template import ChatTemplate, check_kwargs
+from frontend.chat_template import ChatTemplate, RequestTemplates, check_kwargs
 from frontend.conversation import template_messages, template_tools
 from frontend.errors import ApiError, bad_request
 from frontend.output_processor import OutputOptions
@@ -21,6 +21,7 @@ from frontend.protocol.chat import ChatCompletionRequest, ChatMessage
 from frontend.protocol.common import MAX_CHOICES, GenerationRequest
 from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import from_validation
+from frontend.protocol.unsupported import refuse_unsupported
 from frontend.stop_strings import check_stop_strings
 from frontend.tokenizer import TextTokenizer
 
@@ -69,11 +70,13 @@ class InputProcessor:
         chat_template: ChatTemplate,
         limits: Limits,
         default_sampling: Mapping[str, float | int],
+        request_templates: RequestTemplates,
     ) -> None:
         self.limits = limits
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         self._default_sampling = default_sampling
+        self._request_templates = request_templates
 
     async def chat_prompt(self, request: ChatCompletionRequest) -> Prompt:
         text = self.render_chat(
@@ -82,9 +85,11 @@ class InputProcessor:
             add_generation_prompt=request.add_generation_prompt,
             continue_final_message=bool(request.continue_final_message),
             kwargs=request.chat_template_kwargs,
+            template=request.chat_template,
         )
         # The template writes the special tokens itself.
-        return await self._encode(text, bool(request.add_special_tokens), "messages")
+        prompt = await self._encode(text, bool(request.add_special_tokens), "messages")
+        return self._truncate(prompt, request, request.max_answer_tokens)
 
     def render_chat(
         self,
@@ -94,8 +99,10 @@ class InputProcessor:
         add_generation_prompt: bool | None,
         continue_final_message: bool,
         kwargs: dict[str, Any] | None,
+        template: str | None,
     ) -> str:
-        """A conversation as the text that the model reads."""
+        """A conversation as the text that the model reads. `template`: the request's own."""
+        chat_template = self._chat_template if template is None else self._request_templates.compile(template)
         if add_generation_prompt and continue_final_message:
             raise bad_request(
                 "continue_final_message must not be combined with add_generation_prompt.", "continue_final_message"
@@ -103,7 +110,7 @@ class InputProcessor:
         plain = template_messages(messages)
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
-        return self._chat_template.render(
+        return chat_template.render(
             plain,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
@@ -113,6 +120,10 @@ class InputProcessor:
 
     async def completion_prompts(self, request: CompletionRequest) -> list[Prompt]:
         """Every form of `prompt` as a list of prompts."""
+        prompts = await self._whole_prompts(request)
+        return [self._truncate(prompt, request, request.max_tokens) for prompt in prompts]
+
+    async def _whole_prompts(self, request: CompletionRequest) -> list[Prompt]:
         add_special_tokens = request.add_special_tokens is not False
         prompt = request.prompt
         if isinstance(prompt, str):
@@ -133,6 +144,20 @@ class InputProcessor:
             _text_prompt(text, token_ids, f"prompt[{index}]")
             for index, (text, token_ids) in enumerate(zip(texts, all_token_ids, strict=True))
         ]
+
+    def _truncate(self, prompt: Prompt, request: GenerationRequest, max_tokens: int | None) -> Prompt:
+        """The last `truncate_prompt_tokens` tokens; with -1 as many as leave room for the answer."""
+        count = request.truncate_prompt_tokens
+        if count is None:
+            return prompt
+        if count != -1 and not 1 <= count <= self.limits.max_model_len:
+            raise bad_request(
+                f"truncate_prompt_tokens must be -1 or from 1 to {self.limits.max_model_len}, not {count}.",
+                "truncate_prompt_tokens",
+            )
+        if count == -1:
+            count = max(1, self.limits.max_model_len - (max_tokens or 1))
+        return prompt if len(prompt.token_ids) <= count else Prompt(prompt.token_ids[-count:], None)
 
     def sampling(
         self,
@@ -185,15 +210,18 @@ class InputProcessor:
             skip_special_tokens=request.skip_special_tokens is not False,
         )
 
-    def check_choices(self, request: GenerationRequest, num_prompts: int) -> None:
-        """Raises a 400 for an `n` out of range, `stream_options` without a stream, and formats not supported yet."""
+    def check_choices(self, request: GenerationRequest, num_prompts: int, num_samples: int) -> None:
+        """Raises a 400 for an `n` out of range, `stream_options` without a stream, and what is not supported.
+        `num_samples`: outputs of each prompt."""
+        refuse_unsupported(request)
         if not 1 <= request.num_choices <= MAX_CHOICES:
             raise bad_request(f"n must be from 1 to {MAX_CHOICES}, not {request.n}.", "n")
-        if request.num_choices * num_prompts > MAX_TOTAL_CHOICES:
+        if num_samples * num_prompts > MAX_TOTAL_CHOICES:
+            name = "n" if num_samples == request.num_choices else "best_of"
             raise bad_request(
-                f"n times the number of prompts must be at most {MAX_TOTAL_CHOICES}, "
-                f"not {request.num_choices * num_prompts}.",
-                "n" if request.num_choices > 1 else "prompt",
+                f"{name} times the number of prompts must be at most {MAX_TOTAL_CHOICES}, "
+                f"not {num_samples * num_prompts}.",
+                name if num_samples > 1 else "prompt",
             )
         if request.stream_options is not None and not request.stream:
             raise bad_request("stream_options must come with stream: true.", "stream_options")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -72,9 +73,19 @@ class EventStream:
         """Waits while the reader is slower than its connection's buffers."""
         await self._write(b"".join((_DATA, _encode(event), _END)))
 
+    async def send_named(self, events: Iterable[msgspec.Struct]) -> None:
+        """Events whose structs' tags are their names, one write each."""
+        for event in events:
+            name = str(event.__struct_config__.tag).encode()
+            await self._write(b"".join((b"event: ", name, b"\n", _DATA, _encode(event), _END)))
+
     async def done(self) -> None:
-        """The last event of every stream."""
+        """The last event of a stream of chunks."""
         await self._write(b"data: [DONE]\n\n")
+        await self.end()
+
+    async def end(self) -> None:
+        """Nothing more is sent."""
         await self._response.eof()
 
     def close(self) -> None:

@@ -1,18 +1,22 @@
 """What the handlers of one frontend process share. Nothing that a second process would need to know."""
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from engine_core.config.engine_config import FrontendConfig
 from engine_core.ipc.messages import ERROR_ENGINE_DEAD, ERROR_SHUTTING_DOWN
-from frontend.chat_template import load_chat_template
+from frontend.chat_template import RequestTemplates, load_chat_template
 from frontend.client import EngineClient
 from frontend.errors import ApiError, unavailable
 from frontend.input_processor import InputProcessor, Limits
 from frontend.sse import KeepAlive
-from frontend.tokenizer import TextTokenizer
+from frontend.tokenizer import TextTokenizer, load_tokenizer_config
+
+logger = logging.getLogger(__name__)
 
 STALL_SECONDS = 60.0
 """Without a step for so long while it has work, an engine is not ready for more."""
@@ -32,6 +36,7 @@ class FrontendState:
         self.tokenizer = TextTokenizer.from_folder(config.model_path)
         self._chat_template = load_chat_template(config.model_path, config.chat_template, self.tokenizer.special_tokens)
         self._input_processor: InputProcessor | None = None
+        self._background: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._core_progress = -1
@@ -49,9 +54,21 @@ class FrontendState:
                 vocab_size=info.vocab_size,
             )
             self._input_processor = InputProcessor(
-                self.tokenizer, self._chat_template, limits, self.config.default_sampling
+                self.tokenizer,
+                self._chat_template,
+                limits,
+                self.config.default_sampling,
+                RequestTemplates(self.tokenizer.special_tokens, self.config.trust_request_chat_template),
             )
         return self._input_processor
+
+    @property
+    def tokenizer_info(self) -> dict[str, Any]:
+        """What a client needs that renders and tokenizes itself: tokenizer_config.json, with the special tokens as
+        texts and the chat template that is really used."""
+        info = {**load_tokenizer_config(self.config.model_path), **self.tokenizer.special_tokens}
+        template = self._chat_template.sources.get("default")
+        return info if template is None else {**info, "chat_template": template}
 
     def model_name(self, asked: str | None) -> str:
         """The name to answer with. Raises a 404 for a model that is not served here."""
@@ -70,14 +87,31 @@ class FrontendState:
         refusal = self.not_ready()
         if refusal is not None:
             raise refusal
-        self.num_open += 1
-        self._idle.clear()
+        self._count_open(1)
         try:
             yield
         finally:
-            self.num_open -= 1
-            if self.num_open == 0:
-                self._idle.set()
+            self._count_open(-1)
+
+    def start_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work that goes on after its request was answered; it counts like a handler."""
+        self._count_open(1)
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._end_background)
+
+    def _end_background(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        self._count_open(-1)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("Work in the background failed.", exc_info=task.exception())
+
+    def _count_open(self, change: int) -> None:
+        self.num_open += change
+        if self.num_open == 0:
+            self._idle.set()
+        else:
+            self._idle.clear()
 
     def not_ready(self) -> ApiError | None:
         """Why new requests are refused, or None."""

@@ -36,7 +36,7 @@ async def stream_answer(
     headers: dict[str, str],
 ) -> None:
     """Streams a generation to its end. What fails before the first token raises; later failures become an event."""
-    first = await _first_piece(generation)
+    first = await first_piece(generation)
     stream = await EventStream.open(request, keep_alive, headers)
     try:
         try:
@@ -52,7 +52,7 @@ async def stream_answer(
         stream.close()
 
 
-async def _first_piece(generation: Generation) -> tuple[int, OutputPiece] | None:
+async def first_piece(generation: Generation) -> tuple[int, OutputPiece] | None:
     """Waits a while for the first token, so that a request that cannot be served gets a status of its own."""
     try:
         async with asyncio.timeout(PING_SECONDS):

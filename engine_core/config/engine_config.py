@@ -138,6 +138,12 @@ class FrontendConfig(_Config, frozen=True, kw_only=True):
     """Seconds of silence after which the supervisor ends the server; 0: never."""
     max_model_len: int
     max_logprobs: int
+    api_key_digests: tuple[str, ...] = ()
+    """SHA-256, in hex, of the keys of which a request must have one; empty: no key is wanted."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages of these origins may read answers; `*`: all."""
+    trust_request_chat_template: bool = False
+    """Whether a request may bring its own chat template."""
 
 
 class ServeConfig(_Config, frozen=True, kw_only=True):

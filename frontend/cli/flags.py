@@ -53,8 +53,12 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     frontends: Annotated[int, Meta(ge=1, le=64)] = 1
+    api_key: list[Annotated[str, Meta(min_length=1, max_length=4096)]] = []
+    api_key_file: str | None = None
+    allowed_origins: list[Annotated[str, Meta(min_length=1, max_length=256)]] = []
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 16 * 2**20
     strict_requests: bool = False
+    trust_request_chat_template: bool = False
     drain_timeout: Annotated[float, Meta(ge=0, le=86400)] = 30.0
     hang_timeout: Annotated[float, Meta(ge=0, le=86400)] | None = None
     trace: str | None = None
@@ -90,8 +94,14 @@ HELP = {
     "host": "address to listen on",
     "port": "port to listen on; 0: any free one",
     "frontends": "HTTP processes",
+    "api_key": "keys of which a request must have one (but for /health and /ready); other users of this machine see "
+    "them in the command line, so prefer --api-key-file",
+    "api_key_file": "file with such keys, one a line",
+    "allowed_origins": "origins of web pages that may use this server from a browser (https://chat.example), or '*' "
+    "for all (default: none)",
     "max_body_bytes": "longest request body",
     "strict_requests": "refuse unknown fields in requests instead of ignoring them",
+    "trust_request_chat_template": "let requests bring a chat template of their own, which may use any amount of time",
     "drain_timeout": "seconds for running requests to finish after SIGTERM",
     "hang_timeout": "seconds without a sign of life after which a process hangs, which ends the server; 0: never "
     "(default: 60, and on a CPU what its largest step may take)",
@@ -104,7 +114,8 @@ GROUPS = {
     "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching "
     "prefix_hash_key_file kv_offload_gib",
     "Execution": "enforce_eager num_threads trace",
-    "Server": "host port frontends max_body_bytes strict_requests drain_timeout hang_timeout",
+    "Server": "host port frontends api_key api_key_file allowed_origins max_body_bytes strict_requests "
+    "trust_request_chat_template drain_timeout hang_timeout",
 }
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
@@ -114,7 +125,9 @@ CHOICES = {
 }
 SIZES = ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_body_bytes")
 """Whole numbers that may be written with a unit: 8k is 8000, 8K and 8KiB are 8192."""
-SWITCHES = ("enforce_eager", "strict_requests")
+SWITCHES = ("enforce_eager", "strict_requests", "trust_request_chat_template")
+LISTS = ("served_model_name", "api_key", "allowed_origins")
+"""Given as several words, or as one text in the YAML file."""
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgKMGT]?)(i?B)?")
 
@@ -155,17 +168,19 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, default: object) -> Non
         flag_of(name),
         default=argparse.SUPPRESS,
         choices=CHOICES.get(name),
-        nargs="+" if name == "served_model_name" else None,
+        nargs="+" if name in LISTS else None,
         metavar=None if name in CHOICES else _metavar(name, default),
         help=text,
     )
 
 
 def _metavar(name: str, default: object) -> str:
-    if name in ("chat_template", "trace", "prefix_hash_key_file"):
+    if name in ("chat_template", "trace", "prefix_hash_key_file", "api_key_file"):
         return "FILE"
-    if name in ("served_model_name", "host"):
+    if name in ("served_model_name", "host", "api_key"):
         return name.rsplit("_", 1)[-1].upper()
+    if name == "allowed_origins":
+        return "ORIGIN"
     return "AUTO|VLLM|FOLDER".lower() if name == "generation_config" else "X" if isinstance(default, float) else "N"
 
 
@@ -177,8 +192,9 @@ def make_args(values: Mapping[str, Any], where: str = "") -> ServeArgs:
     for name in SIZES:
         if isinstance(values.get(name), str):
             values[name] = parse_size(name, values[name])
-    if isinstance(values.get("served_model_name"), str):
-        values["served_model_name"] = [values["served_model_name"]]
+    for name in LISTS:
+        if isinstance(values.get(name), str):
+            values[name] = [values[name]]
     return convert_settings(values, ServeArgs, where)
 
 

@@ -27,6 +27,7 @@ from engine_core.config.hash_key import read_hash_key
 from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan, with_host_tier
 from engine_core.config.model_config import ModelConfig, load_model_config, read_json_object
 from engine_core.ipc.sampling_params import MAX_LOGPROBS, SamplingParams
+from frontend.api_keys import digest_of
 from frontend.chat_template import load_chat_template
 from frontend.cli.flags import ServeArgs
 from frontend.cli.hub import has_weights, resolve_model_folder
@@ -34,6 +35,7 @@ from frontend.tokenizer import TokenizerError
 
 DEFAULT_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
 MAX_TEMPLATE_BYTES = 2**20
+MAX_KEY_FILE_BYTES = 2**20
 MIN_HANG_TIMEOUT = 3.0
 """Processes give signs of life once a second."""
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -187,7 +189,10 @@ def _resolve_hang_timeout(args: ServeArgs, engine: EngineConfig) -> float:
 
 
 def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig, hang_timeout: float) -> FrontendConfig:
-    chat_template = None if args.chat_template is None else _read_template(Path(args.chat_template).expanduser())
+    chat_template = None
+    if args.chat_template is not None:
+        file = Path(args.chat_template).expanduser()
+        chat_template = _read_text("--chat-template", file, MAX_TEMPLATE_BYTES)
     try:
         # Compiled and dropped: what every frontend would refuse is refused before weights are loaded.
         load_chat_template(str(folder), chat_template, special_tokens={})
@@ -207,18 +212,36 @@ def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig,
         hang_timeout=hang_timeout,
         max_model_len=scheduler.max_model_len,
         max_logprobs=MAX_LOGPROBS,
+        api_key_digests=tuple(digest_of(key) for key in _api_keys(args)),
+        allowed_origins=tuple(args.allowed_origins),
+        trust_request_chat_template=args.trust_request_chat_template,
     )
 
 
-def _read_template(file: Path) -> str:
+def _api_keys(args: ServeArgs) -> list[str]:
+    """Those of the command line and those of the file. A file without a key is refused: it would open the server."""
+    keys = [key.strip() for key in args.api_key]
+    if not all(keys):
+        raise ConfigError("--api-key must not be blank.")
+    if args.api_key_file is not None:
+        file = Path(args.api_key_file).expanduser()
+        found = [line.strip() for line in _read_text("--api-key-file", file, MAX_KEY_FILE_BYTES).splitlines()]
+        found = [key for key in found if key]
+        if not found:
+            raise ConfigError(f"--api-key-file {file} has no key in it.")
+        keys += found
+    return keys
+
+
+def _read_text(flag: str, file: Path, max_bytes: int) -> str:
     try:
-        if file.stat().st_size > MAX_TEMPLATE_BYTES:
-            raise ConfigError(f"--chat-template {file} is larger than {MAX_TEMPLATE_BYTES} bytes.")
+        if file.stat().st_size > max_bytes:
+            raise ConfigError(f"{flag} {file} is larger than {max_bytes} bytes.")
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"--chat-template {file} cannot be read: {error.strerror}.") from None
+        raise ConfigError(f"{flag} {file} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"--chat-template {file} is not UTF-8 text.") from None
+        raise ConfigError(f"{flag} {file} is not UTF-8 text.") from None
 
 
 def _hash_key_file(given: str | None) -> str | None:

@@ -63,15 +63,22 @@ class ChatCompletionRequest(GenerationRequest, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    chat_template: str | None = None
+    modalities: list[str] | None = None
     # Accepted because clients send them; none changes what is generated here.
     metadata: dict[str, Any] | None = None
-    modalities: list[str] | None = None
+    prediction: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
     reasoning_effort: str | None = None
     safety_identifier: str | None = None
     service_tier: str | None = None
     store: bool | None = None
     verbosity: str | None = None
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """Under the newer of its two names where both are given."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
 class TopLogprob(msgspec.Struct, kw_only=True):

@@ -7,6 +7,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from frontend.api_keys import api_key_of
+from frontend.protocol.unsupported import UnsupportedFields
+
 MAX_CHOICES = 128
 MAX_TRACE_CONTEXT_CHARS = 512
 
@@ -16,7 +19,7 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationRequest(msgspec.Struct, kw_only=True):
+class GenerationRequest(UnsupportedFields, kw_only=True):
     """Fields that mean the same for every way to ask for text. None: not given, the server's default holds."""
 
     model: str | None = None
@@ -44,6 +47,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     request_id: str | None = None
     cache_salt: str | None = None
     return_token_ids: bool | None = None
+    truncate_prompt_tokens: int | None = None
     user: str | None = None
     response_format: dict[str, Any] | None = None
 
@@ -66,10 +70,10 @@ def trace_context_of(headers: Mapping[str, str]) -> str | None:
 
 def share_key_of(headers: Mapping[str, str]) -> str | None:
     """Whose share a request is part of: a digest of its API key, for the key itself has no business in the engine."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
+    key = api_key_of(headers)
+    if key is None:
         return None
-    return hashlib.blake2b(key.strip().encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 class PromptTokensDetails(msgspec.Struct, kw_only=True):

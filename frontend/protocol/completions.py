@@ -17,6 +17,11 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     suffix: str | None = None
 
     @property
+    def num_samples(self) -> int:
+        """How many outputs each prompt gets, of which `n` are answered."""
+        return self.num_choices if self.best_of is None else self.best_of
+
+    @property
     def num_prompts(self) -> int:
         """As far as the form of `prompt` tells; whether it is well made is checked later."""
         if isinstance(self.prompt, str) or all(isinstance(entry, int) for entry in self.prompt):

@@ -23,7 +23,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     headers = warning_header(unknown)
     model = state.model_name(chat.model)
     async with state.generating():
-        order = await _order(chat, state, request.headers)
+        order = await chat_order(chat, state, request.headers, f"chatcmpl-{chat.request_id or uuid.uuid4().hex}")
         answer = ChatAnswer(
             order.response_id,
             int(time.time()),
@@ -42,19 +42,23 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             generation.close()
 
 
-async def _order(chat: ChatCompletionRequest, state: FrontendState, headers: Mapping[str, str]) -> Order:
+async def chat_order(
+    chat: ChatCompletionRequest, state: FrontendState, headers: Mapping[str, str], response_id: str
+) -> Order:
+    """What a chat asks of the engine; other endpoints that mean a chat come here as well."""
     processor = state.input_processor
-    processor.check_choices(chat, num_prompts=1)
+    processor.check_choices(chat, num_prompts=1, num_samples=chat.num_choices)
+    if chat.modalities is not None and chat.modalities != ["text"]:
+        raise bad_request("modalities must be ['text']: this model writes text only.", "modalities")
     if chat.top_logprobs is not None and not chat.logprobs:
         raise bad_request("top_logprobs must come with logprobs: true.", "top_logprobs")
-    max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
     options = processor.output_options(chat)
     prompt = await processor.chat_prompt(chat)
     return Order(
-        response_id=f"chatcmpl-{chat.request_id or uuid.uuid4().hex}",
+        response_id=response_id,
         prompts=[prompt],
-        samplings=[processor.sampling(chat, prompt, max_tokens=max_tokens, logprobs=logprobs)],
+        samplings=[processor.sampling(chat, prompt, max_tokens=chat.max_answer_tokens, logprobs=logprobs)],
         num_samples=chat.num_choices,
         options=options,
         priority=chat.priority or 0,

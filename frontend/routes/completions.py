@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from frontend.best_of import best_outputs
 from frontend.completion_answer import CompletionAnswer
 from frontend.errors import bad_request
 from frontend.generation import Generation, Order
 from frontend.input_processor import InputProcessor, Prompt
 from frontend.output_processor import OutputPiece
-from frontend.protocol.common import share_key_of, trace_context_of, usage
+from frontend.protocol.common import MAX_CHOICES, share_key_of, trace_context_of, usage
 from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.responses import json_response
@@ -30,7 +31,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     async with state.generating():
         processor = state.input_processor
         _check(completion)
-        processor.check_choices(completion, completion.num_prompts)
+        processor.check_choices(completion, completion.num_prompts, completion.num_samples)
         prompts = await processor.completion_prompts(completion)
         response_id = f"cmpl-{completion.request_id or uuid.uuid4().hex}"
         answer = CompletionAnswer(
@@ -53,6 +54,8 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
                 await stream_answer(request, generation, answer, completion.stream_options, state.keep_alive, headers)
                 return None
             pieces = await generation.collect()
+            if completion.num_samples > completion.num_choices:
+                pieces = best_outputs(pieces, completion.num_samples, completion.num_choices)
             return json_response(answer.whole(pieces, generation.usage()), headers=headers)
         finally:
             generation.close()
@@ -62,8 +65,12 @@ def _check(completion: CompletionRequest) -> None:
     """Raises a 400 for what is wrong here or not supported yet."""
     if completion.suffix:
         raise bad_request("suffix is not supported: these models do not fill in.", "suffix")
-    if completion.best_of is not None and completion.best_of != completion.num_choices:
-        raise bad_request("best_of must equal n: choosing among more is not supported.", "best_of")
+    if completion.num_samples < completion.num_choices:
+        raise bad_request(f"best_of must be at least n, which is {completion.num_choices}.", "best_of")
+    if completion.num_samples > MAX_CHOICES:
+        raise bad_request(f"best_of must be at most {MAX_CHOICES}, not {completion.best_of}.", "best_of")
+    if completion.num_samples > completion.num_choices and completion.stream:
+        raise bad_request("best_of must equal n with stream: true: the best is known at the end.", "best_of")
     if completion.echo and completion.logprobs is not None:
         raise bad_request("logprobs with echo: log-probabilities of the prompt are not supported yet.", "echo")
     if completion.max_tokens == 0 and (not completion.echo or completion.stream):
@@ -86,6 +93,9 @@ def _order(
     processor: InputProcessor,
     headers: Mapping[str, str],
 ) -> Order:
+    # Outputs are compared by their log-probabilities, wanted or not.
+    is_ranked = completion.num_samples > completion.num_choices
+    logprobs = 0 if is_ranked and completion.logprobs is None else completion.logprobs
     return Order(
         response_id=response_id,
         prompts=prompts,
@@ -94,12 +104,12 @@ def _order(
                 completion,
                 prompt,
                 max_tokens=completion.max_tokens,
-                logprobs=completion.logprobs,
+                logprobs=logprobs,
                 default_max_tokens=DEFAULT_MAX_TOKENS,
             )
             for prompt in prompts
         ],
-        num_samples=completion.num_choices,
+        num_samples=completion.num_samples,
         options=processor.output_options(completion),
         priority=completion.priority or 0,
         share_key=share_key_of(headers),

@@ -6,6 +6,7 @@ from sanic.response import HTTPResponse
 from engine_core.ipc.messages import ERROR_ENGINE_DEAD, PROTOCOL_VERSION
 from frontend.client import EngineError
 from frontend.errors import unavailable
+from frontend.protocol.status import Health, Readiness, Version
 from frontend.responses import json_response
 from frontend.state import STALL_SECONDS, FrontendState
 from frontend.version import quire_version
@@ -15,7 +16,7 @@ ANSWER_SECONDS = 5.0
 
 
 async def health(request: Request, state: FrontendState) -> HTTPResponse:
-    return json_response({"status": "ok"})
+    return json_response(Health())
 
 
 async def ready(request: Request, state: FrontendState) -> HTTPResponse:
@@ -30,8 +31,8 @@ async def ready(request: Request, state: FrontendState) -> HTTPResponse:
     silence = state.note_progress(status["progress"], status["pending"])
     if silence >= STALL_SECONDS:
         raise unavailable(f"The engine has work and has made no step for {silence:.0f} seconds.", "engine_stalled")
-    return json_response({"status": "ready", **status})
+    return json_response(Readiness(**status))
 
 
 async def version(request: Request, state: FrontendState) -> HTTPResponse:
-    return json_response({"version": quire_version(), "protocol_version": PROTOCOL_VERSION})
+    return json_response(Version(version=quire_version(), protocol_version=PROTOCOL_VERSION))

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize."""
+"""POST /tokenize and /detokenize, GET /tokenizer_info."""
 
 from sanic import Request
 from sanic.response import HTTPResponse
@@ -28,6 +28,7 @@ async def tokenize(request: Request, state: FrontendState) -> HTTPResponse:
             add_generation_prompt=asked.add_generation_prompt,
             continue_final_message=bool(asked.continue_final_message),
             kwargs=asked.chat_template_kwargs,
+            template=asked.chat_template,
         )
         token_ids = await state.tokenizer.encode_async(text, bool(asked.add_special_tokens))
     else:
@@ -45,3 +46,7 @@ async def detokenize(request: Request, state: FrontendState) -> HTTPResponse:
         raise bad_request("tokens must have token ids from 0 on.", "tokens")
     text = await state.tokenizer.decode_async(asked.tokens, skip_special_tokens=False)
     return json_response(DetokenizeResponse(prompt=text), headers=warning_header(unknown))
+
+
+async def tokenizer_info(request: Request, state: FrontendState) -> HTTPResponse:
+    return json_response(state.tokenizer_info)

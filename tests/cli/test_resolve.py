@@ -11,6 +11,7 @@ from engine_core.config.devices import DeviceMemory
 from engine_core.config.engine_config import ServeConfig
 from engine_core.config.errors import ConfigError
 from engine_core.config.hang_timeout import default_hang_timeout
+from frontend.api_keys import digest_of
 from frontend.cli import resolve as resolve_module
 from frontend.cli.flags import make_args
 from frontend.cli.report import format_report
@@ -132,6 +133,20 @@ def test_default_sampling(tmp_path: Path) -> None:
     (other / "generation_config.json").write_text('{"temperature": "warm"}')
     with pytest.raises(ConfigError, match="temperature"):
         resolved(folder, generation_config=str(other))
+
+
+def test_api_keys_come_from_flag_and_file_as_digests(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "m")
+    file = tmp_path / "keys"
+    file.write_text("sk-b\n\n  sk-c  \n")
+    frontend = resolved(folder, api_key="sk-a", api_key_file=str(file)).frontend
+    assert frontend.api_key_digests == tuple(digest_of(key) for key in ("sk-a", "sk-b", "sk-c"))
+    assert not any(b"sk-" in part.encode() for part in frontend.api_key_digests)
+    file.write_text("\n \n")
+    with pytest.raises(ConfigError, match="has no key in it"):
+        resolved(folder, api_key_file=str(file))
+    with pytest.raises(ConfigError, match="must not be blank"):
+        resolved(folder, api_key=[" "])
 
 
 def test_the_chat_template_file_is_read(tmp_path: Path) -> None:

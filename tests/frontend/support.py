@@ -16,6 +16,7 @@ from benchmarks.stub_core import Reply, StubCore
 from engine_core.config.engine_config import ServeConfig
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import AddRequest
+from engine_core.response_store import ResponseStore
 from frontend.launcher import start_frontend
 from frontend.supervisor.listeners import open_listeners, url_of
 
@@ -144,6 +145,7 @@ def running_setup(folder: Path, **frontend_changes: Any) -> Iterator[Setup]:
     tokenizer = write_model_folder(folder)
     names = {"served_model_names": (MODEL, "alias"), "max_model_len": MAX_MODEL_LEN}
     config = serve_config(folder, frontend_config(folder, **{**names, **frontend_changes}))
+    responses = ResponseStore()
     core = StubCore(
         config.core_endpoint(),
         lambda add: Reply(token_ids=[5]),
@@ -152,6 +154,9 @@ def running_setup(folder: Path, **frontend_changes: Any) -> Iterator[Setup]:
         utilities={
             "metrics": lambda arguments: "# TYPE quire_steps counter\nquire_steps 3\n",
             "status": lambda arguments: {"progress": 3, "pending": 0},
+            "store_response": lambda arguments: responses.put(**arguments),
+            "load_response": lambda arguments: responses.get(**arguments),
+            "delete_response": lambda arguments: responses.remove(**arguments),
         },
     )
     core.start()

@@ -1,0 +1,26 @@
+"""The arguments of the utilities `store_response`, `load_response`, `delete_response` and `abort_requests`."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from engine_core.ipc.messages import Name
+
+MAX_VALUE_BYTES = 16 * 2**20
+
+
+class StoreArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Name
+    value: Annotated[bytes, Meta(max_length=MAX_VALUE_BYTES)]
+    is_final: bool
+    """A final value is never replaced."""
+
+
+class NameArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Name
+
+
+class AbortArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    prefix: Annotated[str, Meta(min_length=16, max_length=256)]
+    """Of the ids of requests; long enough that it cannot be everybody's."""

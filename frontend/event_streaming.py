@@ -1,0 +1,66 @@
+"""Answers as streams of named events, the way `/v1/responses` and `/v1/messages` have them: no [DONE] at the end."""
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Protocol
+
+import msgspec
+from sanic import Request
+
+from frontend.errors import ApiError
+from frontend.generation import Generation
+from frontend.output_processor import OutputPiece
+from frontend.sse import EventStream, KeepAlive
+from frontend.streaming import first_piece
+
+
+class EventFormat(Protocol):
+    """How a protocol writes its events; each is a struct whose tag is its name."""
+
+    def start(self) -> Iterable[msgspec.Struct]:
+        """What comes before the text."""
+
+    def text(self, piece: OutputPiece) -> Iterable[msgspec.Struct]:
+        """A piece that has text."""
+
+    def end(self, last: OutputPiece) -> AsyncIterator[msgspec.Struct]:
+        """What comes after the text; `last` has the reason of the end, and tokens whose text has been sent."""
+
+    def failure(self, error: ApiError) -> Iterable[msgspec.Struct]:
+        """The end of an answer that failed midway."""
+
+
+async def stream_events(
+    request: Request, generation: Generation, form: EventFormat, keep_alive: KeepAlive, headers: dict[str, str]
+) -> None:
+    """Streams the one choice of a generation to its end. What fails before the first token raises."""
+    first = await first_piece(generation)
+    stream = await EventStream.open(request, keep_alive, headers)
+    try:
+        try:
+            await _send_all(stream, first, generation, form)
+        except ApiError as error:
+            await stream.send_named(form.failure(error))
+        except Exception:  # goes on to the process's entry, which can no longer answer: only an event can
+            failure = ApiError(500, "The server failed while it answered.", code="internal_error")
+            await stream.send_named(form.failure(failure))
+            await stream.end()
+            raise
+        await stream.end()
+    finally:
+        stream.close()
+
+
+async def _send_all(
+    stream: EventStream, first: tuple[int, OutputPiece] | None, generation: Generation, form: EventFormat
+) -> None:
+    await stream.send_named(form.start())
+    held = OutputPiece()
+    item = await anext(generation, None) if first is None else first
+    while item is not None:
+        held.add(item[1])
+        if held.text:
+            await stream.send_named(form.text(held))
+            held = OutputPiece(finish_reason=held.finish_reason, stop_reason=held.stop_reason)
+        item = await anext(generation, None)
+    async for event in form.end(held):
+        await stream.send_named([event])

@@ -1,0 +1,150 @@
+"""`/v1/responses`: the request and the response. The events of a stream are in `response_events`."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from frontend.protocol.chat import ContentPart, Role
+from frontend.protocol.unsupported import UnsupportedFields
+
+
+class InputItem(msgspec.Struct, kw_only=True):
+    """A message; other kinds of items are told apart later, with a sentence for the user."""
+
+    type: str = "message"
+    role: Role | None = None
+    content: str | list[ContentPart] | None = None
+
+
+class TextFormat(msgspec.Struct, kw_only=True):
+    type: str = "text"
+
+
+class TextSettings(msgspec.Struct, kw_only=True):
+    format: TextFormat = msgspec.field(default_factory=TextFormat)
+    verbosity: str | None = None
+
+
+class ResponsesRequest(UnsupportedFields, kw_only=True):
+    input: str | list[InputItem]
+    model: str | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    background: bool | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    top_logprobs: int | None = None
+    include: list[str] | None = None
+    seed: int | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+    text: TextSettings | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    truncation: str | None = None
+    conversation: Any = None
+    prompt: Any = None
+    metadata: dict[str, str] | None = None
+    # Accepted because clients send them; none changes what is generated here.
+    max_tool_calls: int | None = None
+    parallel_tool_calls: bool | None = None
+    prompt_cache_key: str | None = None
+    reasoning: dict[str, Any] | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    stream_options: dict[str, Any] | None = None
+    user: str | None = None
+
+
+class OutputTopLogprob(msgspec.Struct, kw_only=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class OutputLogprob(msgspec.Struct, kw_only=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[OutputTopLogprob]
+
+
+class OutputText(msgspec.Struct, kw_only=True):
+    type: Literal["output_text"] = "output_text"
+    text: str
+    annotations: list[Any] = []
+    logprobs: list[OutputLogprob] = []
+
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+
+
+class OutputMessage(msgspec.Struct, kw_only=True):
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    status: ItemStatus
+    content: list[OutputText]
+
+
+class InputTokensDetails(msgspec.Struct, kw_only=True):
+    cached_tokens: int
+
+
+class OutputTokensDetails(msgspec.Struct, kw_only=True):
+    reasoning_tokens: int = 0
+
+
+class ResponseUsage(msgspec.Struct, kw_only=True):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class IncompleteDetails(msgspec.Struct, kw_only=True):
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseFailure(msgspec.Struct, kw_only=True):
+    code: str
+    message: str
+
+
+class Response(msgspec.Struct, kw_only=True):
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    status: ResponseStatus
+    background: bool
+    error: ResponseFailure | None = None
+    incomplete_details: IncompleteDetails | None = None
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    model: str
+    output: list[OutputMessage]
+    parallel_tool_calls: bool
+    previous_response_id: str | None
+    store: bool
+    temperature: float | None
+    text: TextSettings
+    tool_choice: str = "auto"
+    tools: list[Any] = []
+    top_logprobs: int
+    top_p: float | None
+    truncation: Literal["disabled"] = "disabled"
+    usage: ResponseUsage | None = None
+    user: str | None = None
+
+
+class DeletedResponse(msgspec.Struct, kw_only=True):
+    id: str
+    object: Literal["response"] = "response"
+    deleted: bool

@@ -1,0 +1,45 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API."""
+
+import uuid
+
+from sanic import Request
+from sanic.response import HTTPResponse
+
+from frontend.errors import ApiError
+from frontend.event_streaming import stream_events
+from frontend.generation import Generation
+from frontend.message_answer import MessageAnswer
+from frontend.message_input import as_chat, as_chat_to_answer, own_names
+from frontend.protocol.decode import decode_body, warning_header
+from frontend.protocol.messages import CountTokensRequest, MessagesRequest, TokenCount
+from frontend.responses import json_response
+from frontend.routes.chat_completions import chat_order
+from frontend.state import FrontendState
+
+
+async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
+    asked, unknown = decode_body(request.body, MessagesRequest, strict=state.config.strict_requests)
+    headers = warning_header(unknown)
+    model = state.model_name(asked.model)
+    message_id = f"msg_{uuid.uuid4().hex}"
+    async with state.generating():
+        try:
+            order = await chat_order(as_chat_to_answer(asked), state, request.headers, message_id)
+        except ApiError as error:
+            raise own_names(error) from error
+        generation = Generation(order, state.tokenizer, state.client)
+        try:
+            answer = MessageAnswer(message_id, model, generation)
+            if asked.stream:
+                await stream_events(request, generation, answer, state.keep_alive, headers)
+                return None
+            return json_response(answer.whole((await generation.collect())[0]), headers=headers)
+        finally:
+            generation.close()
+
+
+async def count_tokens(request: Request, state: FrontendState) -> HTTPResponse:
+    asked, unknown = decode_body(request.body, CountTokensRequest, strict=state.config.strict_requests)
+    state.model_name(asked.model)
+    prompt = await state.input_processor.chat_prompt(as_chat(asked))
+    return json_response(TokenCount(input_tokens=len(prompt.token_ids)), headers=warning_header(unknown))

@@ -1,0 +1,79 @@
+"""Answers kept for frontends: bounded, the first end counts; and requests ended by the beginning of their ids."""
+
+import pytest
+
+from engine_core.ipc.codec import encode
+from engine_core.ipc.messages import FINISH_ABORT
+from engine_core.ipc.sampling_params import SamplingParams
+from engine_core.response_store import ResponseStore
+from tests.engine_core.test_engine_core import Harness, Reader, add, harness
+from tests.engine_core.test_inspector import ask
+
+__all__ = ["harness"]
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    store = ResponseStore(max_bytes=30, max_values=3)
+    for name in "abc":
+        assert store.put(name, b"x" * 10, True)
+    assert store.get("a") == b"x" * 10
+    assert store.put("d", b"y", True)
+    assert [store.get(name) is None for name in "abcd"] == [False, True, False, False]
+    assert store.put("e", b"z" * 20, False)
+    assert (len(store), store.num_bytes) == (2, 21)
+    assert not store.put("f", b"z" * 31, True)
+    assert store.num_bytes == 21
+
+
+def test_the_first_end_counts() -> None:
+    store = ResponseStore()
+    assert store.put("a", b"running", False)
+    assert store.put("a", b"still running", False)
+    assert store.put("a", b"cancelled", True)
+    assert not store.put("a", b"completed", True)
+    assert store.get("a") == b"cancelled"
+    assert store.remove("a")
+    assert not store.remove("a")
+    assert (len(store), store.num_bytes) == (0, 0)
+
+
+def test_every_client_reaches_it(harness: Harness) -> None:
+    one, other = harness.client(), harness.client()
+    assert ask(one, "store_response", name="r", value=b"\x00\xff", is_final=True).result is True
+    assert ask(other, "load_response", name="r").result == b"\x00\xff"
+    assert ask(other, "delete_response", name="r").result is True
+    assert ask(one, "load_response", name="r").result is None
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("store_response", {"name": "", "value": b"", "is_final": True}),
+        ("store_response", {"name": "r", "value": 5, "is_final": True}),
+        ("load_response", {}),
+        ("delete_response", {"name": "r", "more": 1}),
+        ("abort_requests", {"prefix": "short"}),
+    ],
+)
+def test_what_is_refused(harness: Harness, method: str, arguments: dict[str, object]) -> None:
+    assert (ask(harness.client(), method, **arguments).error or "").startswith(f"{method}: ")
+
+
+def test_requests_end_by_the_beginning_of_their_ids(harness: Harness) -> None:
+    client, other = harness.client(), harness.client()
+    harness.executor.gate.clear()
+    for handle, request_id in enumerate(("resp_0123456789-0-a", "resp_0123456789-1-b", "resp_9876543210-0-a")):
+        request = add(handle, request_id=request_id, sampling=SamplingParams(max_tokens=4))
+        client.send(encode(request))
+    while ask(other, "status").result["pending"] < 3:
+        pass
+    assert ask(other, "abort_requests", prefix="resp_0123456789-").result == 2
+    harness.executor.gate.set()
+    harness.executor.ring()
+    reader = Reader(client)
+    reader.read_finals(3)
+    assert {handle: final.reason == FINISH_ABORT for handle, final in reader.finished.items()} == {
+        0: True,
+        1: True,
+        2: False,
+    }
