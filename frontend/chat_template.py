@@ -60,6 +60,8 @@ class ChatTemplate:
                 raise TokenizerError(message.replace("\n", " ")) from error
             except RecursionError as error:
                 raise TokenizerError("The chat template is not valid: it is nested too deeply.") from error
+        self.source = "\n".join(sources.values())
+        """Of all of them together: what the model's formats are recognised by."""
         self._knows_developer = {name for name, source in sources.items() if "developer" in source}
 
     def render(

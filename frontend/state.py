@@ -11,6 +11,7 @@ from frontend.chat_template import load_chat_template
 from frontend.client import EngineClient
 from frontend.errors import ApiError, unavailable
 from frontend.input_processor import InputProcessor, Limits
+from frontend.parsers.chat_parser import ParserPlan
 from frontend.sse import KeepAlive
 from frontend.tokenizer import TextTokenizer
 
@@ -49,7 +50,11 @@ class FrontendState:
                 vocab_size=info.vocab_size,
             )
             self._input_processor = InputProcessor(
-                self.tokenizer, self._chat_template, limits, self.config.default_sampling
+                self.tokenizer,
+                self._chat_template,
+                limits,
+                self.config.default_sampling,
+                ParserPlan(self.config.tool_call_parser, self.config.reasoning_parser),
             )
         return self._input_processor
 

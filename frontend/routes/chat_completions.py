@@ -49,14 +49,13 @@ async def _order(chat: ChatCompletionRequest, state: FrontendState, headers: Map
         raise bad_request("top_logprobs must come with logprobs: true.", "top_logprobs")
     max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
-    options = processor.output_options(chat)
     prompt = await processor.chat_prompt(chat)
     return Order(
         response_id=f"chatcmpl-{chat.request_id or uuid.uuid4().hex}",
         prompts=[prompt],
         samplings=[processor.sampling(chat, prompt, max_tokens=max_tokens, logprobs=logprobs)],
         num_samples=chat.num_choices,
-        options=options,
+        options=processor.chat_output_options(chat, prompt),
         priority=chat.priority or 0,
         share_key=share_key_of(headers),
         cache_salt=chat.cache_salt,
