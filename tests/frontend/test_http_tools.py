@@ -149,15 +149,3 @@ def test_openais_client_puts_a_stream_together(setup: Setup) -> None:
     assert message.content == "I look."
     assert message.tool_calls is not None
     assert json.loads(message.tool_calls[0].function.arguments) == {"place": "Köln"}
-
-
-def test_special_tokens_of_a_format_are_found_and_others_stay_out(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The tiny tokenizer's <|user|> plays no part in any format; `<|system|>` stands for a marker."""
-    from frontend.detokenizer import Detokenizer
-    from frontend.tokenizer import TextTokenizer
-    from tests.frontend.support import train_tokenizer
-
-    tokenizer = TextTokenizer(train_tokenizer(), {"type": "ByteLevel"}, {})
-    ids = tokenizer.encode("a<|user|>b<|system|>c", add_special_tokens=False)
-    detokenizer = Detokenizer(tokenizer, [], skip_special_tokens=True, markers=frozenset(("<|system|>", "<x>")))
-    assert "".join(map(detokenizer.step, ids)) + detokenizer.flush() == "ab<|system|>c"
