@@ -6,6 +6,7 @@ takes its core, the tokens of several steps leave in one event. Beside the deliv
 CPU time, because that bounds the rate of single tokens.
 
     python -m benchmarks.bench_frontend --model demo_model
+    python -m benchmarks.bench_frontend --model demo_model --with-parsers
 """
 
 import argparse
@@ -41,6 +42,7 @@ class Load:
     steps_per_second: float
     num_tokens: int
     """Tokens of each stream."""
+    with_parsers: bool = False
 
 
 class Reader(asyncio.Protocol):
@@ -72,9 +74,10 @@ class Reader(asyncio.Protocol):
 async def read_streams(port: int, load: Load) -> tuple[float, int]:
     """Seconds from the first to the last event, and the number of events."""
     loop = asyncio.get_running_loop()
-    body = json.dumps(
-        {"messages": [{"role": "user", "content": "Go on."}], "stream": True, "max_tokens": load.num_tokens}
-    ).encode()
+    fields = {"messages": [{"role": "user", "content": "Go on."}], "stream": True, "max_tokens": load.num_tokens}
+    if load.with_parsers:
+        fields["tools"] = [{"type": "function", "function": {"name": "look"}}]
+    body = json.dumps(fields).encode()
     readers = []
     waits = []
     for _ in range(load.num_streams):
@@ -95,7 +98,8 @@ def measure(model_folder: Path, load: Load, cores: list[int]) -> None:
     """Starts stub and frontend, runs the load, prints one line."""
     token_ids = Tokenizer.from_file(str(model_folder / "tokenizer.json")).encode(TEXT, add_special_tokens=False).ids
     with tempfile.TemporaryDirectory() as folder:
-        config = serve_config(Path(folder), frontend_config(model_folder))
+        formats = {"tool_call_parser": "hermes", "reasoning_parser": "qwen3"} if load.with_parsers else {}
+        config = serve_config(Path(folder), frontend_config(model_folder, **formats))
         config_file = Path(folder) / "config.json"
         config_file.write_bytes(msgspec.json.encode(config))
         command = [sys.executable, "-m", "benchmarks.stub_core", config.core_endpoint()]
@@ -145,13 +149,16 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="*", default=[32, 64, 128, 256])
     parser.add_argument("--rate", type=float, default=1.2 * TARGET, help="offered tokens per second")
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument(
+        "--with-parsers", action="store_true", help="requests have tools; calls and reasoning are sought"
+    )
     arguments = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     print(f"Target: {TARGET} streamed tokens/s per frontend process on one core.")
     for num_streams in arguments.streams:
         steps_per_second = arguments.rate / num_streams
         num_tokens = min(1800, int(steps_per_second * arguments.seconds))
-        measure(arguments.model, Load(num_streams, steps_per_second, num_tokens), cores)
+        measure(arguments.model, Load(num_streams, steps_per_second, num_tokens, arguments.with_parsers), cores)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from msgspec import UNSET, UnsetType
 
 from frontend.generation import Generation
 from frontend.output_processor import OutputPiece, TokenLogprobs
+from frontend.parsers.events import ToolCall
 from frontend.protocol.chat import (
+    AnswerToolCall,
     AssistantMessage,
     ChatChoice,
     ChatChunk,
@@ -14,6 +16,7 @@ from frontend.protocol.chat import (
     ChatCompletion,
     ChatDelta,
     ChatLogprobs,
+    FunctionCall,
     TokenLogprob,
     TopLogprob,
 )
@@ -48,7 +51,7 @@ class ChatAnswer:
         choices = [
             ChatChoice(
                 index=index,
-                message=AssistantMessage(content=piece.text),
+                message=_message(piece),
                 logprobs=self._logprobs_of(piece),
                 finish_reason=piece.finish_reason or "stop",
                 stop_reason=piece.stop_reason,
@@ -66,11 +69,13 @@ class ChatAnswer:
         )
 
     def chunks(self, choice: int, piece: OutputPiece, usage: ChunkUsage) -> Iterator[ChatChunk]:
-        """The role comes with the first text, the finish reason in a delta of its own."""
+        """The role comes with the first output, the finish reason in a delta of its own."""
         logprobs, token_ids = self._logprobs_of(piece), self._token_ids_of(piece)
-        if piece.text or choice not in self._started:
+        if piece.has_output or choice not in self._started:
             first_of_all = not self._started
-            delta = ChatDelta(role=UNSET if choice in self._started else "assistant", content=piece.text)
+            delta = _delta(piece)
+            if choice not in self._started:
+                delta.role = "assistant"
             self._started.add(choice)
             chunk = self._chunk(
                 ChatChunkChoice(index=choice, delta=delta, logprobs=logprobs, token_ids=token_ids), usage
@@ -120,3 +125,32 @@ class ChatAnswer:
                 for token_id, logprob in token.top
             ],
         )
+
+
+def _message(piece: OutputPiece) -> AssistantMessage:
+    """`content` is null where there is something else and no text."""
+    text, reasoning = piece.text, piece.reasoning or UNSET
+    return AssistantMessage(
+        content=None if not text and (piece.tool_calls or piece.reasoning) else text,
+        reasoning=reasoning,
+        reasoning_content=reasoning,
+        tool_calls=[_tool_call(call) for call in piece.tool_calls] or UNSET,
+    )
+
+
+def _delta(piece: OutputPiece) -> ChatDelta:
+    """Only what the piece has, and an empty text where it has nothing."""
+    text, reasoning = piece.text, piece.reasoning or UNSET
+    calls = [_tool_call(call) for call in piece.tool_calls]
+    for answer, call in zip(calls, piece.tool_calls, strict=True):
+        answer.index = call.index
+    return ChatDelta(
+        content=UNSET if not text and (calls or piece.reasoning) else text,
+        reasoning=reasoning,
+        reasoning_content=reasoning,
+        tool_calls=calls or UNSET,
+    )
+
+
+def _tool_call(call: ToolCall) -> AnswerToolCall:
+    return AnswerToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments))

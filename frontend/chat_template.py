@@ -6,6 +6,7 @@ Templates come with models, from anywhere: they get data and a few harmless func
 import datetime
 import json
 import os
+import re
 from typing import Any
 
 import jinja2
@@ -23,6 +24,8 @@ MAX_KWARGS_BYTES = 16_384
 MAX_TEMPLATE_CHARS = 65_536
 """Of a template that comes with a request."""
 
+# Such a template puts a call's arguments into a text as they are: it wants them as JSON text, others as an object.
+_JOINS_ARGUMENTS = re.compile(r"""arguments['"]?\]?\s*\+""")
 _RESERVED = frozenset(("messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now", "documents"))
 
 
@@ -63,6 +66,9 @@ class ChatTemplate:
                 raise TokenizerError(message.replace("\n", " ")) from error
             except RecursionError as error:
                 raise TokenizerError("The chat template is not valid: it is nested too deeply.") from error
+        self.source = "\n".join(sources.values())
+        """Of all of them together: what the model's formats are recognised by."""
+        self._joins_arguments = {name for name, source in sources.items() if _JOINS_ARGUMENTS.search(source)}
         self._knows_developer = {name for name, source in sources.items() if "developer" in source}
 
     def render(
@@ -82,6 +88,8 @@ class ChatTemplate:
             messages = [
                 {**message, "role": "system"} if message["role"] == "developer" else message for message in messages
             ]
+        if name in self._joins_arguments:
+            messages = [_with_arguments_as_text(message) for message in messages]
         try:
             text = self._templates[name].render(
                 messages=messages,
@@ -190,6 +198,16 @@ def _raise_exception(message: str) -> None:
 
 def _strftime_now(form: str) -> str:
     return datetime.datetime.now().strftime(form)
+
+
+def _with_arguments_as_text(message: dict[str, Any]) -> dict[str, Any]:
+    if "tool_calls" not in message:
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": _tojson(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
 
 
 def _cut_after_final_message(text: str, content: str) -> str:

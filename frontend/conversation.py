@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from frontend.errors import bad_request
-from frontend.protocol.chat import ChatMessage, ContentPart, Tool, ToolCall
+from frontend.protocol.chat import ChatMessage, ContentPart, ToolCall
 
 
 def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
@@ -13,21 +13,6 @@ def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
     if not messages:
         raise bad_request("messages must have at least one message.", "messages")
     return [_template_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
-
-
-def template_tools(tools: list[Tool] | None, tool_choice: str | dict[str, Any] | None) -> list[dict[str, Any]] | None:
-    """The tools that a template shall present, if any."""
-    if tool_choice not in (None, "auto", "none"):
-        raise bad_request("tool_choice must be 'auto' or 'none'; forcing a call is not supported yet.", "tool_choice")
-    if not tools:
-        return None
-    names = [tool.function.name for tool in tools]
-    if len(set(names)) < len(names):
-        raise bad_request("tools must not have two functions of the same name.", "tools")
-    if tool_choice == "none":
-        return None
-    plain: list[dict[str, Any]] = msgspec.to_builtins(tools)
-    return plain
 
 
 def _template_message(message: ChatMessage, where: str) -> dict[str, Any]:

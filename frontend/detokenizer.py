@@ -17,7 +17,20 @@ _MAX_HELD_TOKENS = 64
 class Detokenizer:
     """The text of one output as it grows. A piece of a character waits until the rest of it is there."""
 
-    def __init__(self, tokenizer: TextTokenizer, prompt_token_ids: Sequence[int], skip_special_tokens: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        prompt_token_ids: Sequence[int],
+        skip_special_tokens: bool,
+        markers: frozenset[str] = frozenset(),
+    ) -> None:
+        """`markers`: special tokens that are text all the same, because a parser looks for them."""
+        visible = tokenizer.special_ids_of(markers) if skip_special_tokens and markers else frozenset()
+        self._left_out: frozenset[int] = frozenset()
+        if visible:
+            # The library leaves out all of them or none.
+            skip_special_tokens = False
+            self._left_out = tokenizer.special_token_ids - visible
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
         self._held: list[int] = []
@@ -29,6 +42,8 @@ class Detokenizer:
 
     def step(self, token_id: int) -> str:
         """The text that this token completes, often its own, sometimes none yet."""
+        if token_id in self._left_out:
+            return ""
         self._held.append(token_id)
         try:
             text: str | None = self._stream.step(self._tokenizer.tokenizer, token_id)

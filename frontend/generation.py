@@ -88,6 +88,11 @@ class Generation:
         return usage(
             num_prompt_tokens=sum(first.num_prompt_tokens for first in firsts),
             num_output_tokens=sum(processor.num_output_tokens for processor in processors),
+            num_reasoning_tokens=(
+                None
+                if processors[0].num_reasoning_tokens is None
+                else sum(processor.num_reasoning_tokens or 0 for processor in processors)
+            ),
             num_cached_tokens=None if None in cached else sum(number or 0 for number in cached),
         )
 

@@ -6,7 +6,7 @@ Knows neither HTTP nor the engine's socket. Whatever it refuses is a 400 that na
 import secrets
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -14,9 +14,10 @@ import msgspec
 from engine_core.ipc.messages import ERROR_CONTEXT_LENGTH
 from engine_core.ipc.sampling_params import SamplingParams
 from frontend.chat_template import ChatTemplate, RequestTemplates, check_kwargs
-from frontend.conversation import template_messages, template_tools
+from frontend.conversation import template_messages
 from frontend.errors import ApiError, bad_request
 from frontend.output_processor import OutputOptions
+from frontend.parsers.chat_parser import ParserPlan
 from frontend.protocol.chat import ChatCompletionRequest, ChatMessage
 from frontend.protocol.common import MAX_CHOICES, GenerationRequest
 from frontend.protocol.completions import CompletionRequest
@@ -24,6 +25,7 @@ from frontend.protocol.decode import from_validation
 from frontend.protocol.unsupported import refuse_unsupported
 from frontend.stop_strings import check_stop_strings
 from frontend.tokenizer import TextTokenizer
+from frontend.tools import template_tools, tool_schemas
 
 MAX_TOTAL_CHOICES = 512
 """Of one request; each is a request to the engine. Half of what may wait there by default (`--max-num-waiting`): one
@@ -71,12 +73,14 @@ class InputProcessor:
         limits: Limits,
         default_sampling: Mapping[str, float | int],
         request_templates: RequestTemplates,
+        parsers: ParserPlan,
     ) -> None:
         self.limits = limits
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         self._default_sampling = default_sampling
         self._request_templates = request_templates
+        self._parsers = parsers
 
     async def chat_prompt(self, request: ChatCompletionRequest) -> Prompt:
         text = self.render_chat(
@@ -208,6 +212,18 @@ class InputProcessor:
             min_tokens=request.min_tokens or 0,
             stop_token_ids=frozenset(request.stop_token_ids or ()),
             skip_special_tokens=request.skip_special_tokens is not False,
+        )
+
+    def chat_output_options(self, request: ChatCompletionRequest, prompt: Prompt) -> OutputOptions:
+        """Those of `output_options`, and how the model's text is told apart."""
+        assert prompt.text is not None
+        # A message that is gone on with has its reasoning behind it.
+        reads_reasoning = not request.continue_final_message
+        plan = self._parsers if reads_reasoning else self._parsers.without_reasoning()
+        return replace(
+            self.output_options(request),
+            parsers=plan.for_request(prompt.text, tool_schemas(request.tools, request.tool_choice)),
+            parallel_tool_calls=request.parallel_tool_calls is not False,
         )
 
     def check_choices(self, request: GenerationRequest, num_prompts: int, num_samples: int) -> None:

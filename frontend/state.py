@@ -13,6 +13,7 @@ from frontend.chat_template import RequestTemplates, load_chat_template
 from frontend.client import EngineClient
 from frontend.errors import ApiError, unavailable
 from frontend.input_processor import InputProcessor, Limits
+from frontend.parsers.chat_parser import ParserPlan
 from frontend.sse import KeepAlive
 from frontend.tokenizer import TextTokenizer, load_tokenizer_config
 
@@ -59,6 +60,7 @@ class FrontendState:
                 limits,
                 self.config.default_sampling,
                 RequestTemplates(self.tokenizer.special_tokens, self.config.trust_request_chat_template),
+                ParserPlan(self.config.tool_call_parser, self.config.reasoning_parser),
             )
         return self._input_processor
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from frontend.partial_match import partial_match_length
+
 MAX_STOP_STRINGS = 32
 MAX_STOP_STRING_CHARS = 1024
 
@@ -41,7 +43,7 @@ class StopStrings:
             start, stop_string = match
             self._held = ""
             return buffer[given : start + len(stop_string) if self._include_in_output else start], stop_string
-        certain = len(buffer) - self._hold_length(buffer)
+        certain = len(buffer) - partial_match_length(buffer, self._stop_strings)
         self._held = buffer[certain:]
         return text if self._include_in_output else buffer[:certain], None
 
@@ -60,15 +62,3 @@ class StopStrings:
                 candidate = (start + len(stop_string), start, stop_string)
                 best = candidate if best is None else min(best, candidate)
         return None if best is None else (best[1], best[2])
-
-    def _hold_length(self, buffer: str) -> int:
-        """The length of the longest end of `buffer` that begins a stop string."""
-        longest = 0
-        for stop_string in self._stop_strings:
-            position = max(0, len(buffer) - len(stop_string) + 1)
-            while (position := buffer.find(stop_string[0], position)) >= 0:
-                if stop_string.startswith(buffer[position:]):
-                    longest = max(longest, len(buffer) - position)
-                    break
-                position += 1
-        return longest

@@ -21,7 +21,7 @@ class ChunkFormat(Protocol):
     """How a protocol writes its chunks."""
 
     def chunks(self, choice: int, piece: OutputPiece, usage: ChunkUsage) -> Iterable[msgspec.Struct]:
-        """The chunks for a piece that has text or an end."""
+        """The chunks for a piece that has output or an end."""
 
     def usage_chunk(self, usage: Usage) -> msgspec.Struct:
         """The one after the last choice has ended."""
@@ -81,7 +81,7 @@ async def _send_all(
         if earlier is not None:
             earlier.add(piece)
             piece = earlier
-        if piece.text or piece.finish_reason is not None:
+        if piece.has_output or piece.finish_reason is not None:
             usage = generation.usage() if continuous else None if include_usage else UNSET
             for chunk in form.chunks(choice, piece, usage):
                 await stream.send(chunk)

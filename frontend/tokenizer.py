@@ -62,6 +62,10 @@ class TextTokenizer:
             raise TokenizerError(f"{path} is not a usable tokenizer: {error}") from error
         return cls(tokenizer, decoder, _special_tokens(load_tokenizer_config(folder)))
 
+    def special_ids_of(self, texts: frozenset[str]) -> frozenset[int]:
+        """The special tokens that are written so."""
+        return frozenset(number for number in self.special_token_ids if self._added[number] in texts)
+
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids

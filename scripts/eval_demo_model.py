@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from demo_model.questions import MAX_ANSWER_TOKENS, Question, Reply, all_questions, judge, parse_calls, table
+from demo_model.questions import MAX_ANSWER_TOKENS, Question, Reply, all_questions, judge, table
 from demo_model.render import messages_for_api
 from tqdm import tqdm
 
@@ -77,21 +77,14 @@ class Server:
             body["tools"] = question.dialogue.tools
         choice = self._request("POST", "/chat/completions", body)["choices"][0]
         text, ended = choice["message"].get("content") or "", choice["finish_reason"] != "length"
-        parsed = choice["message"].get("tool_calls") or []
-        if not parsed:
-            return reply_from_text(text, ended)
-        calls, well_formed = [], True
-        for call in parsed:
+        # What is malformed the server gives back as text.
+        calls, well_formed = [], "<tool_call>" not in text
+        for call in choice["message"].get("tool_calls") or []:
             try:
                 calls.append((call["function"]["name"], json.loads(call["function"]["arguments"])))
             except json.JSONDecodeError:
                 well_formed = False
         return Reply(text, ended, tuple(calls), well_formed)
-
-
-def reply_from_text(text: str, ended: bool) -> Reply:
-    calls, well_formed = parse_calls(text)
-    return Reply(text, ended, tuple(calls), well_formed)
 
 
 def ask_server(arguments: argparse.Namespace, questions: Sequence[Question]) -> list[Reply]:

@@ -129,6 +129,9 @@ class FrontendConfig(_Config, frozen=True, kw_only=True):
     model_path: str
     chat_template: str | None
     """The template's text, when the user gave another one than the tokenizer's."""
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    """Names of formats in frontend/parsers; None: the model's text is content as it is."""
     default_sampling: dict[str, float | int]
     """From generation_config.json; a request's own values win."""
     max_body_bytes: int

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from engine_core.config.engine_config import PolicyName
 from engine_core.config.errors import ConfigError
+from frontend.parsers.registry import REASONING_FORMATS, TOOL_FORMATS
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -49,6 +50,8 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     seed: Annotated[int, Meta(ge=-MAX_SEED, le=MAX_SEED)] = 0
     num_threads: NotNegative = 0
     chat_template: str | None = None
+    tool_call_parser: str = "auto"
+    reasoning_parser: str = "auto"
     generation_config: str = "auto"
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
@@ -90,6 +93,8 @@ HELP = {
     "seed": "for dummy weights; requests that bring none get a random one",
     "num_threads": "torch's threads in a CPU worker; 0: chosen from the number of cores",
     "chat_template": "file with a chat template, instead of the tokenizer's own",
+    "tool_call_parser": "format of the model's tool calls; auto: the one that its chat template speaks of",
+    "reasoning_parser": "format of the model's reasoning; auto: the one that its chat template speaks of",
     "generation_config": "default sampling parameters: auto (the model's), vllm (none), or a folder",
     "host": "address to listen on",
     "port": "port to listen on; 0: any free one",
@@ -108,7 +113,8 @@ HELP = {
     "trace": "file for a timeline of steps and requests in Chrome's trace format",
 }
 GROUPS = {
-    "Model": "served_model_name device dtype load_format max_model_len chat_template generation_config seed",
+    "Model": "served_model_name device dtype load_format max_model_len chat_template tool_call_parser "
+    "reasoning_parser generation_config seed",
     "Scheduling": "max_num_seqs max_num_batched_tokens max_num_partial_prefills max_num_waiting "
     "max_num_penalty_rows scheduling_policy priority_ageing_rate",
     "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching "
@@ -122,6 +128,8 @@ CHOICES = {
     "dtype": ("auto", "float32", "float16", "bfloat16"),
     "load_format": ("auto", "safetensors", "dummy"),
     "scheduling_policy": get_args(PolicyName),
+    "tool_call_parser": ("auto", "none", *TOOL_FORMATS),
+    "reasoning_parser": ("auto", "none", *REASONING_FORMATS),
 }
 SIZES = ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_body_bytes")
 """Whole numbers that may be written with a unit: 8k is 8000, 8K and 8KiB are 8192."""

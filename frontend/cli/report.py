@@ -37,6 +37,10 @@ def _settings(resolved: Resolved) -> list[str]:
         ("waiting", f"{scheduler.max_num_waiting:,} requests, then 429; {_policy(scheduler)}"),
         ("prefix caching", "on" if engine.cache.enable_prefix_caching else "off"),
         ("sampling", sampling or "the API's defaults"),
+        (
+            "formats",
+            f"tool calls {frontend.tool_call_parser or 'none'}, reasoning {frontend.reasoning_parser or 'none'}",
+        ),
         ("seed", str(engine.seed)),
         (
             "frontends",

@@ -31,6 +31,7 @@ from frontend.api_keys import digest_of
 from frontend.chat_template import load_chat_template
 from frontend.cli.flags import ServeArgs
 from frontend.cli.hub import has_weights, resolve_model_folder
+from frontend.parsers.registry import UnknownFormat, resolve_formats
 from frontend.tokenizer import TokenizerError
 
 DEFAULT_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
@@ -195,8 +196,12 @@ def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig,
         chat_template = _read_text("--chat-template", file, MAX_TEMPLATE_BYTES)
     try:
         # Compiled and dropped: what every frontend would refuse is refused before weights are loaded.
-        load_chat_template(str(folder), chat_template, special_tokens={})
+        template = load_chat_template(str(folder), chat_template, special_tokens={})
     except TokenizerError as error:
+        raise ConfigError(str(error)) from None
+    try:
+        tool_format, reasoning_format = resolve_formats(args.tool_call_parser, args.reasoning_parser, template.source)
+    except UnknownFormat as error:
         raise ConfigError(str(error)) from None
     return FrontendConfig(
         host=args.host,
@@ -205,6 +210,8 @@ def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig,
         served_model_names=tuple(args.served_model_name) or (default_model_name(args, folder),),
         model_path=str(folder),
         chat_template=chat_template,
+        tool_call_parser=tool_format,
+        reasoning_parser=reasoning_format,
         default_sampling=_default_sampling(args.generation_config, folder),
         max_body_bytes=args.max_body_bytes,
         strict_requests=args.strict_requests,

@@ -80,20 +80,33 @@ class PromptTokensDetails(msgspec.Struct, kw_only=True):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct, kw_only=True):
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
 
 
-def usage(num_prompt_tokens: int, num_output_tokens: int, num_cached_tokens: int | None = None) -> Usage:
-    """`num_cached_tokens` None: not known yet."""
+def usage(
+    num_prompt_tokens: int,
+    num_output_tokens: int,
+    num_cached_tokens: int | None = None,
+    num_reasoning_tokens: int | None = None,
+) -> Usage:
+    """`num_cached_tokens` None: not known yet; `num_reasoning_tokens` None: nobody looked for reasoning."""
     return Usage(
         prompt_tokens=num_prompt_tokens,
         completion_tokens=num_output_tokens,
         total_tokens=num_prompt_tokens + num_output_tokens,
         prompt_tokens_details=(
             UNSET if num_cached_tokens is None else PromptTokensDetails(cached_tokens=num_cached_tokens)
+        ),
+        completion_tokens_details=(
+            UNSET if num_reasoning_tokens is None else CompletionTokensDetails(reasoning_tokens=num_reasoning_tokens)
         ),
     )

@@ -53,14 +53,13 @@ async def chat_order(
     if chat.top_logprobs is not None and not chat.logprobs:
         raise bad_request("top_logprobs must come with logprobs: true.", "top_logprobs")
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
-    options = processor.output_options(chat)
     prompt = await processor.chat_prompt(chat)
     return Order(
         response_id=response_id,
         prompts=[prompt],
         samplings=[processor.sampling(chat, prompt, max_tokens=chat.max_answer_tokens, logprobs=logprobs)],
         num_samples=chat.num_choices,
-        options=options,
+        options=processor.chat_output_options(chat, prompt),
         priority=chat.priority or 0,
         share_key=share_key_of(headers),
         cache_salt=chat.cache_salt,

@@ -3,7 +3,6 @@
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from frontend.conversation import template_tools
 from frontend.errors import bad_request
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.protocol.tokenization import (
@@ -14,6 +13,7 @@ from frontend.protocol.tokenization import (
 )
 from frontend.responses import json_response
 from frontend.state import FrontendState
+from frontend.tools import template_tools
 
 
 async def tokenize(request: Request, state: FrontendState) -> HTTPResponse:

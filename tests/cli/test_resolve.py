@@ -89,6 +89,8 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatc
         ({"kv_cache_memory_bytes": 1000}, "--kv-cache-memory-bytes"),
         ({"num_gpu_blocks_override": 10**12}, "does not fit into memory"),
         ({"chat_template": "/nowhere.jinja"}, "--chat-template /nowhere.jinja cannot be read"),
+        ({"tool_call_parser": "nobody"}, "--tool-call-parser nobody: there is no such format; known are gpt_oss, "),
+        ({"reasoning_parser": "gpt_oss"}, "choose it for both parsers"),
         ({"generation_config": "/nowhere"}, "--generation-config /nowhere"),
         ({"hang_timeout": 2.9}, "--hang-timeout 2.9 is too short"),
         ({"trace": "/nowhere/t.json"}, "--trace /nowhere/t.json: there is no folder /nowhere"),
@@ -158,6 +160,15 @@ def test_the_chat_template_file_is_read(tmp_path: Path) -> None:
     file.write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="not UTF-8"):
         resolved(tmp_path / "m", chat_template=str(file))
+
+
+def test_formats_come_from_the_chat_template(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path)
+    (folder / "chat_template.jinja").write_text("<tool_call> <think> </think>")
+    frontend = resolved(folder).frontend
+    assert (frontend.tool_call_parser, frontend.reasoning_parser) == ("hermes", "qwen3")
+    frontend = resolved(folder, tool_call_parser="none", reasoning_parser="mistral").frontend
+    assert (frontend.tool_call_parser, frontend.reasoning_parser) == (None, "mistral")
 
 
 @pytest.mark.parametrize(

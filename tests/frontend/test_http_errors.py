@@ -13,6 +13,13 @@ CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "Hi"}]
 
 
+def tool(**function: object) -> dict:
+    return {"type": "function", "function": {"name": "f", **function}}
+
+
+TOOL = tool(parameters={"type": "object", "properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]})
+
+
 def error_of(response: httpx.Response, status: int) -> dict:
     assert response.status_code == status, response.text
     body = response.json()
@@ -70,7 +77,23 @@ def error_of(response: httpx.Response, status: int) -> dict:
         ),
         ({"messages": [{"role": "user", "content": "refuse me"}]}, "messages"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}] * 2}, "tools"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"tools": [TOOL] * 2}, "tools[1].function.name"),
+        ({"tools": [tool(name="two words")]}, "tools[0].function.name"),
+        ({"tools": [tool(strict=True)]}, "tools[0].function.strict"),
+        ({"tools": [tool(parameters={"type": "string"})]}, "tools[0].function.parameters.type"),
+        (
+            {"tools": [TOOL, tool(name="g", parameters={"properties": {"a": {"type": "text"}}})]},
+            "tools[1].function.parameters.properties.a.type",
+        ),
+        ({"tools": [tool(parameters={"required": "a"})]}, "tools[0].function.parameters.required"),
+        ({"tools": [tool(parameters={"anyOf": [3]})]}, "tools[0].function.parameters.anyOf[0]"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"x": "y" * 20_000}}, "chat_template_kwargs"),

@@ -82,6 +82,13 @@ def test_any_tokens_at_all_end_in_text(ids, prompt):
     detokenizer.flush()
 
 
+def test_markers_are_text_and_other_special_tokens_are_not():
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode("a<|user|>b<|system|>c", add_special_tokens=False)
+    detokenizer = Detokenizer(tokenizer, [], skip_special_tokens=True, markers=frozenset(("<|system|>", "<x>")))
+    assert "".join(map(detokenizer.step, ids)) + detokenizer.flush() == "ab<|system|>c"
+
+
 def test_token_bytes_join_to_the_text():
     for tokenizer in TOKENIZERS.values():
         text = "hello wörld 🦊"

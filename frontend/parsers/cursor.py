@@ -1,0 +1,213 @@
+"""Reads a model's text while it arrives. Formats are written as if the whole text were there.
+
+What a format reads is held until it says what it was: a call, markup, or, when it turns out to be malformed, content
+like any other. Every method that has to wait yields; its result depends on the text alone, never on how it was cut.
+"""
+
+import string
+import uuid
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
+
+from frontend.parsers.events import Content, Event, Reasoning, ToolCall
+from frontend.parsers.scanners import BracketScanner, JsonScanner
+from frontend.partial_match import partial_match_length
+
+T = TypeVar("T")
+_NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits + "_.-")
+Steps = Generator[None, None, T]
+"""Something that reads; it yields when it needs more text."""
+
+
+class Cursor:
+    """The text that is not decided yet, how far it was read, and the events found so far."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._position = 0
+        self._ended = False
+        self._events: list[Event] = []
+        self._num_calls = 0
+        self._has_content = False
+        self._space = ""
+        """White space at the end of the content so far: between content and a call it is nobody's."""
+        self._line_breaks = ""
+        """Those at the end of the reasoning so far, which set it off from its end marker."""
+
+    def feed(self, text: str) -> None:
+        self._text += text
+
+    def end(self) -> None:
+        """No more text comes."""
+        self._ended = True
+
+    def take_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def flush(self) -> None:
+        """At the end: white space is content where there was nothing else."""
+        if self._space and not self._num_calls:
+            self._events.append(Content(self._space))
+        self._space = ""
+
+    # Reading
+
+    def at_end(self) -> Steps[bool]:
+        """Whether nothing is left; waits for at least one character."""
+        while self._position == len(self._text):
+            if self._ended:
+                return True
+            yield
+        return False
+
+    def skip_space(self) -> Steps[None]:
+        while not (yield from self.at_end()) and self._text[self._position].isspace():
+            self._position += 1
+
+    def skip(self, literal: str) -> Steps[bool]:
+        """Reads over the literal if it comes next."""
+        while not self._text.startswith(literal, self._position):
+            if self._ended or not literal.startswith(self._text[self._position :]):
+                return False
+            yield
+        self._position += len(literal)
+        return True
+
+    def skip_any(self, literals: Sequence[str]) -> Steps[str | None]:
+        for literal in literals:
+            if (yield from self.skip(literal)):
+                return literal
+        return None
+
+    def until(self, literal: str) -> Steps[str | None]:
+        """The text before the literal, both read; None, and all read, when it never comes."""
+        start = searched = self._position
+        while (found := self._text.find(literal, searched)) < 0:
+            self._position = len(self._text)
+            if self._ended:
+                return None
+            searched = max(start, len(self._text) - len(literal) + 1)
+            yield
+        self._position = found + len(literal)
+        return self._text[start:found]
+
+    def name(self) -> Steps[str]:
+        """A function's name or an id; empty when something else comes next."""
+        start = self._position
+        while not (yield from self.at_end()) and self._text[self._position] in _NAME_CHARACTERS:
+            self._position += 1
+        return self._text[start : self._position]
+
+    def json_value(self) -> Steps[str | None]:
+        """The object or array that comes next, as `bracketed` finds it."""
+        if (yield from self.at_end()) or self._text[self._position] not in "{[":
+            return None
+        return (yield from self.bracketed(JsonScanner()))
+
+    def bracketed(self, scanner: BracketScanner) -> Steps[str | None]:
+        """The value that comes next. None, and read as far as it is certain, when there is none."""
+        start = self._position
+        while True:
+            self._position = scanner.scan(self._text, self._position)
+            if scanner.done:
+                return self._text[start : self._position]
+            if scanner.failed:
+                return None
+            if self._ended:
+                self._position = len(self._text)
+                return None
+            yield
+
+    def comes_next(self, literals: Sequence[str]) -> Steps[bool]:
+        """Whether one of them does; reads nothing."""
+        start = self._position
+        found = yield from self.skip_any(literals)
+        self._position = start
+        return found is not None
+
+    @property
+    def position(self) -> int:
+        """Where reading has come to, until something is decided."""
+        return self._position
+
+    def between(self, start: int, end: int) -> str:
+        """Of what was read the text from one position to another."""
+        return self._text[start:end]
+
+    # Deciding
+
+    def drop(self) -> None:
+        """What was read is markup."""
+        self._text = self._text[self._position :]
+        self._position = 0
+
+    def reject(self) -> None:
+        """What was read is content after all."""
+        read = self._text[: self._position]
+        self.drop()
+        self._add_content(read)
+
+    def call(self, name: str, arguments: str, call_id: str | None = None) -> None:
+        """What was read is a call, or several."""
+        self.drop()
+        self._events.append(ToolCall(self._num_calls, call_id or f"call_{uuid.uuid4().hex[:24]}", name, arguments))
+        self._num_calls += 1
+
+    def content_until(self, markers: Sequence[str]) -> Steps[str | None]:
+        """All up to the first of the markers is content. Reads the marker; None: the text ended."""
+        found = yield from self._seek(markers, self._add_content)
+        return found
+
+    def reasoning_until(self, markers: Sequence[str]) -> Steps[str | None]:
+        found = yield from self._seek(markers, self._add_reasoning)
+        self._line_breaks = ""
+        return found
+
+    def rest_is_content(self) -> Steps[None]:
+        """All that is not decided yet and all that comes, untouched."""
+        while True:
+            if self._text:
+                self._events.append(Content(self._text))
+            self._text = ""
+            self._position = 0
+            if self._ended:
+                return
+            yield
+
+    def _seek(self, markers: Sequence[str], add: Callable[[str], None]) -> Steps[str | None]:
+        while True:
+            text = self._text
+            places = [(place, marker) for marker in markers if (place := text.find(marker)) >= 0]
+            if places:
+                place, marker = min(places)
+                add(text[:place])
+                self._text = text[place:]
+                self._position = len(marker)
+                return marker
+            certain = len(text) if self._ended else len(text) - partial_match_length(text, markers)
+            add(text[:certain])
+            self._text = text[certain:]
+            if self._ended:
+                return None
+            yield
+
+    def _add_content(self, text: str) -> None:
+        if not text:
+            return
+        text = self._space + text
+        kept = text.rstrip()
+        self._space = text[len(kept) :]
+        if not kept:
+            return
+        if self._num_calls and not self._has_content:
+            kept = kept.lstrip()
+        self._has_content = True
+        self._events.append(Content(kept))
+
+    def _add_reasoning(self, text: str) -> None:
+        text = self._line_breaks + text
+        kept = text.rstrip("\n")
+        self._line_breaks = text[len(kept) :]
+        if kept:
+            self._events.append(Reasoning(kept))

@@ -1,0 +1,73 @@
+"""gpt-oss (harmony): messages in channels. `analysis` is reasoning, `final` content, `commentary` to a function a call.
+
+A message is a header, `<|message|>` and a text up to the token that ends it; the prompt ends within a first header.
+"""
+
+import re
+
+from frontend.parsers.call_json import arguments_of
+from frontend.parsers.cursor import Cursor, Steps
+from frontend.parsers.parser import Parser
+
+_START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
+_ENDS = ("<|end|>", "<|call|>", "<|return|>")
+_HEADERS = (_START, _CHANNEL, _MESSAGE, " to=functions.")
+_RECIPIENT = re.compile(r"\bto=functions\.([A-Za-z0-9_.-]+)")
+_ANALYSIS = re.compile(r"<\|channel\|>analysis\b")
+
+
+class Harmony(Parser):
+    """Both the tool and the reasoning parser."""
+
+    markers = (_START, _CHANNEL, _MESSAGE, "<|constrain|>", *_ENDS)
+
+    def __init__(self, wants_calls: bool) -> None:
+        self.in_reasoning = False
+        self._wants_calls = wants_calls
+        super().__init__()
+
+    def read(self, cursor: Cursor) -> Steps[None]:
+        while True:
+            begins = yield from cursor.skip_any(_HEADERS)
+            if begins is None:
+                # No message: what a model without its format writes is content.
+                begins = yield from cursor.content_until((_START, _CHANNEL))
+            if begins is None:
+                return
+            yield from self._read_message(cursor)
+
+    def _read_message(self, cursor: Cursor) -> Steps[None]:
+        """What was read is the beginning of its header."""
+        header = cursor.between(0, cursor.position)
+        if header != _MESSAGE:
+            rest = yield from cursor.until(_MESSAGE)
+            if rest is None:
+                cursor.reject()
+                return
+            header += rest
+        recipient = _RECIPIENT.search(header)
+        if recipient and self._wants_calls:
+            if (yield from self._read_call(cursor, recipient.group(1))):
+                return
+            cursor.reject()
+        cursor.drop()
+        self.in_reasoning = _ANALYSIS.search(header) is not None
+        if self.in_reasoning:
+            yield from cursor.reasoning_until(_ENDS)
+            self.in_reasoning = False
+        else:
+            yield from cursor.content_until(_ENDS)
+        cursor.drop()
+
+    def _read_call(self, cursor: Cursor, name: str) -> Steps[bool]:
+        """Whether it was one."""
+        yield from cursor.skip_space()
+        body = yield from cursor.json_value()
+        arguments = None if body is None else arguments_of(body)
+        yield from cursor.skip_space()
+        if (yield from cursor.skip_any(_ENDS)) is None and not (yield from cursor.at_end()):
+            return False
+        if arguments is None:
+            return False
+        cursor.call(name, arguments)
+        return True

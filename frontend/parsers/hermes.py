@@ -1,0 +1,29 @@
+"""Hermes and Qwen: `<tool_call>` around a JSON object with `name` and `arguments`, once for each call."""
+
+from typing import ClassVar
+
+from frontend.parsers.call_json import calls_of
+from frontend.parsers.cursor import Cursor, Steps
+from frontend.parsers.parser import ToolParser
+
+
+class Hermes(ToolParser):
+    begins: ClassVar[tuple[str, ...]] = ("<tool_call>",)
+    ends: ClassVar[tuple[str, ...]] = ("</tool_call>",)
+    markers = (*begins, *ends)
+
+    def read(self, cursor: Cursor) -> Steps[None]:
+        while (yield from cursor.content_until(self.begins)) is not None:
+            yield from cursor.skip_space()
+            body = yield from cursor.json_value()
+            calls = None if body is None else calls_of(body)
+            if calls is None or not (yield from self._is_over(cursor)):
+                cursor.reject()
+                continue
+            for name, arguments in calls:
+                cursor.call(name, arguments)
+
+    def _is_over(self, cursor: Cursor) -> Steps[bool]:
+        """Whether the end marker follows, or nothing at all: it may have been the token that ended the output."""
+        yield from cursor.skip_space()
+        return (yield from cursor.at_end()) or (yield from cursor.skip_any(self.ends)) is not None

@@ -1,0 +1,56 @@
+"""The base of all formats: runs what a format reads whenever text arrives."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from frontend.parsers.cursor import Cursor, Steps
+from frontend.parsers.events import Event
+
+ToolSchemas = Mapping[str, Mapping[str, Any]]
+"""The request's tools: name to the JSON schema of its parameters."""
+
+
+class Parser:
+    """Reads one output. A format says in `read` how its text goes; it reads to the end whatever the text is."""
+
+    markers: ClassVar[tuple[str, ...]] = ()
+    """Of its markup what may be special tokens, which are part of the text for its sake."""
+
+    def __init__(self) -> None:
+        self._cursor = Cursor()
+        self._steps = self.read(self._cursor)
+
+    def feed(self, text: str) -> list[Event]:
+        """What is certain with this text."""
+        self._cursor.feed(text)
+        next(self._steps)
+        return self._cursor.take_events()
+
+    def finish(self) -> list[Event]:
+        """The text has ended: what was held back comes out."""
+        self._cursor.end()
+        for _ in self._steps:
+            raise AssertionError("A format waits for more text than there is.")
+        self._cursor.flush()
+        return self._cursor.take_events()
+
+    def read(self, cursor: Cursor) -> Steps[None]:
+        raise NotImplementedError
+
+
+class ToolParser(Parser):
+    """Finds calls; all else is content."""
+
+    def __init__(self, tools: ToolSchemas) -> None:
+        self._tools = tools
+        super().__init__()
+
+
+class ReasoningParser(Parser):
+    """Finds reasoning; all else is content."""
+
+    def __init__(self, prompt: str) -> None:
+        """`prompt`: what the output continues, for it may end within the reasoning."""
+        self.in_reasoning = False
+        self._prompt = prompt.rstrip()
+        super().__init__()

@@ -1,0 +1,81 @@
+"""Llama 4: the output is a Python list of calls with literal arguments, sometimes between two special tokens.
+
+Nothing else marks a call but its place at the beginning, so it must name a tool of the request.
+"""
+
+import ast
+import warnings
+from typing import Any
+
+from frontend.parsers.call_json import Calls, object_of
+from frontend.parsers.cursor import Cursor, Steps
+from frontend.parsers.parser import ToolParser
+from frontend.parsers.scanners import PythonScanner
+
+_BEGIN, _END = "<|python_start|>", "<|python_end|>"
+_NAMES = {"true": True, "false": False, "null": None}
+
+
+class Pythonic(ToolParser):
+    markers = (_BEGIN, _END)
+
+    def read(self, cursor: Cursor) -> Steps[None]:
+        yield from cursor.skip_space()
+        yield from cursor.skip(_BEGIN)
+        yield from self._read_calls(cursor)
+        while (yield from cursor.content_until((_BEGIN,))) is not None:
+            yield from self._read_calls(cursor)
+
+    def _read_calls(self, cursor: Cursor) -> Steps[None]:
+        yield from cursor.skip_space()
+        body = None
+        if (yield from cursor.comes_next("[")):
+            body = yield from cursor.bracketed(PythonScanner())
+        calls = [] if body is None else calls_in(body)
+        if not calls or any(name not in self._tools for name, _ in calls):
+            cursor.reject()
+            return
+        yield from cursor.skip_space()
+        yield from cursor.skip(_END)
+        for name, arguments in calls:
+            cursor.call(name, arguments)
+
+
+def calls_in(text: str) -> Calls:
+    """The calls in a Python list; none when it has anything else. Nothing is evaluated."""
+    try:
+        with warnings.catch_warnings():
+            # Of backslashes in strings that mean nothing; they are the model's.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text, mode="eval").body
+        if not isinstance(tree, ast.List):
+            return []
+        return [_call(node) for node in tree.elts]
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
+        return []
+
+
+def _call(node: ast.expr) -> tuple[str, str]:
+    if not isinstance(node, ast.Call) or node.args:
+        raise ValueError("not a call with named arguments")
+    arguments = {keyword.arg: _value(keyword.value) for keyword in node.keywords}
+    if None in arguments:
+        raise ValueError("not a name")
+    return ast.unparse(node.func), object_of({str(name): value for name, value in arguments.items()})
+
+
+def _value(node: ast.expr) -> Any:
+    """A literal, with JSON's names beside Python's."""
+    if isinstance(node, ast.Name) and node.id in _NAMES:
+        return _NAMES[node.id]
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(element) for element in node.elts]
+    if isinstance(node, ast.Dict):
+        keys = [None if key is None else _value(key) for key in node.keys]
+        if not all(isinstance(key, str) for key in keys):
+            raise ValueError("not a key of JSON")
+        return {key: _value(value) for key, value in zip(keys, node.values, strict=True)}
+    value = ast.literal_eval(node)
+    if not isinstance(value, str | int | float | None):
+        raise ValueError("not a value of JSON")
+    return value

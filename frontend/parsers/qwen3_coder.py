@@ -1,0 +1,57 @@
+"""Qwen 3 Coder: a function tag within `<tool_call>`, a parameter tag for each argument; texts stand without quotes."""
+
+from typing import Any
+
+from frontend.parsers.call_json import object_of, value_of
+from frontend.parsers.cursor import Cursor, Steps
+from frontend.parsers.parser import ToolParser
+
+_BEGIN, _END = "<tool_call>", "</tool_call>"
+_FUNCTION, _FUNCTION_END = "<function=", "</function>"
+_PARAMETER, _PARAMETER_END = "<parameter=", "</parameter>"
+
+
+class Qwen3Coder(ToolParser):
+    markers = (_BEGIN, _END)
+
+    def read(self, cursor: Cursor) -> Steps[None]:
+        while (yield from cursor.content_until((_BEGIN,))) is not None:
+            yield from cursor.skip_space()
+            call = None
+            if (yield from cursor.skip(_FUNCTION)):
+                call = yield from self._call(cursor)
+            if call is None:
+                cursor.reject()
+            else:
+                cursor.call(*call)
+
+    def _call(self, cursor: Cursor) -> Steps[tuple[str, str] | None]:
+        name = yield from cursor.until(">")
+        if not name or not name.strip() or "<" in name:
+            return None
+        name = name.strip()
+        properties = self._tools.get(name, {}).get("properties", {})
+        arguments: dict[str, Any] = {}
+        while True:
+            yield from cursor.skip_space()
+            if (yield from cursor.skip(_FUNCTION_END)):
+                yield from cursor.skip_space()
+                is_over = (yield from cursor.at_end()) or (yield from cursor.skip(_END))
+                return (name, object_of(arguments)) if is_over else None
+            if not (yield from cursor.skip(_PARAMETER)):
+                return None
+            key = yield from cursor.until(">")
+            text = yield from self._value(cursor)
+            if key is None or text is None:
+                return None
+            arguments[key.strip()] = value_of(text, properties.get(key.strip()))
+
+    def _value(self, cursor: Cursor) -> Steps[str | None]:
+        """Up to the end tag that another tag follows: one within a text is part of the text."""
+        start = cursor.position
+        while (yield from cursor.until(_PARAMETER_END)) is not None:
+            end = cursor.position - len(_PARAMETER_END)
+            yield from cursor.skip_space()
+            if (yield from cursor.comes_next((_PARAMETER, _FUNCTION_END))):
+                return cursor.between(start, end).removeprefix("\n").removesuffix("\n")
+        return None

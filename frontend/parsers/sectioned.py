@@ -1,0 +1,41 @@
+"""Calls in a section: a marker before the first call and one after the last, and markers of each call within."""
+
+from typing import ClassVar
+
+from frontend.parsers.cursor import Cursor, Steps
+from frontend.parsers.parser import ToolParser
+
+
+class SectionedParser(ToolParser):
+    """A format says what the markers are and how a call goes."""
+
+    section_begin: ClassVar[str]
+    section_end: ClassVar[str]
+    begin: ClassVar[str]
+    end: ClassVar[str]
+
+    def read(self, cursor: Cursor) -> Steps[None]:
+        while (yield from cursor.content_until((self.section_begin, self.begin))) is not None:
+            yield from cursor.skip_space()
+            yield from cursor.skip(self.begin)
+            goes_on = True
+            while goes_on:
+                if not (yield from self._read_call(cursor)):
+                    cursor.reject()
+                    break
+                yield from cursor.skip_space()
+                goes_on = yield from cursor.skip(self.begin)
+            else:
+                if (yield from cursor.skip(self.section_end)):
+                    cursor.drop()
+                else:
+                    cursor.reject()
+
+    def _read_call(self, cursor: Cursor) -> Steps[bool]:
+        """Whether what follows the begin marker was a call; it is emitted then."""
+        raise NotImplementedError
+
+    def _is_over(self, cursor: Cursor) -> Steps[bool]:
+        """Whether the call's end marker follows, or nothing at all."""
+        yield from cursor.skip_space()
+        return (yield from cursor.skip(self.end)) or (yield from cursor.at_end())

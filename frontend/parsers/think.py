@@ -1,0 +1,46 @@
+"""Reasoning between two markers, before the content. Most families write it so and differ in little."""
+
+from typing import ClassVar
+
+from frontend.parsers.cursor import Cursor, Steps
+from frontend.parsers.parser import ReasoningParser
+
+
+class ThinkParser(ReasoningParser):
+    """An output begins with the start marker, or continues a prompt that ends with it, or has no reasoning."""
+
+    start: ClassVar[str] = "<think>"
+    end: ClassVar[str] = "</think>"
+    always_reasons: ClassVar[bool] = False
+    """Whether an output is reasoning also without a start marker, unless the prompt has closed it."""
+    markers = (start, end)
+
+    def read(self, cursor: Cursor) -> Steps[None]:
+        self.in_reasoning = self._prompt.endswith(self.start) or (
+            self.always_reasons and not self._prompt.endswith(self.end)
+        )
+        yield from cursor.skip_space()
+        if not self._prompt.endswith(self.end) and (yield from cursor.skip(self.start)):
+            self.in_reasoning = True
+        if self.in_reasoning:
+            yield from cursor.skip_space()
+            cursor.drop()
+            yield from cursor.reasoning_until((self.end,))
+            yield from cursor.skip_space()
+            cursor.drop()
+            self.in_reasoning = False
+        yield from cursor.rest_is_content()
+
+
+class Qwen3(ThinkParser):
+    """Qwen 3 and whoever writes `<think>` as it does."""
+
+
+class DeepSeekR1(ThinkParser):
+    """Some of its templates begin the reasoning, and some models leave out what begins it."""
+
+    always_reasons = True
+
+
+class Glm(ThinkParser):
+    """GLM 4.5 and later."""

@@ -1,0 +1,87 @@
+"""The tools of a request: checked, for the template to present, and for the parser to know."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from frontend.errors import bad_request
+from frontend.json_schema import check_schema
+from frontend.protocol.chat import Tool
+
+MAX_TOOLS = 512
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+ToolChoice = str | dict[str, Any] | None
+
+
+def template_tools(tools: list[Tool] | None, tool_choice: ToolChoice) -> list[dict[str, Any]] | None:
+    """The tools that a template shall present, if any. Raises a 400 for what is wrong with them."""
+    _check_tools(tools or [])
+    _check_choice(tools or [], tool_choice)
+    if not tools or tool_choice == "none":
+        return None
+    plain: list[dict[str, Any]] = msgspec.to_builtins(tools)
+    return plain
+
+
+def tool_schemas(tools: list[Tool] | None, tool_choice: ToolChoice) -> Mapping[str, Mapping[str, Any]]:
+    """Of the tools that may be called: name to the schema of the parameters."""
+    if tool_choice == "none":
+        return {}
+    return {tool.function.name: tool.function.parameters or {} for tool in tools or []}
+
+
+def _check_tools(tools: list[Tool]) -> None:
+    if len(tools) > MAX_TOOLS:
+        raise bad_request(f"tools must be at most {MAX_TOOLS}, not {len(tools)}.", "tools")
+    names: set[str] = set()
+    for index, tool in enumerate(tools):
+        function, where = tool.function, f"tools[{index}].function"
+        if not _NAME.fullmatch(function.name):
+            raise bad_request(
+                f"{where}.name must have 1 to 128 letters, digits, underscores, dots and hyphens.", f"{where}.name"
+            )
+        if function.name in names:
+            raise bad_request(f"tools must not have two functions of the name {function.name!r}.", f"{where}.name")
+        names.add(function.name)
+        if function.parameters is not None:
+            _check_parameters(function.parameters, f"{where}.parameters")
+        if function.strict:
+            raise _needs_grammar(f"{where}.strict", "leave strict out or set it to false")
+
+
+def _check_parameters(parameters: dict[str, Any], where: str) -> None:
+    if parameters.get("type", "object") != "object":
+        raise bad_request(f"{where}.type must be 'object': a function's arguments have names.", f"{where}.type")
+    check_schema(parameters, where)
+
+
+def _check_choice(tools: list[Tool], tool_choice: ToolChoice) -> None:
+    if tool_choice in (None, "auto", "none"):
+        return
+    if isinstance(tool_choice, dict):
+        name = _named(tool_choice)
+        if name not in {tool.function.name for tool in tools}:
+            raise bad_request(f"tool_choice names {name[:128]!r}, which is not among the tools.", "tool_choice")
+    elif tool_choice != "required":
+        raise bad_request("tool_choice must be 'auto' or 'none'.", "tool_choice")
+    elif not tools:
+        raise bad_request("tool_choice 'required' must come with tools.", "tool_choice")
+    raise _needs_grammar("tool_choice", "use tool_choice 'auto' or 'none'")
+
+
+def _named(tool_choice: dict[str, Any]) -> str:
+    function = tool_choice.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if tool_choice.get("type") != "function" or not isinstance(name, str):
+        raise bad_request(
+            "tool_choice must be 'auto', 'none' or {'type': 'function', 'function': {'name': ...}}.", "tool_choice"
+        )
+    return name
+
+
+def _needs_grammar(param: str, instead: str) -> Exception:
+    """A call can be forced, and its arguments bound to a schema, only by grammars: the one place that refuses it."""
+    return bad_request(f"{param} is not supported without grammars, which this server does not have: {instead}.", param)
