@@ -216,13 +216,15 @@ class InputProcessor:
 
     def chat_output_options(self, request: ChatCompletionRequest, prompt: Prompt) -> OutputOptions:
         """Those of `output_options`, and how the model's text is told apart."""
-        assert prompt.text is not None
+        text = prompt.text
+        if text is None:  # truncated: its end is what tells whether the model goes on with reasoning
+            text = self._tokenizer.decode(list(prompt.token_ids), skip_special_tokens=False)
         # A message that is gone on with has its reasoning behind it.
         reads_reasoning = not request.continue_final_message
         plan = self._parsers if reads_reasoning else self._parsers.without_reasoning()
         return replace(
             self.output_options(request),
-            parsers=plan.for_request(prompt.text, tool_schemas(request.tools, request.tool_choice)),
+            parsers=plan.for_request(text, tool_schemas(request.tools, request.tool_choice)),
             parallel_tool_calls=request.parallel_tool_calls is not False,
         )
 
