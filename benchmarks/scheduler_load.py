@@ -23,7 +23,15 @@ STEP_SECONDS = 0.02
 class SchedulerLoad:
     """Steps a scheduler as the engine core's loop does: as many steps in flight as configured, the oldest collected."""
 
-    def __init__(self, num_blocks: int, block_size: int = 16, caching: bool = True, **scheduler: Any) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int = 16,
+        caching: bool = True,
+        windows: tuple[int, ...] = (0,),
+        **scheduler: Any,
+    ) -> None:
+        """`windows`: the sliding window of each layer group, 0 for none."""
         defaults: dict[str, Any] = {
             "max_num_seqs": 256,
             "max_num_batched_tokens": 8192,
@@ -32,12 +40,13 @@ class SchedulerLoad:
             "max_num_penalty_rows": 1,
         }
         self.config = SchedulerConfig(**{**defaults, **scheduler})
-        self.scheduler = Scheduler(self.config, KVCacheManager(num_blocks, block_size, caching), ())
+        self.scheduler = Scheduler(self.config, KVCacheManager(num_blocks, block_size, caching, windows=windows), ())
         shape = StepShape(
             max_num_seqs=self.config.max_num_seqs,
             max_num_batched_tokens=self.config.max_num_batched_tokens,
             max_model_len=self.config.max_model_len,
             block_size=block_size,
+            num_groups=len(windows),
         )
         plans, results = plan_layout(shape), result_layout(shape)
         self._plan = StepPlan.over(plans, bytearray(plans.num_bytes))

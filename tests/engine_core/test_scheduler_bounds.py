@@ -137,13 +137,14 @@ def test_too_much_load_makes_progress_and_few_preemptions(policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("windows", [(0,), (0, 30)], ids=["full", "window"])
 @pytest.mark.parametrize("seed", range(5))
-def test_preemptions_of_a_request_are_bounded_by_its_length(policy: str, seed: int) -> None:
+def test_preemptions_of_a_request_are_bounded_by_its_length(policy: str, windows: tuple[int, ...], seed: int) -> None:
     """The worst that can be arranged: all short prompts with long outputs, in a cache for two of them, blocks of 1."""
     rng = np.random.default_rng(seed)
     load = SchedulerLoad(
-        num_blocks=160, block_size=1, scheduling_policy=policy, max_model_len=80, max_num_batched_tokens=64,
-        max_num_seqs=40, steps_in_flight=3,
+        num_blocks=160 if windows == (0,) else 220, block_size=1, windows=windows, scheduling_policy=policy,
+        max_model_len=80, max_num_batched_tokens=64, max_num_seqs=40, steps_in_flight=3,
     )  # fmt: skip
     requests: list[Request] = []
     for number in range(60):

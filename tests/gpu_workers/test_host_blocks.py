@@ -128,11 +128,12 @@ def test_a_prefix_from_the_host_gives_the_same_tokens(name: str, tmp_path: Path)
     while len(first.output) < 4:
         driver.step([first])
     assert driver.result.num_host_slots == 12
-    kept, fresh = first.blocks[:5], driver._free[:5]  # 20 tokens of the 22
+    kept, fresh = first.blocks[:5], [[block] for block in driver._free[:5]]  # 20 tokens of the 22
     driver._free = driver._free[5:]
     again = Request(prompt, 4, 1, num_computed=20, blocks=fresh)
     other = Request([rng.randrange(1, 200) for _ in range(20)], 1, 2, blocks=kept)
-    driver.copies = [(block, slot) for slot, block in enumerate(kept)], [(b, slot) for slot, b in enumerate(fresh)]
+    stores, loads = ([(block, slot) for slot, (block,) in enumerate(blocks)] for blocks in (kept, fresh))
+    driver.copies = stores, loads
     driver.step([again, other])
     assert other.output
     while len(again.output) < 4:

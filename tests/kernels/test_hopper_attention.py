@@ -60,6 +60,21 @@ def test_sliding_window(window: int) -> None:
     check(make_step(BATCH, 1, 2, 128, 16, torch.bfloat16), 9, sliding_window=window)
 
 
+@pytest.mark.parametrize("window", [2, 100, 300])
+@pytest.mark.parametrize("block_size", [8, 16, 64])
+def test_no_block_behind_the_window_is_fetched(window: int, block_size: int) -> None:
+    """It may be another request's by now: its values are hidden, but 0 · NaN would not be."""
+    torch.manual_seed(window)
+    step = make_step(BATCH, 1, 2, 128, block_size, torch.bfloat16)
+    workspace = make(step, 9, window)
+    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
+    wanted = run(step, workspace)
+    foreign = min(set(range(len(step.kv_cache))) - set(step.block_tables.flatten().tolist()))  # full of NaN
+    for row, (seq_len, query_len) in zip(step.rows.tolist(), BATCH, strict=False):
+        step.block_tables[row, : max(0, seq_len - query_len - window + 1) // block_size] = foreign
+    assert torch.equal(run(step, workspace), wanted)
+
+
 def test_sinks() -> None:
     torch.manual_seed(3)
     step = make_step(BATCH, 2, 4, 64, 16, torch.bfloat16)
