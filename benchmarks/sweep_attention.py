@@ -24,12 +24,12 @@ if DRY:
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated
 
 import torch  # noqa: E402  (after the environment)
-import triton  # noqa: E402
-import triton.language as tl  # noqa: E402
+import triton  # noqa: E402  (after the environment)
+import triton.language as tl  # noqa: E402  (after the environment)
 
-from kernels import hopper_attention  # noqa: E402
-from kernels.attention_tasks import plan_attention  # noqa: E402
-from kernels.attention_workspace import (  # noqa: E402
+from kernels import hopper_attention  # noqa: E402  (after the environment)
+from kernels.attention_tasks import plan_attention  # noqa: E402  (after the environment)
+from kernels.attention_workspace import (  # noqa: E402  (after the environment)
     LONG_TILES,
     SHORT_TILES,
     WGMMA_TILE,
@@ -37,8 +37,8 @@ from kernels.attention_workspace import (  # noqa: E402
     Tile,
     make_attention_workspace,
 )
-from kernels.paged_attention import paged_attention  # noqa: E402
-from kernels.reference_attention import attention_reference  # noqa: E402
+from kernels.paged_attention import paged_attention  # noqa: E402  (after the environment)
+from kernels.reference_attention import attention_reference  # noqa: E402  (after the environment)
 
 DEVICE = "cpu" if DRY else "cuda"
 DTYPE = torch.float16 if DRY else torch.bfloat16  # the interpreter multiplies bf16 wrongly

@@ -27,14 +27,14 @@ if DRY:
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated
 
 import torch  # noqa: E402  (after the environment)
-import torch.nn.functional as F  # noqa: E402
-import triton  # noqa: E402
+import torch.nn.functional as F  # noqa: E402  (after the environment)
+import triton  # noqa: E402  (after the environment)
 
-from benchmarks.roofline import measure_apart  # noqa: E402
-from benchmarks.timing import median_seconds  # noqa: E402
-from kernels.activation import silu_and_mul  # noqa: E402
-from kernels.skinny_linear import skinny_linear  # noqa: E402
-from kernels.skinny_tiles import SkinnyTile, SkinnyWorkspace, choose  # noqa: E402
+from benchmarks.roofline import measure_apart  # noqa: E402  (after the environment)
+from benchmarks.timing import median_seconds  # noqa: E402  (after the environment)
+from kernels.activation import silu_and_mul  # noqa: E402  (after the environment)
+from kernels.skinny_linear import skinny_linear  # noqa: E402  (after the environment)
+from kernels.skinny_tiles import SkinnyTile, SkinnyWorkspace, choose  # noqa: E402  (after the environment)
 
 DEVICE = "cpu" if DRY else "cuda"
 DTYPE = torch.float16 if DRY else torch.bfloat16  # the interpreter multiplies bf16 wrongly

@@ -1,5 +1,6 @@
 """The base of all formats: runs what a format reads whenever text arrives."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ ToolSchemas = Mapping[str, Mapping[str, Any]]
 """The request's tools: name to the JSON schema of its parameters."""
 
 
-class Parser:
+class Parser(ABC):
     """Reads one output. A format says in `read` how its text goes; it reads to the end whatever the text is."""
 
     markers: ClassVar[tuple[str, ...]] = ()
@@ -34,8 +35,9 @@ class Parser:
         self._cursor.flush()
         return self._cursor.take_events()
 
+    @abstractmethod
     def read(self, cursor: Cursor) -> Steps[None]:
-        raise NotImplementedError
+        """The format, as a generator that takes text from the cursor and says what it is."""
 
 
 class ToolParser(Parser):

@@ -1,5 +1,6 @@
 """Calls in a section: a marker before the first call and one after the last, and markers of each call within."""
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from frontend.parsers.cursor import Cursor, Steps
@@ -31,9 +32,9 @@ class SectionedParser(ToolParser):
                 else:
                     cursor.reject()
 
+    @abstractmethod
     def _read_call(self, cursor: Cursor) -> Steps[bool]:
         """Whether what follows the begin marker was a call; it is emitted then."""
-        raise NotImplementedError
 
     def _is_over(self, cursor: Cursor) -> Steps[bool]:
         """Whether the call's end marker follows, or nothing at all."""

@@ -26,11 +26,9 @@ from engine_core.ipc.sockets import bind_router
 from engine_core.kv_cache_manager import KVCacheManager
 from frontend.client import BlockBatch, CachedBlocks, EngineClient, EngineError, Removed, Stored
 from frontend.client.block_events import MAX_UNREAD_BATCHES, BlockEventStream
-from tests.engine_core.test_engine_core import TIMEOUT_MS, Harness, Reader, add, harness
+from tests.engine_core.core_harness import TIMEOUT_MS, Harness, Reader, add
 from tests.engine_core.test_kv_cache_manager import make_request
 from tests.engine_core.test_kv_cache_manager import serve as serve_prompt
-
-__all__ = ["harness"]
 
 
 def subscribe(harness: Harness, credit: int = 100) -> zmq.Socket:

@@ -13,10 +13,9 @@ from engine_core.ipc.messages import Utility, UtilityReply
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.kv_cache_manager import KVCacheManager
 from engine_core.scheduler import Scheduler
-from tests.engine_core.test_engine_core import Harness, Reader, add, harness
+from tests.engine_core.core_harness import Harness, Reader, add
 from tests.engine_core.test_kv_cache_manager import make_request, serve
 
-__all__ = ["harness"]
 PROMPT = list(range(1, 41))
 
 

@@ -6,10 +6,8 @@ from engine_core.ipc.codec import encode
 from engine_core.ipc.messages import FINISH_ABORT
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.response_store import ResponseStore
-from tests.engine_core.test_engine_core import Harness, Reader, add, harness
+from tests.engine_core.core_harness import Harness, Reader, add
 from tests.engine_core.test_inspector import ask
-
-__all__ = ["harness"]
 
 
 def test_the_least_recently_used_goes_first() -> None:
