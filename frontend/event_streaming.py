@@ -10,7 +10,7 @@ from frontend.errors import ApiError
 from frontend.generation import Generation
 from frontend.output_processor import OutputPiece
 from frontend.sse import EventStream, KeepAlive
-from frontend.streaming import first_piece
+from frontend.streaming import answering, first_piece
 
 
 class EventFormat(Protocol):
@@ -33,21 +33,13 @@ async def stream_events(
     request: Request, generation: Generation, form: EventFormat, keep_alive: KeepAlive, headers: dict[str, str]
 ) -> None:
     """Streams the one choice of a generation to its end. What fails before the first token raises."""
+
+    async def fail(stream: EventStream, error: ApiError) -> None:
+        await stream.send_named(form.failure(error))
+
     first = await first_piece(generation)
-    stream = await EventStream.open(request, keep_alive, headers)
-    try:
-        try:
-            await _send_all(stream, first, generation, form)
-        except ApiError as error:
-            await stream.send_named(form.failure(error))
-        except Exception:  # goes on to the process's entry, which can no longer answer: only an event can
-            failure = ApiError(500, "The server failed while it answered.", code="internal_error")
-            await stream.send_named(form.failure(failure))
-            await stream.end()
-            raise
-        await stream.end()
-    finally:
-        stream.close()
+    async with answering(request, keep_alive, headers, fail, EventStream.end) as stream:
+        await _send_all(stream, first, generation, form)
 
 
 async def _send_all(

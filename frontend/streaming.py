@@ -1,7 +1,8 @@
 """Answers as event streams: when headers go out, which pieces become chunks, and how failures look midway."""
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -36,18 +37,35 @@ async def stream_answer(
     headers: dict[str, str],
 ) -> None:
     """Streams a generation to its end. What fails before the first token raises; later failures become an event."""
+
+    async def fail(stream: EventStream, error: ApiError) -> None:
+        await stream.send(error.body())
+
     first = await first_piece(generation)
+    async with answering(request, keep_alive, headers, fail, EventStream.done) as stream:
+        await _send_all(stream, first, generation, form, options)
+
+
+@contextlib.asynccontextmanager
+async def answering(
+    request: Request,
+    keep_alive: KeepAlive,
+    headers: dict[str, str],
+    fail: Callable[[EventStream, ApiError], Awaitable[None]],
+    end: Callable[[EventStream], Awaitable[None]],
+) -> AsyncIterator[EventStream]:
+    """A stream that ends by `end` however its body does. What fails there becomes what `fail` writes."""
     stream = await EventStream.open(request, keep_alive, headers)
     try:
         try:
-            await _send_all(stream, first, generation, form, options)
+            yield stream
         except ApiError as error:
-            await stream.send(error.body())
+            await fail(stream, error)
         except Exception:  # goes on to the process's entry, which can no longer answer: only an event can
-            await stream.send(ApiError(500, "The server failed while it answered.", code="internal_error").body())
-            await stream.done()
+            await fail(stream, ApiError(500, "The server failed while it answered.", code="internal_error"))
+            await end(stream)
             raise
-        await stream.done()
+        await end(stream)
     finally:
         stream.close()
 
