@@ -7,7 +7,6 @@ here. Several steps may be in flight: see DESIGN's rules on rows, generations an
 `update` keep.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -21,13 +20,11 @@ from engine_core.kv_cache_manager import KVCacheManager
 from engine_core.plan_writer import PlanWriter
 from engine_core.policies.registry import make_policy
 from engine_core.prompt_chunks import divide, part_of_newcomer
+from engine_core.prompt_hashing import PromptHashing
 from engine_core.request import Request, RequestStatus
 from engine_core.retirement import Retirement
 from engine_core.row_table import RowTable
 from engine_core.step_records import Finished, ScheduledStep, StepOutputs
-
-MAX_HASHED_BLOCKS = 256
-"""Blocks of waiting prompts that one call hashes while requests run: some 0.3 ms."""
 
 
 class Scheduler:
@@ -49,9 +46,7 @@ class Scheduler:
         self._demand = BlockDemand.of(self.kv.windows, self.kv.block_size, config.max_num_batched_tokens)
         self._eos = eos_token_ids
         self._retirement = Retirement(self.table, kv_cache_manager)
-        self._unhashed: deque[Request] = deque()
-        """Requests in order of arrival whose prompts may not be hashed yet."""
-        self._hash_quota = 0
+        self._hashing = PromptHashing(kv_cache_manager)
         self._refused: tuple[Request, int, int] | None = None
         """The request that last found too few blocks, how many it needed then, and how many requests ran."""
         self._next_step_id = 1
@@ -80,9 +75,7 @@ class Scheduler:
         assert self._demand.peak(request.limit) <= self.kv.pool.num_blocks
         assert len(request.tokens) < request.limit, request
         self.policy.push(request)
-        while self._unhashed and self._unhashed[0].status is not RequestStatus.WAITING:
-            self._unhashed.popleft()
-        self._unhashed.append(request)
+        self._hashing.add(request)
 
     def abort(self, request: Request) -> Finished:
         """Ends a request that has not ended yet."""
@@ -90,14 +83,7 @@ class Scheduler:
 
     def hash_ahead(self) -> bool:
         """Hashes a bounded part of the waiting prompts, for the time that the workers take; whether more is left."""
-        quota = MAX_HASHED_BLOCKS
-        while self._unhashed and quota > 0:
-            request = self._unhashed[0]
-            num_before = self.kv.num_hashed_blocks
-            if request.status is not RequestStatus.WAITING or self.kv.hash_prefix(request, quota):
-                self._unhashed.popleft()
-            quota -= self.kv.num_hashed_blocks - num_before
-        return bool(self._unhashed)
+        return self._hashing.ahead()
 
     # The step
 
@@ -253,7 +239,7 @@ class Scheduler:
         budget = self.config.max_num_batched_tokens - int(counts.sum())
         if budget == 0 or self._num_admissible() == 0:
             return rows, counts
-        self._hash_quota = MAX_HASHED_BLOCKS
+        self._hashing.begin_step()
         room = GrowthRoom(self.table, self.kv, self._demand)
         num_partial = self._num_partial(rows, counts)
         new_rows: list[int] = []
@@ -306,7 +292,7 @@ class Scheduler:
         """Gives the request its row and first blocks; returns how many tokens it computes, 0 when it must wait: for
         room, or for the rest of its prefix, of which a step that also `runs_others` loads no more than a part."""
         kv, known = self.kv, len(request.tokens)
-        if not self.table.has_room_for(request) or not self._hash_prompt(request):
+        if not self.table.has_room_for(request) or not self._hashing.complete(request, self.num_running > 0):
             return 0
         hit = kv.find_prefix(request, request.tokens)
         num_hit = hit.num_blocks * kv.block_size
@@ -344,14 +330,6 @@ class Scheduler:
             writer.add_blocks(row, first, blocks, group)
         self._register_prompt_blocks(row, num_hit + count)
         return count
-
-    def _hash_prompt(self, request: Request) -> bool:
-        """Whether the prompt's blocks are hashed, after a bounded piece of work where other requests run."""
-        num_before = self.kv.num_hashed_blocks
-        quota = self._hash_quota if self.num_running else len(request.tokens)
-        is_complete = self.kv.hash_prefix(request, quota)
-        self._hash_quota -= self.kv.num_hashed_blocks - num_before
-        return is_complete
 
     # Cache
 

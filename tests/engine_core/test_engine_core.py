@@ -198,7 +198,7 @@ def test_under_fair_share_a_full_queue_is_full_for_each_client_by_itself() -> No
 
 def test_a_long_prompt_is_hashed_while_the_worker_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing comes from the worker, nobody sends anything, and yet the waiting prompt's blocks get hashed."""
-    monkeypatch.setattr("engine_core.scheduler.MAX_HASHED_BLOCKS", 2)
+    monkeypatch.setattr("engine_core.prompt_hashing.MAX_HASHED_BLOCKS", 2)
     harness = Harness(num_seqs=1, max_model_len=2048)
     try:
         client = harness.client()

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.bench_scheduler import measure_thrash, measure_waste, random_prompt
 from benchmarks.scheduler_load import SchedulerLoad
+from engine_core.prompt_hashing import MAX_HASHED_BLOCKS
 from engine_core.request import Request, RequestStatus
-from engine_core.scheduler import MAX_HASHED_BLOCKS
 
 POLICIES = ["fcfs", "priority", "fair"]
 
