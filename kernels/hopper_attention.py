@@ -10,8 +10,8 @@ cache: one copy brings B rows of 64 elements, which is what a swizzled row of sh
 takes 128 / B · D / 64 copies for keys and as many for values, of which each names its block.
 
 What lies past the last key in shared memory: keys count for nothing, since their scores are hidden; values would, since
-0 · NaN is NaN, and are set to zero. In place of blocks wholly before the window, which may be another request's by now,
-the first block that is seen is fetched: its values are finite, and are hidden like all before the window.
+0 · NaN is NaN, and are set to zero. Blocks wholly before the window may be another request's by now: the copy engine is
+sent outside the cache instead, where it reads zeros.
 
 Written in Gluon, because Triton's own pipeliner neither specializes warps on Hopper nor lets two products overlap with
 the softmax between them. Measured: see docs/log.md.

@@ -36,6 +36,7 @@ def produce(
     NUM_PANELS: gl.constexpr = HEAD_DIM // PANEL
     TILE_BLOCKS: gl.constexpr = BLOCK_N // BLOCK_SIZE
     HALF_TOKENS: gl.constexpr = HALF_M // GROUP_SIZE
+    NOWHERE: gl.constexpr = -BLOCK_SIZE  # the copy engine reads zeros before the first row
     unit, end_unit = gl.load(record), gl.load(record + 1)
     segment, head, within = gl.load(record + 3), gl.load(record + 4), gl.load(record + 5)
     _, num_tiles, table_row, first_token, num_tokens, first_position, first_tile = _load_segment(
@@ -63,7 +64,7 @@ def produce(
             num_pieces += 1
             table = block_tables + table_row.to(gl.int64) * stride_table
             last_block = (first_position + num_tokens - 1) // BLOCK_SIZE
-            first_key = gl.maximum(first_position - WINDOW + 1, 0)
+            first_block = gl.maximum(first_position - WINDOW + 1, 0) // BLOCK_SIZE
             for tile in range(first_tile + piece_begin, first_tile + piece_end):
                 stage = num_fetched % STAGES
                 phase = (num_fetched // STAGES & 1) ^ 1
@@ -72,10 +73,9 @@ def produce(
                 keys = key_smem.index(stage)
                 for i in gl.static_range(TILE_BLOCKS):
                     place = gl.minimum(tile * TILE_BLOCKS + i, last_block)
+                    row = gl.load(table + place) * stride_block + head * stride_head
                     if WINDOW > 0:
-                        place = gl.maximum(place, first_key // BLOCK_SIZE)
-                    block = gl.load(table + place)
-                    row = block * stride_block + head * stride_head
+                        row = gl.where(place < first_block, NOWHERE, row)
                     for panel in gl.static_range(NUM_PANELS):
                         tma.async_copy_global_to_shared(
                             cache_desc, [row, panel * PANEL], key_full.index(stage),
@@ -86,10 +86,9 @@ def produce(
                 values = value_smem.index(stage)
                 for i in gl.static_range(TILE_BLOCKS):
                     place = gl.minimum(tile * TILE_BLOCKS + i, last_block)
+                    row = gl.load(table + place) * stride_block + head * stride_head + stride_value
                     if WINDOW > 0:
-                        place = gl.maximum(place, first_key // BLOCK_SIZE)
-                    block = gl.load(table + place)
-                    row = block * stride_block + head * stride_head + stride_value
+                        row = gl.where(place < first_block, NOWHERE, row)
                     for panel in gl.static_range(NUM_PANELS):
                         tma.async_copy_global_to_shared(
                             cache_desc, [row, panel * PANEL], value_full.index(stage),
