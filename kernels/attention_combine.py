@@ -22,8 +22,43 @@ product with the scale is exact: a fused multiply-add would else leave the produ
 
 
 @triton.jit
+def add_shared(
+    shared_out,
+    shared_lse,
+    is_shared,
+    acc,
+    row_max,
+    row_sum,
+    row,
+    num_rows,
+    first_token,
+    head,
+    NUM_Q_HEADS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+):
+    """(acc, maximum, sum) with the finished result over a step's common keys as one more part, where `is_shared`."""
+    dim = tl.arange(0, PADDED_DIM)
+    is_row = (row < num_rows) & is_shared
+    place = (first_token + row // GROUP_SIZE) * NUM_Q_HEADS + head * GROUP_SIZE + row % GROUP_SIZE
+    lse = tl.load(shared_lse + place, mask=is_row, other=HIDDEN)
+    part = tl.load(
+        shared_out + (place * HEAD_DIM)[:, None] + dim[None, :],
+        mask=is_row[:, None] & (dim < HEAD_DIM)[None, :],
+        other=0.0,
+    )
+    new_max = tl.maximum(row_max, lse)
+    shrink, weight = tl.exp2(row_max - new_max), tl.exp2(lse - new_max)
+    return acc * shrink[:, None] + part * weight[:, None], new_max, row_sum * shrink + weight
+
+
+@triton.jit
 def store_output(
     out,
+    shared_out,
+    shared_lse,
+    is_shared,
     sinks,
     acc,
     row_max,
@@ -37,26 +72,39 @@ def store_output(
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
     SINKS: tl.constexpr,
+    TO_SHARED: tl.constexpr,
 ):
-    """Divides rows `row` of a q-tile's accumulator by their sums and writes them to `out` [T, H·G, D]."""
+    """Divides rows `row` of a q-tile's accumulator by their sums and writes them to `out` [T, H·G, D]; where TO_SHARED
+    and `is_shared` to `shared_out`, with what a later part needs to know of them."""
     dim = tl.arange(0, PADDED_DIM)
     is_row = row < num_rows
     q_head = head * GROUP_SIZE + row % GROUP_SIZE
     if SINKS:
         sink = tl.load(sinks + q_head, mask=is_row, other=0.0) * LOG2E
+        if TO_SHARED:
+            sink = tl.where(is_shared, HIDDEN, sink)  # it counts once, at the end
         new_max = tl.maximum(row_max, sink)
         shrink = tl.exp2(row_max - new_max)
         acc = acc * shrink[:, None]
         row_sum = row_sum * shrink + tl.exp2(sink - new_max)
     offset = (first_token + row // GROUP_SIZE).to(tl.int64) * (NUM_Q_HEADS * HEAD_DIM) + q_head * HEAD_DIM
-    result = (acc / row_sum[:, None]).to(out.dtype.element_ty)
+    result = acc / row_sum[:, None]
     is_written = is_row[:, None] & (dim < HEAD_DIM)[None, :]
-    tl.store(out + (offset[:, None] + dim[None, :]), result, mask=is_written)
+    if TO_SHARED:
+        tl.store(shared_out + (offset[:, None] + dim[None, :]), result, mask=is_written & is_shared)
+        lse = row_max + tl.log2(row_sum)
+        place = (first_token + row // GROUP_SIZE) * NUM_Q_HEADS + q_head
+        tl.store(shared_lse + place, lse, mask=is_row & is_shared)
+        is_written = is_written & ~is_shared
+    tl.store(out + (offset[:, None] + dim[None, :]), result.to(out.dtype.element_ty), mask=is_written)
 
 
 @triton.jit
 def combine_partials(
     out,
+    shared_out,
+    shared_lse,
+    is_shared,
     sinks,
     partial_acc,
     partial_stats,
@@ -71,6 +119,7 @@ def combine_partials(
     PADDED_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
     SINKS: tl.constexpr,
+    TO_SHARED: tl.constexpr,
     ROWS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
@@ -118,8 +167,8 @@ def combine_partials(
                 acc += part * weight[:, None]
             row_max = new_max
         store_output(
-            out, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
-            NUM_Q_HEADS, GROUP_SIZE, HEAD_DIM, PADDED_DIM, SINKS,
+            out, shared_out, shared_lse, is_shared, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
+            NUM_Q_HEADS, GROUP_SIZE, HEAD_DIM, PADDED_DIM, SINKS, TO_SHARED,
         )  # fmt: skip
 
 

@@ -11,9 +11,15 @@ there is no threshold to fall off. Where a run has none but virtual units of a (
 Records hold all that the attention kernel needs, so that it begins with one load and not with a chain of them:
 
     segment: 0 weight before it, 1 its tiles, 2 row, 3 first token (index into the step's tokens), 4 its tokens,
-             5 position of the first token, 6 first KV tile, 7 unused
+             5 position of the first token, 6 first KV tile, 7 whether keys of a common beginning are apart (below)
     program: 0 first unit, 1 end, 2 per, 3 segment, 4 KV head, 5 unit within (segment, head), 6 and 7 zero,
              8 to 15 the segment's record
+
+Common beginnings. Where all rows of a decode step begin with the same blocks (one system prompt, many users), each
+would read them by itself. Instead the long variant, which has nothing else to do in such a step, lets q-tiles of the
+step's tokens, whatever their rows, walk over those keys once; its results go to `shared_out`, and the short rows'
+walks, which begin behind the common keys, take them up at their end (cascade attention: Ye et al. 2024; Juravsky et
+al. 2024).
 
 One launch, one CTA for each variant (short and long rows). It is a matter of latency: some kilobytes are read, but each
 load or barrier is waited for. So nothing is searched for that can be counted. A short row is one segment. Segment s
@@ -44,16 +50,16 @@ def _store_segments(
     first_token,
     num_tokens,
     first_position,
+    first_tile,
+    num_keys,
+    is_shared,
     BLOCK_N: tl.constexpr,
-    WINDOW: tl.constexpr,
     OVERHEAD: tl.constexpr,
     SEGMENT_WORDS: tl.constexpr,
 ):
-    """Writes the records `index` [CHUNK] of segments in ascending order; returns the weight of all of them."""
-    first_tile = first_position * 0
-    if WINDOW > 0:
-        first_tile = tl.maximum(first_position - WINDOW + 1, 0) // BLOCK_N
-    tiles = (first_position + num_tokens + BLOCK_N - 1) // BLOCK_N - first_tile
+    """Writes the records `index` [CHUNK] of segments in ascending order, whose walks end with key `num_keys` - 1;
+    returns the weight of all of them."""
+    tiles = (num_keys + BLOCK_N - 1) // BLOCK_N - first_tile
     weight = tl.where(inside, tiles + OVERHEAD, 0)
     record = segments + index * SEGMENT_WORDS
     tl.store(record, weight_before + tl.cumsum(weight, 0) - weight, mask=inside)
@@ -63,7 +69,17 @@ def _store_segments(
     tl.store(record + 4, num_tokens, mask=inside)
     tl.store(record + 5, first_position, mask=inside)
     tl.store(record + 6, first_tile, mask=inside)
+    tl.store(record + 7, is_shared, mask=inside)
     return tl.sum(weight, 0)
+
+
+@triton.jit
+def _first_tile(first_position, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr):
+    """The first tile with keys that the token at `first_position` sees."""
+    first_tile = first_position * 0
+    if WINDOW > 0:
+        first_tile = tl.maximum(first_position - WINDOW + 1, 0) // BLOCK_N
+    return first_tile
 
 
 @triton.jit
@@ -73,6 +89,7 @@ def _list_short(
     seq_lens,
     segments,
     num_seqs,
+    num_shared,
     MAX_TOKENS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -80,7 +97,8 @@ def _list_short(
     SEGMENT_WORDS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Writes the records of the short rows, each one segment; returns their number and weight."""
+    """Writes the records of the short rows, each one segment that begins behind the `num_shared` first keys; returns
+    their number and weight."""
     num_segments = num_seqs * 0
     weight = num_seqs * 0
     for first in range(0, num_seqs, CHUNK):
@@ -92,9 +110,10 @@ def _list_short(
         row = tl.load(rows + seq, mask=inside, other=0)
         mine = ((query_len > 0) & (query_len <= MAX_TOKENS) & (seq_len > 0)).to(tl.int32)
         index = num_segments + tl.cumsum(mine, 0) - mine
+        first_tile = tl.maximum(_first_tile(seq_len - query_len, BLOCK_N, WINDOW), num_shared // BLOCK_N)
         weight += _store_segments(
-            segments, index, mine > 0, weight, row, start, query_len, seq_len - query_len,
-            BLOCK_N, WINDOW, OVERHEAD, SEGMENT_WORDS,
+            segments, index, mine > 0, weight, row, start, query_len, seq_len - query_len, first_tile, seq_len,
+            (num_shared > 0).to(tl.int32), BLOCK_N, OVERHEAD, SEGMENT_WORDS,
         )  # fmt: skip
         num_segments += tl.sum(mine, 0)
     return num_segments, weight
@@ -164,9 +183,40 @@ def _list_long(
         seq_len = tl.load(seq_lens + seq, mask=inside, other=0)
         row = tl.load(rows + seq, mask=inside, other=0)
         num_tokens = tl.minimum(query_len - skipped, TOKENS_PER_TILE)
+        position = seq_len - query_len + skipped
         weight += _store_segments(
-            segments, index, inside, weight, row, start + skipped, num_tokens, seq_len - query_len + skipped,
-            BLOCK_N, WINDOW, OVERHEAD, SEGMENT_WORDS,
+            segments, index, inside, weight, row, start + skipped, num_tokens, position,
+            _first_tile(position, BLOCK_N, WINDOW), position + num_tokens, 0, BLOCK_N, OVERHEAD, SEGMENT_WORDS,
+        )  # fmt: skip
+    return num_segments, weight
+
+
+@triton.jit
+def _list_shared(
+    rows,
+    query_start_loc,
+    segments,
+    num_seqs,
+    num_shared,
+    TOKENS_PER_TILE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    OVERHEAD: tl.constexpr,
+    SEGMENT_WORDS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Writes the records of all tokens' walks over the first `num_shared` keys, which the first row's table names;
+    returns their number and weight. To the attention kernel their tokens come after these keys and hide none."""
+    row = tl.load(rows)
+    num_tokens = tl.load(query_start_loc + num_seqs)
+    num_segments = tl.where(num_shared > 0, (num_tokens + TOKENS_PER_TILE - 1) // TOKENS_PER_TILE, 0)
+    weight = num_seqs * 0
+    for first in range(0, num_segments, CHUNK):
+        index = first + tl.arange(0, CHUNK)
+        first_token = index * TOKENS_PER_TILE
+        weight += _store_segments(
+            segments, index, index < num_segments, weight, row, first_token,
+            tl.minimum(num_tokens - first_token, TOKENS_PER_TILE), num_shared - 1, index * 0, num_shared, 1,
+            BLOCK_N, OVERHEAD, SEGMENT_WORDS,
         )  # fmt: skip
     return num_segments, weight
 
@@ -228,6 +278,7 @@ def _task_map_kernel(
     first_segment,
     long_segments,
     long_programs,
+    shared_keys,
     num_seqs,
     SHORT_TOKENS: tl.constexpr,
     LONG_TOKENS: tl.constexpr,
@@ -243,15 +294,20 @@ def _task_map_kernel(
     LONG_OVERHEAD: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     WINDOW: tl.constexpr,
+    SHARED: tl.constexpr,
     SEGMENT_WORDS: tl.constexpr,
     PROGRAM_WORDS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Program 0 maps the short rows, program 1 the long ones."""
+    """Program 0 maps the short rows, program 1 the long ones, or what all rows have in common."""
     let_dependents_start()
+    num_shared = num_seqs * 0
+    if SHARED:
+        ALIGNMENT: tl.constexpr = max(SHORT_BLOCK_N, LONG_BLOCK_N)
+        num_shared = tl.load(shared_keys) // ALIGNMENT * ALIGNMENT
     if tl.program_id(0) == 0:
         num_short, short_weight = _list_short(
-            rows, query_start_loc, seq_lens, short_segments, num_seqs,
+            rows, query_start_loc, seq_lens, short_segments, num_seqs, num_shared,
             SHORT_TOKENS, SHORT_BLOCK_N, WINDOW, SHORT_OVERHEAD, SEGMENT_WORDS, CHUNK,
         )  # fmt: skip
         _deal_out(
@@ -259,10 +315,16 @@ def _task_map_kernel(
             SHORT_MIN_UNITS, SHORT_OVERHEAD, SEGMENT_WORDS, PROGRAM_WORDS, CHUNK,
         )  # fmt: skip
     else:
-        num_long, long_weight = _list_long(
-            rows, query_start_loc, seq_lens, long_seqs, first_segment, long_segments, num_seqs,
-            SHORT_TOKENS, LONG_TOKENS, LONG_BLOCK_N, WINDOW, LONG_OVERHEAD, SEGMENT_WORDS, CHUNK,
-        )  # fmt: skip
+        if SHARED:
+            num_long, long_weight = _list_shared(
+                rows, query_start_loc, long_segments, num_seqs, num_shared,
+                LONG_TOKENS, LONG_BLOCK_N, LONG_OVERHEAD, SEGMENT_WORDS, CHUNK,
+            )  # fmt: skip
+        else:
+            num_long, long_weight = _list_long(
+                rows, query_start_loc, seq_lens, long_seqs, first_segment, long_segments, num_seqs,
+                SHORT_TOKENS, LONG_TOKENS, LONG_BLOCK_N, WINDOW, LONG_OVERHEAD, SEGMENT_WORDS, CHUNK,
+            )  # fmt: skip
         _deal_out(
             long_segments, long_programs, num_long, long_weight, NUM_KV_HEADS, LONG_PROGRAMS, PADDED_LONG,
             LONG_MIN_UNITS, LONG_OVERHEAD, SEGMENT_WORDS, PROGRAM_WORDS, CHUNK,
@@ -270,17 +332,24 @@ def _task_map_kernel(
 
 
 def plan_attention(
-    workspace: AttentionWorkspace, rows: torch.Tensor, query_start_loc: torch.Tensor, seq_lens: torch.Tensor
+    workspace: AttentionWorkspace,
+    rows: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    seq_lens: torch.Tensor,
+    shared_keys: torch.Tensor | None = None,
 ) -> None:
     """Writes the step's task map into the workspace; all `paged_attention` calls with it that follow are this step's.
 
     `rows` int32 [N], `query_start_loc` int32 [N + 1], `seq_lens` int32 [N] (this step's tokens included). A sequence
     without tokens (seq_len 0 or an empty token range: padding) has no segment. N may differ from call to call.
+    `shared_keys` int32 [1], for steps with one token a sequence: how many keys, all before any of the step's tokens,
+    lie in the same blocks in all rows' tables.
     """
     num_seqs = len(seq_lens)
     assert num_seqs <= workspace.max_num_seqs
     assert rows.shape == seq_lens.shape
     assert query_start_loc.shape == (num_seqs + 1,)
+    assert shared_keys is None or num_seqs <= workspace.max_shared_tokens
     for tensor in (rows, query_start_loc, seq_lens):
         assert tensor.dtype == torch.int32
         assert tensor.is_contiguous()
@@ -295,6 +364,7 @@ def plan_attention(
         workspace.first_segment,
         long.segments,
         long.programs,
+        shared_keys,
         num_seqs,
         SHORT_TOKENS=short.tokens_per_tile,
         LONG_TOKENS=long.tokens_per_tile,
@@ -310,6 +380,7 @@ def plan_attention(
         LONG_OVERHEAD=long.tile.overhead,
         NUM_KV_HEADS=workspace.num_kv_heads,
         WINDOW=workspace.sliding_window,
+        SHARED=shared_keys is not None,
         SEGMENT_WORDS=SEGMENT_WORDS,
         PROGRAM_WORDS=PROGRAM_WORDS,
         CHUNK=_CHUNK,

@@ -109,10 +109,19 @@ class AttentionWorkspace:
     long: Variant
     long_seqs: torch.Tensor  # int32 [S], scratch of the task map: which scheduled sequences are long
     first_segment: torch.Tensor  # int32 [S], likewise: segments before each of them
+    # Of the keys with which all rows of a decode step begin; empty where that is never looked at.
+    shared_out: torch.Tensor  # float32 [shared tokens, H·G, D]
+    shared_lse: torch.Tensor  # float32 [shared tokens, H·G]: logarithms of the sums that it was divided by, to base 2
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """All buffers."""
         yield from (*self.short.tensors(), *self.long.tensors(), self.long_seqs, self.first_segment)
+        yield from (self.shared_out, self.shared_lse)
+
+    @property
+    def max_shared_tokens(self) -> int:
+        """Of a step whose rows begin with the same blocks; 0: they are read row by row."""
+        return len(self.shared_lse)
 
     @property
     def num_bytes(self) -> int:
@@ -134,13 +143,15 @@ def make_attention_workspace(
     short_tile: Tile | None = None,
     long_tile: Tile | None = None,
     use_wgmma: bool = False,
+    max_shared_tokens: int = 0,
     num_programs_short: int | None = None,
     num_programs_long: int | None = None,
 ) -> AttentionWorkspace:
     """Buffers for steps of up to `max_num_seqs` sequences and `max_num_tokens` tokens, padding included.
 
     `dtype` is the KV cache's. Rows of up to `short_tokens` tokens are short: 1 for decode, more where so many are
-    verified at once. `use_wgmma` where `kernels.hopper_attention.supports` says so. Tiles and program counts come from
+    verified at once. `max_shared_tokens`: of steps whose rows' common beginning is attended to once for all; not with a
+    sliding window. `use_wgmma` where `kernels.hopper_attention.supports` says so. Tiles and program counts come from
     the tables and the device unless they are given.
     """
     assert num_kv_heads > 0
@@ -148,6 +159,7 @@ def make_attention_workspace(
     assert head_dim > 0
     assert short_tokens > 0
     assert sliding_window >= 0
+    assert not (sliding_window and max_shared_tokens)
     device = torch.device(device)
     padded_dim = max(16, triton.next_power_of_2(head_dim))
     key = (max(64, padded_dim), dtype.itemsize)
@@ -187,6 +199,8 @@ def make_attention_workspace(
         long=make_variant(long_tile, long_capacity, num_programs_long),
         long_seqs=torch.zeros(max_num_seqs, dtype=torch.int32, device=device),
         first_segment=torch.zeros(max_num_seqs, dtype=torch.int32, device=device),
+        shared_out=torch.zeros(max_shared_tokens, num_kv_heads * group_size, head_dim, device=device),
+        shared_lse=torch.zeros(max_shared_tokens, num_kv_heads * group_size, device=device),
     )
 
 

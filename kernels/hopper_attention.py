@@ -46,6 +46,8 @@ def _hopper_attention_kernel(
     partial_acc,  # float32 [P, 2, BLOCK_M, D]
     partial_stats,  # float32 [P, 2, 2, BLOCK_M]
     arrivals,  # int32 [segments, H], zero before and after
+    shared_out,  # float32 [shared tokens, H·G, D]
+    shared_lse,  # float32 [shared tokens, H·G]
     sinks,  # float32 [H·G], or None
     stride_block,  # in rows of D elements, as the next two
     stride_value,
@@ -58,6 +60,7 @@ def _hopper_attention_kernel(
     BLOCK_SIZE: gl.constexpr,
     WINDOW: gl.constexpr,
     SINKS: gl.constexpr,
+    TO_SHARED: gl.constexpr,
     OVERHEAD: gl.constexpr,
     STAGES: gl.constexpr,
     BLOCK_N: gl.constexpr,
@@ -97,16 +100,18 @@ def _hopper_attention_kernel(
     gl.warp_specialize(
         [
             (consume, (
-                out, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem, value_smem, query_full,
-                query_empty, key_full, key_empty, value_full, value_empty, turns, segments, record, program, qk_scale,
-                0, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, SINKS, WINDOW, OVERHEAD, STAGES, BLOCK_N, HALF_M, PANEL,
-                PANELS_2D, SEGMENT_WORDS, PROGRAM_WORDS,
+                out, shared_out, shared_lse, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem,
+                value_smem, query_full, query_empty, key_full, key_empty, value_full, value_empty, turns, segments,
+                record, program, qk_scale,
+                0, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, SINKS, TO_SHARED, WINDOW, OVERHEAD, STAGES, BLOCK_N, HALF_M,
+                PANEL, PANELS_2D, SEGMENT_WORDS, PROGRAM_WORDS,
             )),
             (consume, (
-                out, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem, value_smem, query_full,
-                query_empty, key_full, key_empty, value_full, value_empty, turns, segments, record, program, qk_scale,
-                1, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, SINKS, WINDOW, OVERHEAD, STAGES, BLOCK_N, HALF_M, PANEL,
-                PANELS_2D, SEGMENT_WORDS, PROGRAM_WORDS,
+                out, shared_out, shared_lse, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem,
+                value_smem, query_full, query_empty, key_full, key_empty, value_full, value_empty, turns, segments,
+                record, program, qk_scale,
+                1, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, SINKS, TO_SHARED, WINDOW, OVERHEAD, STAGES, BLOCK_N, HALF_M,
+                PANEL, PANELS_2D, SEGMENT_WORDS, PROGRAM_WORDS,
             )),
             (produce, (
                 query_desc, cache_desc, query_smem, key_smem, value_smem, query_full, query_empty, key_full, key_empty,
@@ -168,6 +173,8 @@ def launch(
         variant.partial_acc,
         variant.partial_stats,
         variant.arrivals,
+        workspace.shared_out,
+        workspace.shared_lse,
         sinks,
         strides[0] // head_dim,
         strides[1] // head_dim,
@@ -180,6 +187,7 @@ def launch(
         BLOCK_SIZE=block_size,
         WINDOW=workspace.sliding_window,
         SINKS=sinks is not None,
+        TO_SHARED=workspace.max_shared_tokens > 0,
         OVERHEAD=tile.overhead,
         STAGES=tile.num_stages,
         BLOCK_N=tile.block_n,

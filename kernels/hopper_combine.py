@@ -13,32 +13,49 @@ barrier: Any = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # Tr
 
 @gluon.jit
 def store_output(
-    out, sinks, acc, row_max, row_sum, num_tokens, first_token, head, HALF: gl.constexpr, NUM_KV_HEADS: gl.constexpr,
-    GROUP_SIZE: gl.constexpr, HEAD_DIM: gl.constexpr, HALF_M: gl.constexpr, SINKS: gl.constexpr, ACC: gl.constexpr,
+    out, shared_out, shared_lse, is_shared, sinks, acc, row_max, row_sum, num_tokens, first_token, head,
+    HALF: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP_SIZE: gl.constexpr, HEAD_DIM: gl.constexpr,
+    HALF_M: gl.constexpr, SINKS: gl.constexpr, TO_SHARED: gl.constexpr, ACC: gl.constexpr,
 ):  # fmt: skip
-    """Divides rows by their sums and writes them to `out` [T, H·G, D]."""
+    """Divides rows by their sums and writes them to `out` [T, H·G, D], or to `shared_out` with what a later part needs
+    to know of them."""
     if SINKS:
         row = HALF * HALF_M + gl.arange(0, HALF_M, gl.SliceLayout(1, ACC))
         q_head = head * GROUP_SIZE + row % GROUP_SIZE
         sink = gl.load(sinks + q_head) * LOG2E
+        if TO_SHARED:
+            sink = gl.where(is_shared != 0, HIDDEN, sink)  # it counts once, at the end
         new_max = gl.maximum(row_max, sink)
         shrink = gl.exp2(row_max - new_max)
         acc = acc * shrink[:, None]
         row_sum = row_sum * shrink + gl.exp2(sink - new_max)
+    result = acc / row_sum[:, None]
+    end_row = num_tokens * GROUP_SIZE
+    if TO_SHARED:  # noqa: SIM102 (one is a constant, the other a value)
+        if is_shared != 0:
+            row = HALF * HALF_M + gl.arange(0, HALF_M, gl.SliceLayout(1, ACC))
+            dim = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, ACC))
+            place = (
+                (first_token + row // GROUP_SIZE) * (NUM_KV_HEADS * GROUP_SIZE) + head * GROUP_SIZE + row % GROUP_SIZE
+            )
+            gl.store(shared_out + (place * HEAD_DIM)[:, None] + dim[None, :], result, mask=(row < end_row)[:, None])
+            gl.store(shared_lse + place, row_max + gl.log2(row_sum), mask=row < end_row)
+            end_row = end_row * 0
     WIDE: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
-    result = gl.convert_layout((acc / row_sum[:, None]).to(out.dtype.element_ty), WIDE)
+    result = gl.convert_layout(result.to(out.dtype.element_ty), WIDE)
     row = HALF * HALF_M + gl.arange(0, HALF_M, gl.SliceLayout(1, WIDE))
     dim = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, WIDE))
     q_head = head * GROUP_SIZE + row % GROUP_SIZE
     offset = (first_token + row // GROUP_SIZE).to(gl.int64) * (NUM_KV_HEADS * GROUP_SIZE * HEAD_DIM) + q_head * HEAD_DIM
-    gl.store(out + offset[:, None] + dim[None, :], result, mask=(row < num_tokens * GROUP_SIZE)[:, None])
+    gl.store(out + offset[:, None] + dim[None, :], result, mask=(row < end_row)[:, None])
 
 
 @gluon.jit
 def store_partial(
-    out, sinks, partial_acc, partial_stats, arrival, acc, row_max, row_sum, program, first_program, last_program,
-    piece_begin, num_tokens, first_token, head, HALF: gl.constexpr, NUM_KV_HEADS: gl.constexpr,
-    GROUP_SIZE: gl.constexpr, HEAD_DIM: gl.constexpr, HALF_M: gl.constexpr, SINKS: gl.constexpr, ACC: gl.constexpr,
+    out, shared_out, shared_lse, is_shared, sinks, partial_acc, partial_stats, arrival, acc, row_max, row_sum, program,
+    first_program, last_program, piece_begin, num_tokens, first_token, head, HALF: gl.constexpr,
+    NUM_KV_HEADS: gl.constexpr, GROUP_SIZE: gl.constexpr, HEAD_DIM: gl.constexpr, HALF_M: gl.constexpr,
+    SINKS: gl.constexpr, TO_SHARED: gl.constexpr, ACC: gl.constexpr,
 ):  # fmt: skip
     """Leaves this piece's result to the last of the programs that share the (segment, head), or, as that one, combines
     all in the order of their keys. Each half of the rows has 16 bits of the counter."""
@@ -80,7 +97,7 @@ def store_partial(
             row_sum = row_sum * shrink + part_sum * weight
             row_max = new_max
         store_output(
-            out, sinks, acc, row_max, row_sum, num_tokens, first_token, head, HALF, NUM_KV_HEADS, GROUP_SIZE,
-            HEAD_DIM, HALF_M, SINKS, ACC,
+            out, shared_out, shared_lse, is_shared, sinks, acc, row_max, row_sum, num_tokens, first_token, head, HALF,
+            NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, HALF_M, SINKS, TO_SHARED, ACC,
         )  # fmt: skip
         gl.atomic_add(arrival, -(num_parts << SHIFT), sem="relaxed", scope="gpu")

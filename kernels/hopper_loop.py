@@ -17,10 +17,10 @@ from kernels.hopper_combine import barrier, store_output, store_partial
 
 @gluon.jit
 def _load_segment(record):
-    """(weight before, tiles, row, first token, tokens, first position, first tile)."""
+    """(weight before, tiles, row, first token, tokens, first position, first tile, whether the result is shared)."""
     return (
         gl.load(record), gl.load(record + 1), gl.load(record + 2), gl.load(record + 3), gl.load(record + 4),
-        gl.load(record + 5), gl.load(record + 6),
+        gl.load(record + 5), gl.load(record + 6), gl.load(record + 7),
     )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def produce(
     NOWHERE: gl.constexpr = -BLOCK_SIZE  # the copy engine reads zeros before the first row
     unit, end_unit = gl.load(record), gl.load(record + 1)
     segment, head, within = gl.load(record + 3), gl.load(record + 4), gl.load(record + 5)
-    _, num_tiles, table_row, first_token, num_tokens, first_position, first_tile = _load_segment(
+    _, num_tiles, table_row, first_token, num_tokens, first_position, first_tile, _ = _load_segment(
         record + (PROGRAM_WORDS - SEGMENT_WORDS)
     )
     num_pieces = unit * 0
@@ -101,7 +101,7 @@ def produce(
         if head == NUM_KV_HEADS:
             head = head * 0
             segment += 1
-            _, num_tiles, table_row, first_token, num_tokens, first_position, first_tile = _load_segment(
+            _, num_tiles, table_row, first_token, num_tokens, first_position, first_tile, _ = _load_segment(
                 segments + segment * SEGMENT_WORDS
             )
 
@@ -143,12 +143,12 @@ def _clear_values(
 
 @gluon.jit
 def consume(
-    out, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem, value_smem, query_full, query_empty,
-    key_full, key_empty, value_full, value_empty, turns, segments, record, program, qk_scale,
+    out, shared_out, shared_lse, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem, value_smem,
+    query_full, query_empty, key_full, key_empty, value_full, value_empty, turns, segments, record, program, qk_scale,
     HALF: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP_SIZE: gl.constexpr, HEAD_DIM: gl.constexpr,
-    SINKS: gl.constexpr, WINDOW: gl.constexpr, OVERHEAD: gl.constexpr, STAGES: gl.constexpr, BLOCK_N: gl.constexpr,
-    HALF_M: gl.constexpr, PANEL: gl.constexpr, PANELS_2D: gl.constexpr, SEGMENT_WORDS: gl.constexpr,
-    PROGRAM_WORDS: gl.constexpr,
+    SINKS: gl.constexpr, TO_SHARED: gl.constexpr, WINDOW: gl.constexpr, OVERHEAD: gl.constexpr, STAGES: gl.constexpr,
+    BLOCK_N: gl.constexpr, HALF_M: gl.constexpr, PANEL: gl.constexpr, PANELS_2D: gl.constexpr,
+    SEGMENT_WORDS: gl.constexpr, PROGRAM_WORDS: gl.constexpr,
 ):  # fmt: skip
     """Rows HALF·64 to HALF·64 + 63 of every piece's q-tile: scores, softmax, output or partial result."""
     dtype: gl.constexpr = query_smem.dtype
@@ -158,7 +158,7 @@ def consume(
     PROBS: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=ACC, k_width=2)
     unit, end_unit, per = gl.load(record), gl.load(record + 1), gl.load(record + 2)
     segment, head, within = gl.load(record + 3), gl.load(record + 4), gl.load(record + 5)
-    weight_before, num_tiles, _, first_token, num_tokens, first_position, first_tile = _load_segment(
+    weight_before, num_tiles, _, first_token, num_tokens, first_position, first_tile, is_shared = _load_segment(
         record + (PROGRAM_WORDS - SEGMENT_WORDS)
     )
     never = gl.load(record + 6)  # 0, which no compiler knows
@@ -245,15 +245,16 @@ def consume(
             row_sum = gl.convert_layout(row_sum, ACC_ROWS)
             if piece_end - piece_begin == num_tiles:
                 store_output(
-                    out, sinks, acc, row_max, row_sum, num_tokens, first_token, head, HALF, NUM_KV_HEADS, GROUP_SIZE,
-                    HEAD_DIM, HALF_M, SINKS, ACC,
+                    out, shared_out, shared_lse, is_shared, sinks, acc, row_max, row_sum, num_tokens, first_token, head,
+                    HALF, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, HALF_M, SINKS, TO_SHARED, ACC,
                 )  # fmt: skip
             else:
                 first_unit = weight_before * NUM_KV_HEADS + head * width
                 store_partial(
-                    out, sinks, partial_acc, partial_stats, arrivals + segment * NUM_KV_HEADS + head, acc, row_max,
-                    row_sum, program, (first_unit + OVERHEAD) // per, (first_unit + width - 1) // per, piece_begin,
-                    num_tokens, first_token, head, HALF, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, HALF_M, SINKS, ACC,
+                    out, shared_out, shared_lse, is_shared, sinks, partial_acc, partial_stats,
+                    arrivals + segment * NUM_KV_HEADS + head, acc, row_max, row_sum, program,
+                    (first_unit + OVERHEAD) // per, (first_unit + width - 1) // per, piece_begin, num_tokens,
+                    first_token, head, HALF, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, HALF_M, SINKS, TO_SHARED, ACC,
                 )  # fmt: skip
         unit += num_units
         within = within * 0
@@ -261,6 +262,6 @@ def consume(
         if head == NUM_KV_HEADS:
             head = head * 0
             segment += 1
-            weight_before, num_tiles, _, first_token, num_tokens, first_position, first_tile = _load_segment(
+            weight_before, num_tiles, _, first_token, num_tokens, first_position, first_tile, is_shared = _load_segment(
                 segments + segment * SEGMENT_WORDS
             )

@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 
 from kernels import hopper_attention
-from kernels.attention_combine import LOG2E, combine_partials, combine_tile, store_output
+from kernels.attention_combine import LOG2E, add_shared, combine_partials, combine_tile, store_output
 from kernels.attention_loop import attend, attend_split
 from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionWorkspace, Variant
 from kernels.programmatic import let_dependents_start, may_overlap, wait_for_earlier_kernels
@@ -45,6 +45,8 @@ def _work_on_piece(
     partial_acc,
     partial_stats,
     arrivals,
+    shared_out,
+    shared_lse,
     alibi_slopes,
     sinks,
     stride_query_token,
@@ -68,6 +70,7 @@ def _work_on_piece(
     num_tokens,
     first_position,
     first_tile,
+    is_shared,
     NUM_KV_HEADS: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -79,6 +82,8 @@ def _work_on_piece(
     SOFT_CAP: tl.constexpr,
     ALIBI: tl.constexpr,
     SINKS: tl.constexpr,
+    FROM_SHARED: tl.constexpr,
+    TO_SHARED: tl.constexpr,
     SHARES: tl.constexpr,
     COMBINE_ROWS: tl.constexpr,
     COMBINE_PARTS: tl.constexpr,
@@ -121,10 +126,15 @@ def _work_on_piece(
             BLOCK_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, BLOCK_N, WINDOW, SOFT_CAP, ALIBI,
         )  # fmt: skip
 
+    if FROM_SHARED:
+        acc, row_max, row_sum = add_shared(
+            shared_out, shared_lse, is_shared & (piece_begin == 0), acc, row_max, row_sum, row, num_rows, first_token,
+            head, NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM,
+        )  # fmt: skip
     if piece_end - piece_begin == num_tiles:
         store_output(
-            out, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
-            NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, SINKS,
+            out, shared_out, shared_lse, is_shared, sinks, acc, row_max, row_sum, row, num_rows, first_token, head,
+            NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, SINKS, TO_SHARED,
         )  # fmt: skip
     else:
         # Slot 0: the piece began in an earlier program; slot 1: it begins here and goes on in the next one.
@@ -140,9 +150,9 @@ def _work_on_piece(
         arrived = tl.atomic_add(arrival, 1, sem="acq_rel", scope="gpu") + 1
         if arrived == last_program - first_program + 1:
             combine_partials(
-                out, sinks, partial_acc, partial_stats, first_program, last_program, num_rows, first_token, head,
-                NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M, SINKS,
-                COMBINE_ROWS, COMBINE_PARTS,
+                out, shared_out, shared_lse, is_shared, sinks, partial_acc, partial_stats, first_program, last_program,
+                num_rows, first_token, head, NUM_KV_HEADS * GROUP_SIZE, GROUP_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_M,
+                SINKS, TO_SHARED, COMBINE_ROWS, COMBINE_PARTS,
             )  # fmt: skip
             tl.store(arrival, 0)
 
@@ -158,6 +168,8 @@ def _paged_attention_kernel(
     partial_acc,  # float32 [P, 2, BLOCK_M, DP]
     partial_stats,  # float32 [P, 2, 2, BLOCK_M]: maxima, then sums
     arrivals,  # int32 [segments, H], zero before and after
+    shared_out,  # float32 [shared tokens, H·G, D]
+    shared_lse,  # float32 [shared tokens, H·G]
     alibi_slopes,  # float32 [H·G], or None
     sinks,  # float32 [H·G], or None
     stride_query_token,
@@ -179,6 +191,8 @@ def _paged_attention_kernel(
     SOFT_CAP: tl.constexpr,
     ALIBI: tl.constexpr,
     SINKS: tl.constexpr,
+    FROM_SHARED: tl.constexpr,
+    TO_SHARED: tl.constexpr,
     OVERHEAD: tl.constexpr,
     SHARES: tl.constexpr,
     COMBINE_ROWS: tl.constexpr,
@@ -196,7 +210,7 @@ def _paged_attention_kernel(
     record += PROGRAM_WORDS - SEGMENT_WORDS
     weight_before, num_tiles, table_row = tl.load(record), tl.load(record + 1), tl.load(record + 2)
     first_token, num_tokens = tl.load(record + 3), tl.load(record + 4)
-    first_position, first_tile = tl.load(record + 5), tl.load(record + 6)
+    first_position, first_tile, is_shared = tl.load(record + 5), tl.load(record + 6), tl.load(record + 7)
 
     while unit < end_unit:
         # The units of this (segment, head) that belong to this program, and the piece of its tiles that they stand for.
@@ -207,12 +221,13 @@ def _paged_attention_kernel(
         if piece_begin < piece_end:
             first_unit = weight_before * NUM_KV_HEADS + head * width
             _work_on_piece(
-                query, kv_cache, out, block_tables, partial_acc, partial_stats, arrivals, alibi_slopes, sinks,
-                stride_query_token, stride_query_head, stride_block, stride_value, stride_head, stride_table,
-                qk_scale, soft_cap, program, (first_unit + OVERHEAD) // per, (first_unit + width - 1) // per,
-                segment, head, piece_begin, piece_end, num_tiles, table_row, first_token, num_tokens,
-                first_position, first_tile, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, PADDED_DIM, BLOCK_SIZE, BLOCK_M,
-                BLOCK_N, WINDOW, SOFT_CAP, ALIBI, SINKS, SHARES, COMBINE_ROWS, COMBINE_PARTS,
+                query, kv_cache, out, block_tables, partial_acc, partial_stats, arrivals, shared_out, shared_lse,
+                alibi_slopes, sinks, stride_query_token, stride_query_head, stride_block, stride_value, stride_head,
+                stride_table, qk_scale, soft_cap, program, (first_unit + OVERHEAD) // per,
+                (first_unit + width - 1) // per, segment, head, piece_begin, piece_end, num_tiles, table_row,
+                first_token, num_tokens, first_position, first_tile, is_shared != 0, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, PADDED_DIM,
+                BLOCK_SIZE, BLOCK_M, BLOCK_N, WINDOW, SOFT_CAP, ALIBI, SINKS, FROM_SHARED, TO_SHARED, SHARES,
+                COMBINE_ROWS, COMBINE_PARTS,
             )  # fmt: skip
         unit += num_units
         within = within * 0
@@ -224,6 +239,7 @@ def _paged_attention_kernel(
             weight_before, num_tiles, table_row = tl.load(following), tl.load(following + 1), tl.load(following + 2)
             first_token, num_tokens = tl.load(following + 3), tl.load(following + 4)
             first_position, first_tile = tl.load(following + 5), tl.load(following + 6)
+            is_shared = tl.load(following + 7)
 
 
 def _launch(
@@ -237,13 +253,15 @@ def _launch(
     soft_cap: float,
     alibi_slopes: torch.Tensor | None,
     sinks: torch.Tensor | None,
+    has_shared: bool,
 ) -> None:
     tile = variant.tile
+    is_short = variant is workspace.short
     block_size = layer_cache.shape[3]
     # With a soft cap c: c · log2(e) · tanh(s / c), whose exponent 2s / c is taken to base 2; else scores in units of
     # log2.
     qk_scale = scale * LOG2E.value * (2 / soft_cap if soft_cap > 0 else 1)
-    combine_rows, combine_parts = combine_tile(workspace.padded_dim, tile, variant is workspace.short)
+    combine_rows, combine_parts = combine_tile(workspace.padded_dim, tile, is_short)
     _paged_attention_kernel[(variant.num_programs,)](
         query,
         layer_cache,
@@ -254,6 +272,8 @@ def _launch(
         variant.partial_acc,
         variant.partial_stats,
         variant.arrivals,
+        workspace.shared_out,
+        workspace.shared_lse,
         alibi_slopes,
         sinks,
         query.stride(0),
@@ -275,8 +295,10 @@ def _launch(
         SOFT_CAP=soft_cap > 0,
         ALIBI=alibi_slopes is not None,
         SINKS=sinks is not None,
+        FROM_SHARED=has_shared and is_short,
+        TO_SHARED=workspace.max_shared_tokens > 0 and not is_short,
         OVERHEAD=tile.overhead,
-        SHARES=0 if variant is workspace.long else tile.shares,
+        SHARES=tile.shares if is_short else 0,
         COMBINE_ROWS=combine_rows,
         COMBINE_PARTS=combine_parts,
         SEGMENT_WORDS=SEGMENT_WORDS,
@@ -298,6 +320,7 @@ def paged_attention(
     out: torch.Tensor | None = None,
     *,
     has_long: bool = True,
+    has_shared: bool = False,
     soft_cap: float = 0.0,
     alibi_slopes: torch.Tensor | None = None,
     sinks: torch.Tensor | None = None,
@@ -307,7 +330,8 @@ def paged_attention(
 
     `kv_cache` [num_blocks, L, 2, H, B, D] with any strides, but each B x D tile contiguous and blocks a multiple of its
     size apart. `block_tables` int32 [S, max_blocks], indexed by row. `has_long=False` saves a launch where the caller
-    knows that every sequence is short (one query token always is). Options: `soft_cap` c: c · tanh(s / c);
+    knows that every sequence is short (one query token always is). `has_shared`: the step was mapped with its rows'
+    common beginning apart. Options: `soft_cap` c: c · tanh(s / c);
     `alibi_slopes` and `sinks` float32 [H·G]. Output rows of tokens that belong to no sequence are left as they are.
     """
     num_tokens, num_q_heads, head_dim = query.shape
@@ -331,13 +355,15 @@ def paged_attention(
     assert out.shape == (num_tokens, num_q_heads * head_dim)
     assert out.is_contiguous()
     assert out.dtype == query.dtype
+    assert not (has_shared and alibi_slopes is not None), "common keys are attended to without positions"
     layer_cache = kv_cache[:, layer]
-    options = (soft_cap, alibi_slopes, sinks)
-    _launch(workspace, workspace.short, query, layer_cache, out, block_tables, scale, *options)
-    if has_long and workspace.uses_wgmma:
+    options = (soft_cap, alibi_slopes, sinks, has_shared)
+    # The short rows' walks end with what the long variant found out about their common keys, so they come last.
+    if (has_long or has_shared) and workspace.uses_wgmma:
         assert soft_cap == 0
         assert alibi_slopes is None
         hopper_attention.launch(workspace, query, layer_cache, out, block_tables, scale, sinks)
-    elif has_long:
+    elif has_long or has_shared:
         _launch(workspace, workspace.long, query, layer_cache, out, block_tables, scale, *options)
+    _launch(workspace, workspace.short, query, layer_cache, out, block_tables, scale, *options)
     return out

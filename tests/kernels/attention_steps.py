@@ -69,3 +69,11 @@ def make_step(
         seq_lens=seq_lens,
         num_tokens=num_tokens,
     )
+
+
+def share_beginning(step: Step, num_blocks: int) -> torch.Tensor:
+    """Lets all rows begin with the first row's blocks; returns the number of keys in them as the device takes it."""
+    num_seqs = int((step.seq_lens > 0).sum())
+    rows = step.rows[:num_seqs].long()
+    step.block_tables[rows, :num_blocks] = step.block_tables[rows[0], :num_blocks].clone()
+    return torch.tensor([num_blocks * step.kv_cache.shape[4]], dtype=torch.int32, device=DEVICE)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.kernels.attention_steps import Step, make_step
+from tests.kernels.attention_steps import Step, make_step, share_beginning
 from tests.kernels.device import DEVICE
 from tests.kernels.test_paged_attention import compare, run
 
@@ -17,13 +17,14 @@ pytestmark = pytest.mark.skipif(
 BATCH = [(1, 1), (700, 300), (70, 1), (300, 300), (33, 3), (1000, 130), (129, 129), (260, 2)]
 
 
-def make(step: Step, programs: int | None, sliding_window: int = 0) -> AttentionWorkspace:
+def make(step: Step, programs: int | None, sliding_window: int = 0, max_shared_tokens: int = 0) -> AttentionWorkspace:
     heads, block_size, head_dim = step.kv_cache.shape[3:]
     group = step.query.shape[1] // heads
     assert hopper_attention.supports(step.query.device, step.query.dtype, head_dim, group, block_size)
     return make_attention_workspace(
         len(step.seq_lens), len(step.query), heads, group, head_dim, DEVICE, dtype=step.query.dtype,
-        sliding_window=sliding_window, use_wgmma=True, num_programs_long=programs,
+        sliding_window=sliding_window, use_wgmma=True, max_shared_tokens=max_shared_tokens,
+        num_programs_long=programs,
     )  # fmt: skip
 
 
@@ -79,6 +80,23 @@ def test_sinks() -> None:
     torch.manual_seed(3)
     step = make_step(BATCH, 2, 4, 64, 16, torch.bfloat16)
     check(step, 5, sinks=torch.linspace(-2, 3, 8, device=DEVICE))
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize(
+    ("num_seqs", "num_blocks", "programs"), [(5, 8, 3), (70, 37, 7), (70, 64, None), (300, 17, 132)]
+)
+def test_a_common_beginning(num_seqs: int, num_blocks: int, programs: int | None, sinks: bool) -> None:
+    torch.manual_seed(num_seqs)
+    step = make_step([(16 * num_blocks + 1 + 7 * i % 90, 1) for i in range(num_seqs)], 2, 4, 128, 16, torch.bfloat16)
+    shared_keys = share_beginning(step, num_blocks)
+    workspace = make(step, programs, max_shared_tokens=len(step.seq_lens))
+    options = {"sinks": torch.linspace(-2, 3, 8, device=DEVICE)} if sinks else {}
+    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens, shared_keys)
+    assert workspace.long.segments[0, 1] == num_blocks // 8
+    got = run(step, workspace, False, has_shared=True, **options)
+    compare(step, got, **options)
+    assert torch.equal(got, run(step, workspace, False, has_shared=True, **options))
 
 
 def test_large_scores_stay_finite() -> None:

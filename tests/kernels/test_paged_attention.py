@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels.reference_attention import attention_reference
-from tests.kernels.attention_steps import PADDED_TOKENS, Step, make_step
+from tests.kernels.attention_steps import PADDED_TOKENS, Step, make_step, share_beginning
 from tests.kernels.device import DEVICE
 
 from kernels.attention_tasks import plan_attention  # isort: skip  (after the device is known)
@@ -20,7 +20,12 @@ TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 def make(
-    step: Step, programs: int, sliding_window: int = 0, overhead: int = 1, short_tokens: int = 1
+    step: Step,
+    programs: int,
+    sliding_window: int = 0,
+    overhead: int = 1,
+    short_tokens: int = 1,
+    max_shared_tokens: int = 0,
 ) -> AttentionWorkspace:
     heads, _, head_dim = step.kv_cache.shape[3:]
     return make_attention_workspace(
@@ -28,7 +33,7 @@ def make(
         dtype=step.query.dtype, sliding_window=sliding_window, short_tokens=short_tokens,
         short_tile=replace(SHORT, overhead=overhead),
         long_tile=replace(LONG, overhead=overhead),
-        num_programs_short=programs, num_programs_long=programs,
+        max_shared_tokens=max_shared_tokens, num_programs_short=programs, num_programs_long=programs,
     )  # fmt: skip
 
 
@@ -125,6 +130,43 @@ def test_nothing_behind_the_window_is_read(window: int, block_size: int) -> None
     for row, (seq_len, query_len) in zip(step.rows.tolist(), batch, strict=False):
         step.block_tables[row, : max(0, seq_len - query_len - window + 1) // block_size] = -(2**30)
     assert torch.equal(run(step, workspace), wanted)
+
+
+DECODE = [(70, 1), (65, 1), (200, 1), (130, 1), (97, 1), (129, 1)]
+
+
+@pytest.mark.parametrize(("num_blocks", "programs"), [(0, 3), (1, 4), (2, 1), (3, 5), (4, 2), (4, 31)])
+@pytest.mark.parametrize("names", [(), ("soft_cap", "sinks")])
+def test_a_common_beginning_is_read_once(num_blocks: int, programs: int, names: tuple[str, ...]) -> None:
+    """Blocks of 16, tiles of 32: an odd block stays with the rows, and one alone is nothing to have in common."""
+    torch.manual_seed(num_blocks)
+    step = make_step(DECODE, 2, 4, 24, 16)
+    shared_keys = share_beginning(step, num_blocks)
+    workspace = make(step, programs, max_shared_tokens=len(step.seq_lens))
+    values = {"soft_cap": 1.5, "sinks": torch.linspace(-2, 3, 8, device=DEVICE)}
+    options = {name: values[name] for name in names}
+    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens, shared_keys)
+    num_tiles = num_blocks // 2
+    assert workspace.long.segments[0, 1] == num_tiles
+    assert workspace.short.segments[: len(DECODE), 6].tolist() == [num_tiles] * len(DECODE)
+    got = run(step, workspace, False, has_shared=True, **options)
+    compare(step, got, **options)
+    assert torch.equal(got, run(step, workspace, False, has_shared=True, **options))
+    # The same workspace serves steps without a common beginning.
+    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
+    compare(step, run(step, workspace, **options), **options)
+
+
+def test_rows_do_not_read_what_they_have_in_common() -> None:
+    """But for the first, whose table the walk over it follows."""
+    torch.manual_seed(11)
+    step = make_step(DECODE, 1, 2, 16, 16)
+    shared_keys = share_beginning(step, 4)
+    workspace = make(step, 5, max_shared_tokens=len(step.seq_lens))
+    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens, shared_keys)
+    wanted = run(step, workspace, False, has_shared=True)
+    step.block_tables[step.rows[1 : len(DECODE)].long(), :4] = -(2**30)
+    assert torch.equal(run(step, workspace, False, has_shared=True), wanted)
 
 
 @pytest.mark.parametrize("names", [("soft_cap",), ("alibi_slopes",), ("sinks",), ("soft_cap", "alibi_slopes", "sinks")])
