@@ -49,7 +49,7 @@ class SchedulerLoad:
             num_groups=len(windows),
         )
         plans, results = plan_layout(shape), result_layout(shape)
-        self._plan = StepPlan.over(plans, bytearray(plans.num_bytes))
+        self.plan = StepPlan.over(plans, bytearray(plans.num_bytes))
         self._result = StepResult.over(results, bytearray(results.num_bytes))
         self._result.sampled[:] = TOKEN
         self._inflight: deque[ScheduledStep] = deque()
@@ -76,7 +76,7 @@ class SchedulerLoad:
 
     def schedule(self) -> ScheduledStep | None:
         """Plans and dispatches one more step."""
-        step = self.scheduler.schedule(self._plan, self.now)
+        step = self.scheduler.schedule(self.plan, self.now)
         if step is not None:
             self._inflight.append(step)
             self.num_computed_tokens += step.num_tokens
@@ -89,9 +89,14 @@ class SchedulerLoad:
         self._result.header[0] = step.step_id
         return self.scheduler.update(step, self._result, self.now)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many steps are in flight as may be."""
+        return len(self._inflight) == self.config.steps_in_flight
+
     def step(self) -> StepOutputs:
         """Fills the pipeline and collects one step."""
-        while len(self._inflight) < self.config.steps_in_flight and self.schedule() is not None:
+        while not self.is_full and self.schedule() is not None:
             pass
         assert self._inflight, "nothing runs although requests wait"
         return self.collect()

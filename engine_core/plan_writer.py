@@ -10,6 +10,7 @@ from engine_core.ipc.step import (
     NUM_MASKS,
     NUM_ROW_INITS,
     NUM_SEQS,
+    NUM_SHARED_KEYS,
     NUM_STORES,
     NUM_TOKENS,
     STEP_ID,
@@ -100,7 +101,12 @@ class PlanWriter:
         header[NUM_MASKS] = 0
         header[NUM_STORES] = 0
         header[NUM_LOADS] = 0
+        header[NUM_SHARED_KEYS] = 0
         return samples
+
+    def share(self, num_keys: int) -> None:
+        """The rows' first `num_keys` keys lie in the same blocks; after `finish`."""
+        self._plan.header[NUM_SHARED_KEYS] = num_keys
 
     def add_copies(self, stores: np.ndarray, loads: np.ndarray) -> None:
         """What goes to host memory and comes back from there (each int32 [count, 2]); after `finish`."""

@@ -30,6 +30,8 @@ class RowTable:
         """Most tokens, prompt and output."""
         self.num_blocks = np.zeros(num_rows, np.int32)
         """Entries of the row's block tables."""
+        self.first_block = np.zeros(num_rows, np.int32)
+        """The first entry of the row's first block table."""
         self.num_behind = np.zeros(num_rows, np.int32)
         """Those of them that lie behind the sliding window; see `Request.num_behind`."""
         self.num_preemptions = np.zeros(num_rows, np.int32)
@@ -74,6 +76,7 @@ class RowTable:
         self.num_computed[row] = num_computed
         self.limit[row] = request.limit
         self.num_blocks[row] = len(request.block_tables[0])
+        self.first_block[row] = request.block_tables[0][0] if request.block_tables[0] else -1
         self.num_behind[row] = request.num_behind
         self.num_preemptions[row] = request.num_preemptions
         self.arrival_number[row] = request.arrival_number

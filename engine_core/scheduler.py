@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from engine_core.common_beginning import CommonBeginning
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.layer_groups import BlockDemand
 from engine_core.growth_room import GrowthRoom
@@ -47,6 +48,7 @@ class Scheduler:
         self._eos = eos_token_ids
         self._retirement = Retirement(self.table, kv_cache_manager)
         self._hashing = PromptHashing(kv_cache_manager)
+        self._beginning = CommonBeginning(self.table, kv_cache_manager)
         self._refused: tuple[Request, int, int] | None = None
         """The request that last found too few blocks, how many it needed then, and how many requests ran."""
         self._next_step_id = 1
@@ -98,6 +100,8 @@ class Scheduler:
             return None
         table = self.table
         samples = writer.finish(step_id, table, rows, counts)
+        if len(rows) == int(counts.sum()):
+            writer.share(self._beginning.num_keys(rows))
         if self.kv.host is not None:
             writer.add_copies(*self.kv.host.dispatch(step_id))
         table.num_computed[rows] += counts

@@ -49,6 +49,8 @@ class StepAttention:
     slot_mapping: torch.Tensor  # int32 [num_tokens]; -1: nothing is written
     has_long: bool
     """Whether some sequence may have more query tokens than the short variant takes."""
+    has_shared: bool
+    """Whether the task map has the rows' common beginning apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +145,6 @@ def paged_attention(
         plan.block_tables,
         scale,
         has_long=plan.has_long,
+        has_shared=plan.has_shared,
         soft_cap=soft_cap,
     )

@@ -226,8 +226,8 @@ def _paged_attention_kernel(
                 stride_table, qk_scale, soft_cap, program, (first_unit + OVERHEAD) // per,
                 (first_unit + width - 1) // per, segment, head, piece_begin, piece_end, num_tiles, table_row,
                 first_token, num_tokens, first_position, first_tile, is_shared != 0, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM,
-                PADDED_DIM, BLOCK_SIZE, BLOCK_M, BLOCK_N, WINDOW, SOFT_CAP, ALIBI, SINKS, FROM_SHARED, TO_SHARED, SHARES,
-                COMBINE_ROWS, COMBINE_PARTS,
+                PADDED_DIM, BLOCK_SIZE, BLOCK_M, BLOCK_N, WINDOW, SOFT_CAP, ALIBI, SINKS, FROM_SHARED, TO_SHARED,
+                SHARES, COMBINE_ROWS, COMBINE_PARTS,
             )  # fmt: skip
         unit += num_units
         within = within * 0

@@ -36,6 +36,8 @@ class PlanPlaces:
     arrays: dict[str, int]
     fields: dict[str, int]
     num_fields: int
+    shared_keys: int
+    """The word that says with how many keys in the same blocks all rows begin."""
 
     def constants(self, arrays: tuple[str, ...], fields: tuple[str, ...] = ()) -> dict[str, int]:
         """AT_... and FIELD_... for a launch."""
@@ -70,6 +72,7 @@ class StepTensors:
     input_ids: torch.Tensor  # [max tokens]; 0 where padded
     positions: torch.Tensor  # [max tokens]; 0 where padded
     slot_mapping: torch.Tensor  # [groups, max tokens]; -1 where padded
+    shared_keys: torch.Tensor  # [1]: with how many keys in the same blocks all rows begin
 
 
 _APPLY_VARYING = ("slot", "num_inits", "num_deltas")
@@ -185,6 +188,7 @@ def _prepare_inputs_kernel(
     input_ids,
     positions,
     slot_mapping,
+    shared_keys,
     stride_group: tl.constexpr,
     stride_row: tl.constexpr,
     stride_slots: tl.constexpr,  # from a group's slots to the next one's
@@ -195,12 +199,15 @@ def _prepare_inputs_kernel(
     AT_NUM_GIVEN: tl.constexpr,
     AT_SAMPLES: tl.constexpr,
     AT_TOKEN_IDS: tl.constexpr,
+    AT_SHARED_KEYS: tl.constexpr,
     SEQS_POW2: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Program i < num_padded_seqs: scheduled sequence i, or its padding; the others pad CHUNK tokens each."""
     pid = tl.program_id(0)
     chunk = tl.arange(0, CHUNK)
+    if pid == 0:
+        tl.store(shared_keys, tl.load(slot + AT_SHARED_KEYS))
     if pid >= num_padded_seqs:
         padded = num_tokens + (pid - num_padded_seqs) * CHUNK + chunk
         is_padded = padded < num_padded_tokens
@@ -314,6 +321,7 @@ class StepPreparation:
                 "NUM_GROUPS": len(rows.block_tables),
                 "SEQS_POW2": triton.next_power_of_2(len(step.rows)),
                 "CHUNK": _CHUNK,
+                "AT_SHARED_KEYS": places.shared_keys,
                 **places.constants(("rows", "num_query_tokens", "num_given", "samples", "token_ids")),
             },
             _PREPARE_VARYING,

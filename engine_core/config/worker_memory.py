@@ -19,7 +19,7 @@ CUDA_CONTEXT_BYTES = 512 * MIB
 """The driver's context with the code of torch's, cuBLAS' and our kernels."""
 CUBLAS_WORKSPACE_BYTES = 32 * MIB
 GRAPH_BYTES = 3 * MIB // 2
-NUM_GRAPHS = 70
+NUM_GRAPHS = 80
 """About as many as `gpu_workers` captures by default; each keeps its nodes on the device, not its intermediates."""
 
 COMMUNICATION_BYTES = 256 * MIB
@@ -142,12 +142,14 @@ def _cuda_activation_bytes(model: ModelConfig, scheduler: SchedulerConfig, dtype
 
 
 def _attention_buffer_bytes(model: ModelConfig, scheduler: SchedulerConfig) -> int:
-    """Partial results in float32, rows and features padded to powers of two, and the task map."""
+    """Partial results in float32, rows and features padded to powers of two, the task map, and the results of the keys
+    that all rows begin with."""
     group_rows = _power_of_two(model.num_attention_heads // model.num_key_value_heads)
     padded_dim = max(16, _power_of_two(model.head_dim))
     partials = sum(programs * 2 * max(rows, group_rows) * (padded_dim + 2) * 4 for programs, rows in _PARTIALS)
     tasks = (scheduler.max_num_batched_tokens + 2 * scheduler.max_num_seqs) * _TASK_BYTES_PER_TOKEN
-    return partials + tasks
+    shared = scheduler.max_num_seqs * model.num_attention_heads * (model.head_dim + 1) * 4
+    return partials + tasks + shared
 
 
 def _plan_bytes(scheduler: SchedulerConfig, num_groups: int) -> int:

@@ -44,7 +44,9 @@ class CudaRunner:
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         self._shape = StepShape(**config.step_capacities())
         self._model = ServedModel(config, self._operations, self._queue.device, tp_rank)
-        self._sizes = StepSizes(self._shape.max_num_seqs, self._shape.max_num_batched_tokens)
+        # What all rows begin with lies in the same blocks of one table, as far back as every layer sees.
+        self._shares_beginnings = config.layer_groups().windows == (0,)
+        self._sizes = StepSizes(self._shape.max_num_seqs, self._shape.max_num_batched_tokens, self._shares_beginnings)
         self._graphs: StepGraphs | None = None
         self._host_blocks: PinnedBlocks | None = None
 
@@ -82,6 +84,7 @@ class CudaRunner:
                 dtype=cache_dtype,
                 sliding_window=window,
                 use_wgmma=use_wgmma,
+                max_shared_tokens=max_num_seqs if self._shares_beginnings else 0,
             )
             for window in dict.fromkeys(self._windows)
         }
@@ -151,7 +154,7 @@ class CudaRunner:
         plan = self._plans[slot]
         num_seqs, num_tokens = plan.num_seqs, plan.num_tokens
         needs = self._rows.note(plan)
-        size = self._size(num_tokens, num_seqs)
+        size = self._size(num_tokens, num_seqs, plan.num_shared_keys)
         num_host_slots = 0
         if self._host_blocks is not None:
             self._host_blocks.copy(plan)
@@ -168,18 +171,23 @@ class CudaRunner:
         self._queue.end(slot, self._result_words if needs & LOGPROBS else self._token_words)
         self._publisher.put(LaunchedStep(sequence, slot, plan.step_id, num_seqs, num_host_slots))
 
-    def _size(self, num_tokens: int, num_seqs: int) -> StepSize:
+    def _size(self, num_tokens: int, num_seqs: int, num_shared_keys: int) -> StepSize:
         """What the step is padded to: a graph's size, or nothing where steps run eagerly."""
+        is_shared = self._sizes.shares(num_tokens, num_seqs, num_shared_keys)
         if self._graphs is None:
-            return StepSize(num_tokens, num_seqs, num_tokens == num_seqs)
-        return self._sizes.fit(num_tokens, num_seqs)
+            return StepSize(num_tokens, num_seqs, num_tokens == num_seqs, is_shared)
+        return self._sizes.fit(num_tokens, num_seqs, is_shared)
 
     def _forward(self, size: StepSize) -> None:
         """From the step's tensors to the logits of a decode step, or to the last hidden states of a mixed one."""
         step, num_seqs, num_tokens = self._rows.step, size.num_seqs, size.num_tokens
         for workspace in self._workspaces.values():
             plan_attention(
-                workspace, step.rows[:num_seqs], step.query_start_loc[: num_seqs + 1], step.seq_lens[:num_seqs]
+                workspace,
+                step.rows[:num_seqs],
+                step.query_start_loc[: num_seqs + 1],
+                step.seq_lens[:num_seqs],
+                step.shared_keys if size.is_shared else None,
             )
         attention = [
             StepAttention(
@@ -187,6 +195,7 @@ class CudaRunner:
                 block_tables=self._rows.rows.block_tables[group],
                 slot_mapping=step.slot_mapping[group, :num_tokens],
                 has_long=not size.is_decode,
+                has_shared=size.is_shared,
             )
             for group, window in enumerate(self._windows)
         ]
@@ -209,9 +218,10 @@ class CudaRunner:
         for all), the smallest, and all for whose products there may be a kernel of their own."""
         self._rows.warm_up()
         mixed = [size for size in sizes if not size.is_decode]
-        decode = [size for size in sizes if size.is_decode]
+        decode = [size for size in sizes if size.is_decode and not size.is_shared]
+        shared = [size for size in sizes if size.is_shared]
         skinny = [size for size in sizes if size.num_tokens <= MAX_ROWS]
-        for size in dict.fromkeys((mixed[0], mixed[-1], decode[0], decode[-1], *skinny)):
+        for size in dict.fromkeys((mixed[0], mixed[-1], decode[0], decode[-1], *shared[:1], *skinny)):
             self._rows.pad(size.num_seqs, size.num_tokens)
             self._forward(size)
         for num_seqs in {1, self._shape.max_num_seqs}:

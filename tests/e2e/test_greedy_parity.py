@@ -216,5 +216,24 @@ def test_no_way_to_schedule_changes_a_token(
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_many_rows_with_one_beginning(device: str, tmp_path: Path) -> None:
+    """So many that a GPU attends to the beginning once for all."""
+    save_small_model(tmp_path / "model", {**MODELS["gqa"], "max_position_embeddings": 1024})
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    beginning, *others = mixed_prompts(81, model.config.vocab_size, 480)
+    beginning = (beginning * 480)[:480]
+    prompts = [[*beginning, *own[:40]] for own in others]
+    outputs, preemptions, hits = asyncio.run(
+        serve_all(
+            tmp_path / "model", tmp_path, [beginning, *prompts], 1200, 12, device,
+            max_num_batched_tokens=1024, max_num_seqs=128, max_model_len=640,
+        )
+    )  # fmt: skip
+    assert hits > 0
+    assert preemptions == 0
+    count_ties(outputs[1:], [reference(model, prompt, 12) for prompt in prompts])
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_demo_model(device: str, tmp_path: Path) -> None:
     compare(DEMO_MODEL, tmp_path, 16, device)

@@ -1,0 +1,87 @@
+"""What the plan says of the rows' common beginning, against their block tables compared entry by entry."""
+
+import numpy as np
+import pytest
+
+from benchmarks.scheduler_load import SchedulerLoad
+from engine_core.common_beginning import MIN_ROWS
+
+BLOCK_SIZE = 16
+
+
+def num_common_keys(load: SchedulerLoad, rows: list[int]) -> int:
+    tables = [load.scheduler.table.request(row).block_tables[0] for row in rows]
+    num_blocks = 0
+    for blocks in zip(*tables, strict=False):
+        if len(set(blocks)) > 1:
+            break
+        num_blocks += 1
+    return num_blocks * BLOCK_SIZE
+
+
+def step_and_check(load: SchedulerLoad) -> tuple[int, int]:
+    """(keys that the plan says, keys that the rows have in common) of one more step; (0, 0) of one that was collected."""
+    step = None if load.is_full else load.schedule()
+    if step is None:
+        load.collect()
+        return 0, 0
+    rows = step.rows.tolist()
+    is_decode = step.num_tokens == len(rows)
+    said = load.plan.num_shared_keys
+    computed_before = int((load.scheduler.table.num_computed[step.rows]).min()) - 1
+    assert said % BLOCK_SIZE == 0 or said == computed_before
+    assert said <= computed_before
+    assert said <= num_common_keys(load, rows)
+    if not is_decode or len(rows) < MIN_ROWS:
+        assert said == 0
+        return 0, 0
+    return said, min(num_common_keys(load, rows), computed_before)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_never_more_than_the_tables_have_in_common(seed: int) -> None:
+    """Requests of two system prompts come and go, some with a part of one, and few blocks mean preemptions; where the
+    rows have a beginning in common, the plans say so at some time."""
+    rng = np.random.default_rng(seed)
+    load = SchedulerLoad(num_blocks=130, block_size=BLOCK_SIZE, max_num_seqs=40, max_num_batched_tokens=512)
+    prompts = [rng.integers(10, 5000, 200), rng.integers(10, 5000, 200)]
+    found = []
+    for number in range(1500):
+        if load.scheduler.num_waiting < 4 and rng.random() < 0.5:
+            kind = 0 if number % 500 < 400 else int(rng.integers(2))
+            kept = 200 if rng.random() < 0.95 else int(rng.integers(0, 200))
+            own = rng.integers(10, 5000, int(rng.integers(1, 60)))
+            load.add(np.concatenate([prompts[kind][:kept], own]), int(rng.integers(1, 80)))
+        found.append(step_and_check(load))
+    assert load.scheduler.num_preemptions > 0
+    assert max(said for said, _ in found) >= 192
+
+
+def test_all_of_it_is_found_and_grows_again_when_the_odd_one_has_gone() -> None:
+    rng = np.random.default_rng(0)
+    load = SchedulerLoad(num_blocks=2000, block_size=BLOCK_SIZE)
+    prompt = rng.integers(10, 5000, 320)
+    load.add(prompt, 2)
+    while load.scheduler.has_unfinished:
+        load.step()
+    for _ in range(20):
+        load.add(np.concatenate([prompt, rng.integers(10, 5000, 8)]), 60)
+    load.add(np.concatenate([prompt[:100], rng.integers(10, 5000, 8)]), 10)
+    said = []
+    while load.scheduler.has_unfinished:
+        said.append(step_and_check(load))
+    decode = [pair for pair in said if pair != (0, 0)]
+    assert all(a == b for a, b in decode)
+    assert decode[0] == (96, 96)
+    assert decode[-1] == (320, 320)
+
+
+def test_windows_have_none() -> None:
+    rng = np.random.default_rng(0)
+    load = SchedulerLoad(num_blocks=2000, block_size=BLOCK_SIZE, windows=(64,))
+    prompt = rng.integers(10, 5000, 320)
+    for _ in range(20):
+        load.add(np.concatenate([prompt, rng.integers(10, 5000, 8)]), 20)
+    while load.scheduler.has_unfinished:
+        load.step()
+        assert load.plan.num_shared_keys == 0
