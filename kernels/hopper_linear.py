@@ -8,7 +8,7 @@ features, of a gated product 128 of the gate and the 128 of up that belong to th
 producer has the copy engine fetch 64 columns of x and weight at a time into a ring of stages, running ahead into the
 next tile; two consumers of four warps multiply 64 rows each and keep one k-step's products in flight, so that the
 matrix units never wait for an instruction. A stage's memory is free once the product after its own has been started and
-its own has ended. The second consumer starts LEAD k-steps behind the first, and the stages between keep it there: one's
+its own has ended. The second consumer starts `lead` k-steps behind the first, and the stages between keep it there: one's
 activation and store run beside the other's products (CUTLASS's "ping-pong" has this by two output tiles at a time, for
 twice the reads of the L2 cache).
 
@@ -47,29 +47,29 @@ _SWIZZLED = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, ra
 
 
 @gluon.jit
-def _tile_place(tile, num_row_tiles, NUM_COLUMN_TILES: gl.constexpr, GROUP: gl.constexpr):
-    """(row tile, column tile): GROUP row tiles at a time, column by column."""
-    first = tile // (GROUP * NUM_COLUMN_TILES) * GROUP
-    size = gl.minimum(num_row_tiles - first, GROUP)
-    within = tile % (GROUP * NUM_COLUMN_TILES)
+def _tile_place(tile, num_row_tiles, num_column_tiles, group):
+    """(row tile, column tile): `group` row tiles at a time, column by column."""
+    first = tile // (group * num_column_tiles) * group
+    size = gl.minimum(num_row_tiles - first, group)
+    within = tile % (group * num_column_tiles)
     return first + within % size, within // size
 
 
 @gluon.jit
 def _produce(
-    x_desc, weight_desc, x_smem, weight_smem, full, empty, num_row_tiles, NUM_COLUMN_TILES: gl.constexpr,
-    GROUP: gl.constexpr, UP_ROW: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
-    NUM_STEPS: gl.constexpr, STAGES: gl.constexpr,
+    x_desc, weight_desc, x_smem, weight_smem, full, empty, num_row_tiles, num_column_tiles, num_steps, group,
+    tile_columns, second_row, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
+    STAGES: gl.constexpr,
 ):  # fmt: skip
     """Fetches the operands of all tiles in the order in which the consumers take them."""
     HALF_N: gl.constexpr = BLOCK_N // 2
     num_fetched = gl.program_id(0) * 0
-    for tile in range(gl.program_id(0), num_row_tiles * NUM_COLUMN_TILES, gl.num_programs(0)):
-        row_tile, column_tile = _tile_place(tile, num_row_tiles, NUM_COLUMN_TILES, GROUP)
+    for tile in range(gl.program_id(0), num_row_tiles * num_column_tiles, gl.num_programs(0)):
+        row_tile, column_tile = _tile_place(tile, num_row_tiles, num_column_tiles, group)
         row = row_tile * BLOCK_M
-        first_half = column_tile * (HALF_N if UP_ROW > 0 else BLOCK_N)
-        second_half = first_half + (UP_ROW if UP_ROW > 0 else HALF_N)
-        for step in range(NUM_STEPS):
+        first_half = column_tile * tile_columns
+        second_half = first_half + second_row
+        for step in range(num_steps):
             stage = num_fetched % STAGES
             mbarrier.wait(empty.index(stage), (num_fetched // STAGES & 1) ^ 1)
             ready = full.index(stage)
@@ -96,9 +96,9 @@ def _store(out_desc, out_smem, row, column, result):
 
 @gluon.jit
 def _consume(
-    out_desc, x_smem, weight_smem, out_smem, full, empty, start, num_row_tiles, HALF: gl.constexpr,
-    NUM_COLUMN_TILES: gl.constexpr, GROUP: gl.constexpr, GATED: gl.constexpr, BLOCK_M: gl.constexpr,
-    BLOCK_N: gl.constexpr, NUM_STEPS: gl.constexpr, STAGES: gl.constexpr, LEAD: gl.constexpr,
+    out_desc, x_smem, weight_smem, out_smem, full, empty, start, num_row_tiles, num_column_tiles,
+    num_steps, group, lead, HALF: gl.constexpr, GATED: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr,
+    STAGES: gl.constexpr,
 ):  # fmt: skip
     """Rows HALF·64 to HALF·64 + 63 of every tile."""
     HALF_M: gl.constexpr = BLOCK_M // 2
@@ -107,8 +107,8 @@ def _consume(
     num_taken = gl.program_id(0) * 0
     if HALF == 1:
         mbarrier.wait(start, 0)
-    for tile in range(gl.program_id(0), num_row_tiles * NUM_COLUMN_TILES, gl.num_programs(0)):
-        row_tile, column_tile = _tile_place(tile, num_row_tiles, NUM_COLUMN_TILES, GROUP)
+    for tile in range(gl.program_id(0), num_row_tiles * num_column_tiles, gl.num_programs(0)):
+        row_tile, column_tile = _tile_place(tile, num_row_tiles, num_column_tiles, group)
         stage = num_taken % STAGES
         mbarrier.wait(full.index(stage), num_taken // STAGES & 1)
         acc = warpgroup_mma(
@@ -120,7 +120,7 @@ def _consume(
         )
         acc = warpgroup_mma_wait(1, deps=(acc,))  # for nothing: a loop carries tensors
         num_taken += 1
-        for _ in range(1, NUM_STEPS):
+        for _ in range(1, num_steps):
             last_stage = stage
             stage = num_taken % STAGES
             mbarrier.wait(full.index(stage), num_taken // STAGES & 1)
@@ -134,7 +134,7 @@ def _consume(
             mbarrier.arrive(empty.index(last_stage))
             num_taken += 1
             if HALF == 0:
-                mbarrier.arrive(start, pred=num_taken == LEAD + 1)
+                mbarrier.arrive(start, pred=num_taken == lead + 1)
         acc = warpgroup_mma_wait(0, deps=(acc,))
         mbarrier.arrive(empty.index(stage))
 
@@ -149,18 +149,19 @@ def _consume(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["num_row_tiles"])
+@gluon.jit(do_not_specialize=["num_row_tiles", "num_column_tiles", "num_steps", "group", "lead", "second_row"])
 def _hopper_linear_kernel(
     x_desc,  # [M, K], boxes of BLOCK_M rows and BLOCK_K elements
     weight_desc,  # [N, K], boxes of BLOCK_N / 2 rows and BLOCK_K elements
     out_desc,  # [M, N], or [M, N / 2] when gated, boxes of BLOCK_M / 2 rows and BLOCK_N / 2 elements
     num_row_tiles,
-    N: gl.constexpr,
-    K: gl.constexpr,
+    num_column_tiles,
+    num_steps,
+    group,
+    lead,
+    second_row,  # of the weight, from a tile's first half of columns to its second
     GATED: gl.constexpr,
-    GROUP: gl.constexpr,
     STAGES: gl.constexpr,
-    LEAD: gl.constexpr,
     BLOCK_M: gl.constexpr,
     BLOCK_N: gl.constexpr,
     BLOCK_K: gl.constexpr,
@@ -170,9 +171,7 @@ def _hopper_linear_kernel(
 ):
     """One persistent program: every P-th tile of P programs."""
     let_dependents_start()
-    NUM_STEPS: gl.constexpr = K // BLOCK_K
-    NUM_COLUMN_TILES: gl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
-    UP_ROW: gl.constexpr = N // 2 if GATED else 0
+    TILE_COLUMNS: gl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
     dtype: gl.constexpr = x_desc.dtype
     x_smem = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, BLOCK_K], SWIZZLED)
     weight_smem = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, BLOCK_K], SWIZZLED)
@@ -188,16 +187,16 @@ def _hopper_linear_kernel(
     gl.warp_specialize(
         [
             (_consume, (
-                out_desc, x_smem, weight_smem, out_smem, full, empty, start, num_row_tiles, 0, NUM_COLUMN_TILES, GROUP,
-                GATED, BLOCK_M, BLOCK_N, NUM_STEPS, STAGES, LEAD,
+                out_desc, x_smem, weight_smem, out_smem, full, empty, start, num_row_tiles, num_column_tiles,
+                num_steps, group, lead, 0, GATED, BLOCK_M, BLOCK_N, STAGES,
             )),
             (_consume, (
-                out_desc, x_smem, weight_smem, out_smem, full, empty, start, num_row_tiles, 1, NUM_COLUMN_TILES, GROUP,
-                GATED, BLOCK_M, BLOCK_N, NUM_STEPS, STAGES, LEAD,
+                out_desc, x_smem, weight_smem, out_smem, full, empty, start, num_row_tiles, num_column_tiles,
+                num_steps, group, lead, 1, GATED, BLOCK_M, BLOCK_N, STAGES,
             )),
             (_produce, (
-                x_desc, weight_desc, x_smem, weight_smem, full, empty, num_row_tiles, NUM_COLUMN_TILES, GROUP, UP_ROW,
-                BLOCK_M, BLOCK_N, BLOCK_K, NUM_STEPS, STAGES,
+                x_desc, weight_desc, x_smem, weight_smem, full, empty, num_row_tiles, num_column_tiles, num_steps,
+                group, TILE_COLUMNS, second_row, BLOCK_M, BLOCK_N, BLOCK_K, STAGES,
             )),
         ],
         [4, 1],
@@ -214,7 +213,7 @@ class LargeTiling:
     lead: int = 2  # k-steps
 
     def __post_init__(self) -> None:
-        # The first consumer takes LEAD + 1 stages before the second gives one back.
+        # The first consumer takes lead + 1 stages before the second gives one back.
         assert 0 <= self.lead < self.num_stages <= 4, self
 
 
@@ -263,18 +262,19 @@ def hopper_linear(
         out = torch.empty(shape, dtype=x.dtype, device=x.device)
     check_dense(out, shape, x.dtype)
     num_row_tiles = -(-num_rows // BLOCK_M)
-    num_tiles = num_row_tiles * -(-num_out // BLOCK_N)
-    _hopper_linear_kernel[(min(num_tiles, _num_programs(x.device)),)](
+    num_column_tiles = -(-num_out // BLOCK_N)
+    _hopper_linear_kernel[(min(num_row_tiles * num_column_tiles, _num_programs(x.device)),)](
         TensorDescriptor(x, list(x.shape), list(x.stride()), [BLOCK_M, BLOCK_K], _SWIZZLED),
         TensorDescriptor(weight, list(weight.shape), list(weight.stride()), [_HALF_N, BLOCK_K], _SWIZZLED),
         TensorDescriptor(out, list(out.shape), list(out.stride()), [BLOCK_M // 2, _HALF_N], _SWIZZLED),
         num_row_tiles,
-        N=num_out,
-        K=num_in,
+        num_column_tiles,
+        num_in // BLOCK_K,
+        tiling.group,
+        tiling.lead,
+        num_out // 2 if gated else _HALF_N,
         GATED=gated,
-        GROUP=tiling.group,
         STAGES=tiling.num_stages,
-        LEAD=tiling.lead,
         BLOCK_M=BLOCK_M,
         BLOCK_N=BLOCK_N,
         BLOCK_K=BLOCK_K,
