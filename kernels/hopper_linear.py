@@ -8,9 +8,9 @@ features, of a gated product 128 of the gate and the 128 of up that belong to th
 producer has the copy engine fetch 64 columns of x and weight at a time into a ring of stages, running ahead into the
 next tile; two consumers of four warps multiply 64 rows each and keep one k-step's products in flight, so that the
 matrix units never wait for an instruction. A stage's memory is free once the product after its own has been started and
-its own has ended. The second consumer starts `lead` k-steps behind the first, and the stages between keep it there: one's
-activation and store run beside the other's products (CUTLASS's "ping-pong" has this by two output tiles at a time, for
-twice the reads of the L2 cache).
+its own has ended. The second consumer starts `lead` k-steps behind the first, and the stages between keep it there:
+one's activation and store run beside the other's products (CUTLASS's "ping-pong" has this by two output tiles at a
+time, for twice the reads of the L2 cache).
 
 Traffic: without clusters, which Gluon of Triton 3.6 has no multicast for, a k-step of 4.2 MFLOP reads 48 KB from the L2
 cache: 7.5 TB/s at 660 TFLOP/s. Tiles are visited in groups of some row tiles by all column tiles, so that programs that
