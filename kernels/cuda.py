@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from kernels import hopper_linear
 from kernels import paged_attention as attention_kernels
 from kernels import rope_write_kv as rope_kernels
 from kernels.activation import gelu_and_mul, silu_and_mul
@@ -61,6 +62,8 @@ class PackedWeight:
     workspace: SkinnyWorkspace
 
 
+FUSED_ROWS = 512
+"""From so many rows on a gated product on Hopper is one launch of ours instead of cuBLAS's and the activation."""
 _shared_workspace = functools.cache(make_skinny_workspace)
 """One for all weights of a device: their products run on one stream."""
 
@@ -85,7 +88,11 @@ def linear(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> 
 
 
 def linear_silu_and_mul(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-    """silu(gate) · up of the product x · packedᵀ + bias = [gate, up]; one launch for few rows."""
+    """silu(gate) · up of the product x · packedᵀ + bias = [gate, up]; one launch for few rows and on Hopper."""
+    if len(x) >= FUSED_ROWS and bias is None:
+        num_out, num_in = packed.tensor.shape
+        if hopper_linear.supports(x.device, x.dtype, num_out, num_in, gated=True):
+            return hopper_linear.hopper_linear(x, packed.tensor, gated=True)
     tile = _skinny_tile(x, packed)
     if tile is None:
         return silu_and_mul(F.linear(x, packed.tensor, bias))
