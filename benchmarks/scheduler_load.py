@@ -90,13 +90,12 @@ class SchedulerLoad:
         return self.scheduler.update(step, self._result, self.now)
 
     @property
-    def is_full(self) -> bool:
-        """Whether as many steps are in flight as may be."""
-        return len(self._inflight) == self.config.steps_in_flight
+    def num_inflight(self) -> int:
+        return len(self._inflight)
 
     def step(self) -> StepOutputs:
         """Fills the pipeline and collects one step."""
-        while not self.is_full and self.schedule() is not None:
+        while self.num_inflight < self.config.steps_in_flight and self.schedule() is not None:
             pass
         assert self._inflight, "nothing runs although requests wait"
         return self.collect()

@@ -34,7 +34,7 @@ NUM_CHECKED = 64
 """Rows, and output features."""
 TILINGS = (
     DEFAULT_TILING,
-    LargeTiling(lead=0),
+    LargeTiling(lead=1),
     LargeTiling(lead=3),
     LargeTiling(group=8),
     LargeTiling(group=32),
