@@ -54,51 +54,58 @@ class BlockPool:
     def allocate(self, count: int) -> list[int]:
         """Takes `count` blocks with reference count 1; the caller has looked at `num_available` first."""
         assert 0 <= count <= self.num_available, (count, self.num_available)
-        blocks = []
+        following, counts, hash_of = self._next, self._reference_counts, self._hash_of
+        blocks, evicted = [], []
+        block = following[self.num_blocks]
         for _ in range(count):
-            block = self._next[self.num_blocks]
-            self._unlink(block)
-            digest = self._hash_of.pop(block, None)
-            if digest is not None:
-                del self._block_of[digest]
-                self.num_cached -= 1
-                self.num_evictions += 1
-                if self.observer is not None:
-                    self.observer.removed(block, digest)
-            self._reference_counts[block] = 1
+            counts[block] = 1
             blocks.append(block)
+            if block in hash_of:
+                evicted.append(block)
+            block = following[block]
+        following[self.num_blocks] = block
+        self._previous[block] = self.num_blocks
         self.num_available -= count
+        if evicted:
+            self._forget(evicted)
         return blocks
 
     def share(self, blocks: Iterable[int]) -> None:
         """Adds an owner to each block, which is owned already or cached."""
+        counts = self._reference_counts
         for block in blocks:
-            if self._reference_counts[block] == 0:
+            count = counts[block]
+            counts[block] = count + 1
+            if count == 0:
                 assert block in self._hash_of, block
                 self._unlink(block)
                 self.num_available -= 1
                 self.num_cached -= 1
-            self._reference_counts[block] += 1
-            self.num_shared += self._reference_counts[block] == 2
+            elif count == 1:
+                self.num_shared += 1
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Takes one owner from each block of a block table.
+        """Takes one owner from each block of block tables.
 
         They go from the last to the first, so that the ends of a chain are given up before what leads to them.
         """
+        counts, following, previous, sentinel = self._reference_counts, self._next, self._previous, self.num_blocks
         for block in reversed(blocks):
-            count = self._reference_counts[block] - 1
-            assert count >= 0, block
-            self._reference_counts[block] = count
+            count = counts[block] - 1
+            counts[block] = count
             if count == 0:
                 self.num_available += 1
                 if block in self._hash_of:
                     self.num_cached += 1
-                    self._link_after(self._previous[self.num_blocks], block)
+                    before, after = previous[sentinel], sentinel
                 else:
-                    self._link_after(self.num_blocks, block)
+                    before, after = sentinel, following[sentinel]
+                following[before] = previous[after] = block
+                previous[block], following[block] = before, after
             elif count == 1:
                 self.num_shared -= 1
+            else:
+                assert count > 0, block
 
     def find(self, digest: bytes) -> int | None:
         """The block with these contents, owned or cached."""
@@ -111,14 +118,19 @@ class BlockPool:
         """What `find` knows the block's contents by."""
         return self._hash_of.get(block)
 
-    def register(self, block: int, digest: bytes) -> bool:
-        """Makes an owned block findable. False: there is one with the same contents already, and this stays private."""
-        assert self._reference_counts[block] > 0, block
-        if digest in self._block_of or block in self._hash_of:
-            return False
-        self._block_of[digest] = block
-        self._hash_of[block] = digest
-        return True
+    def register(self, blocks: Sequence[int], digests: Sequence[bytes]) -> list[int]:
+        """Makes owned blocks findable. Returns the positions of those that stay private, because there is one with the
+        same contents already."""
+        block_of, hash_of, counts = self._block_of, self._hash_of, self._reference_counts
+        private = []
+        for position, (block, digest) in enumerate(zip(blocks, digests, strict=True)):
+            assert counts[block] > 0, block
+            if digest in block_of or block in hash_of:
+                private.append(position)
+            else:
+                block_of[digest] = block
+                hash_of[block] = digest
+        return private
 
     def forget_all(self) -> None:
         """Drops every hash: the contents died with their workers. Cached blocks become free ones."""
@@ -150,13 +162,17 @@ class BlockPool:
     def reference_count(self, block: int) -> int:
         return self._reference_counts[block]
 
+    def _forget(self, blocks: list[int]) -> None:
+        """Cached blocks were given out for other contents."""
+        self.num_cached -= len(blocks)
+        self.num_evictions += len(blocks)
+        for block in blocks:
+            digest = self._hash_of.pop(block)
+            del self._block_of[digest]
+            if self.observer is not None:
+                self.observer.removed(block, digest)
+
     def _unlink(self, block: int) -> None:
         before, after = self._previous[block], self._next[block]
         self._next[before] = after
         self._previous[after] = before
-
-    def _link_after(self, before: int, block: int) -> None:
-        after = self._next[before]
-        self._next[before] = self._previous[after] = block
-        self._previous[block] = before
-        self._next[block] = after
