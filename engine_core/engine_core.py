@@ -13,6 +13,7 @@ from pathlib import Path
 
 import zmq
 
+from engine_core import garbage
 from engine_core.admission import Admission, Refused
 from engine_core.block_events import BlockEventFeed
 from engine_core.clients import Client, Clients, send_to
@@ -176,9 +177,12 @@ class EngineCore:
 
     def _check_when_idle(self) -> None:
         """Once after each busy time, when nothing has come for a whole poll."""
-        if self._unchecked and self.scheduler.kv.pool.num_blocks <= _MAX_CHECKED_BLOCKS:
-            self.scheduler.kv.pool.check_integrity()
+        if not self._unchecked:
+            return
         self._unchecked = False
+        garbage.collect()
+        if self.scheduler.kv.pool.num_blocks <= _MAX_CHECKED_BLOCKS:
+            self.scheduler.kv.pool.check_integrity()
 
     def _receive_control(self) -> None:
         while (message := self._link.receive()) is not None:
