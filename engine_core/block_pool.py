@@ -10,6 +10,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from engine_core.digest_map import DigestMap
+
 
 class PoolObserver(Protocol):
     """Hears when contents can no longer be found."""
@@ -36,8 +38,8 @@ class BlockPool:
         self.num_evictions = 0
         self.observer: PoolObserver | None = None
         self._reference_counts = array("i", bytes(4 * num_blocks))
-        self._hash_of: dict[int, bytes] = {}
-        self._block_of: dict[bytes, int] = {}
+        self._digest_of: list[bytes | None] = [None] * num_blocks
+        self._block_of = DigestMap()
         # Position num_blocks is the list's sentinel: its next is the head, its previous the tail.
         self._next = array("i", [*range(1, num_blocks + 1), 0])
         self._previous = array("i", [num_blocks, *range(num_blocks)])
@@ -49,18 +51,18 @@ class BlockPool:
     @property
     def num_findable(self) -> int:
         """Blocks that can be found by their contents, owned or cached."""
-        return len(self._hash_of)
+        return len(self._block_of)
 
     def allocate(self, count: int) -> list[int]:
         """Takes `count` blocks with reference count 1; the caller has looked at `num_available` first."""
         assert 0 <= count <= self.num_available, (count, self.num_available)
-        following, counts, hash_of = self._next, self._reference_counts, self._hash_of
+        following, counts, digest_of = self._next, self._reference_counts, self._digest_of
         blocks, evicted = [], []
         block = following[self.num_blocks]
         for _ in range(count):
             counts[block] = 1
             blocks.append(block)
-            if block in hash_of:
+            if digest_of[block] is not None:
                 evicted.append(block)
             block = following[block]
         following[self.num_blocks] = block
@@ -77,7 +79,7 @@ class BlockPool:
             count = counts[block]
             counts[block] = count + 1
             if count == 0:
-                assert block in self._hash_of, block
+                assert self._digest_of[block] is not None, block
                 self._unlink(block)
                 self.num_available -= 1
                 self.num_cached -= 1
@@ -89,13 +91,14 @@ class BlockPool:
 
         They go from the last to the first, so that the ends of a chain are given up before what leads to them.
         """
-        counts, following, previous, sentinel = self._reference_counts, self._next, self._previous, self.num_blocks
+        counts, digest_of = self._reference_counts, self._digest_of
+        following, previous, sentinel = self._next, self._previous, self.num_blocks
         for block in reversed(blocks):
             count = counts[block] - 1
             counts[block] = count
             if count == 0:
                 self.num_available += 1
-                if block in self._hash_of:
+                if digest_of[block] is not None:
                     self.num_cached += 1
                     before, after = previous[sentinel], sentinel
                 else:
@@ -111,31 +114,45 @@ class BlockPool:
         """The block with these contents, owned or cached."""
         return self._block_of.get(digest)
 
-    def is_owned(self, block: int) -> bool:
-        return self._reference_counts[block] > 0
+    def find_all(self, digests: Sequence[bytes]) -> list[int]:
+        """The blocks with these contents, up to the first that is not there."""
+        shards = self._block_of.shards
+        blocks = []
+        for digest in digests:
+            block = shards[digest[0]].get(digest)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
+
+    def count_available(self, blocks: Iterable[int]) -> int:
+        """How many of them nobody owns."""
+        counts = self._reference_counts
+        return sum([counts[block] == 0 for block in blocks])
 
     def digest_of(self, block: int) -> bytes | None:
         """What `find` knows the block's contents by."""
-        return self._hash_of.get(block)
+        return self._digest_of[block]
 
     def register(self, blocks: Sequence[int], digests: Sequence[bytes]) -> list[int]:
         """Makes owned blocks findable. Returns the positions of those that stay private, because there is one with the
         same contents already."""
-        block_of, hash_of, counts = self._block_of, self._hash_of, self._reference_counts
+        shards, digest_of, counts = self._block_of.shards, self._digest_of, self._reference_counts
         private = []
         for position, (block, digest) in enumerate(zip(blocks, digests, strict=True)):
             assert counts[block] > 0, block
-            if digest in block_of or block in hash_of:
+            shard = shards[digest[0]]
+            if digest in shard or digest_of[block] is not None:
                 private.append(position)
             else:
-                block_of[digest] = block
-                hash_of[block] = digest
+                shard[digest] = block
+                digest_of[block] = digest
         return private
 
     def forget_all(self) -> None:
         """Drops every hash: the contents died with their workers. Cached blocks become free ones."""
         self._block_of.clear()
-        self._hash_of.clear()
+        self._digest_of = [None] * self.num_blocks
         self.num_cached = 0
         if self.observer is not None:
             self.observer.cleared()
@@ -154,10 +171,11 @@ class BlockPool:
         assert len(listed) == len(set(listed)) == self.num_available, (len(listed), self.num_available)
         owned = sum(1 for count in self._reference_counts if count > 0)
         assert owned + self.num_available == self.num_blocks, (owned, self.num_available)
-        assert self.num_cached == sum(1 for block in self._hash_of if self._reference_counts[block] == 0)
+        findable = {block: digest for block, digest in enumerate(self._digest_of) if digest is not None}
+        assert self.num_cached == sum(1 for block in findable if self._reference_counts[block] == 0)
         assert self.num_shared == sum(1 for count in self._reference_counts if count > 1)
-        assert len(self._hash_of) == len(self._block_of)
-        assert all(self._block_of[digest] == block for block, digest in self._hash_of.items())
+        assert len(findable) == len(self._block_of)
+        assert all(self._block_of[digest] == block for block, digest in findable.items())
 
     def reference_count(self, block: int) -> int:
         return self._reference_counts[block]
@@ -167,7 +185,9 @@ class BlockPool:
         self.num_cached -= len(blocks)
         self.num_evictions += len(blocks)
         for block in blocks:
-            digest = self._hash_of.pop(block)
+            digest = self._digest_of[block]
+            assert digest is not None
+            self._digest_of[block] = None
             del self._block_of[digest]
             if self.observer is not None:
                 self.observer.removed(block, digest)

@@ -54,7 +54,7 @@ class GrowthRoom:
         num_entries = min(kv.num_blocks_for(known) + self._room, kv.num_blocks_for(request.limit))
         num_seen = min(num_entries, self._most_of_window(known - hit.num_blocks * kv.block_size))
         own = self._demand.num_full * num_entries + self._demand.num_windowed * num_seen
-        return self._num_promised + own - sum(map(len, hit.found()))
+        return self._num_promised + own - sum(map(len, hit.found))
 
     def admitted(self, request: Request, num_computed: int) -> None:
         """It runs now behind `num_computed` tokens that were found, and what it still needs is promised to it."""

@@ -105,7 +105,7 @@ class KVCacheManager:
         entries = hit.on_host[:count]
         names = [identity(request.block_hashes[index], group) for group, index in entries]
         # Neither what was found nor what is loaded may make room for it.
-        for found in hit.found():
+        for found in hit.found:
             self.pool.share(found)
         slots = self.host.hold(names)
         blocks = sorted(self.pool.allocate(len(entries)))  # so that blocks and slots form runs
@@ -117,19 +117,19 @@ class KVCacheManager:
             self._tell_stored(request, group, [block], index)
         self.host.load(slots, blocks)
         hit = PrefixHit(tables, hit.num_behind, hit.on_host[count:])
-        for found in hit.found():
+        for found in hit.found:
             self.pool.release(found)
         return hit
 
     def num_available_beside(self, hit: PrefixHit) -> int:
         """Blocks left to allocate once the hit is taken: cached blocks stand in the free list themselves."""
-        return self.pool.num_available - sum(not self.pool.is_owned(block) for found in hit.found() for block in found)
+        return self.pool.num_available - sum(map(self.pool.count_available, hit.found))
 
     def start_table(self, request: Request, hit: PrefixHit, num_tokens: int) -> None:
         """Begins block tables with shared blocks and `num_tokens` that were asked for (for the hit rate)."""
         assert not request.block_tables
         assert not hit.on_host
-        for found in hit.found():
+        for found in hit.found:
             self.pool.share(found)
         if hit.num_blocks:
             self.tree.touch(hit.tables[0][-1], self.now)

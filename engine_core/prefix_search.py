@@ -5,8 +5,9 @@ the blocks that token n sees: what lies behind the window may be lost. Each of t
 host memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from engine_core.block_pool import BlockPool
 from engine_core.host_tier import HostTier
@@ -16,7 +17,7 @@ NO_BLOCK = -1
 """In a block table: the entry holds no block, because the window has left it behind or the block is in host memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PrefixHit:
     """The beginning of a request that the cache has."""
 
@@ -32,10 +33,10 @@ class PrefixHit:
         """Entries of each table."""
         return len(self.tables[0])
 
-    def found(self) -> Iterator[list[int]]:
+    @cached_property
+    def found(self) -> list[list[int]]:
         """The blocks on the devices, group by group."""
-        for table in self.tables:
-            yield [block for block in table if block != NO_BLOCK]
+        return [[block for block in table if block != NO_BLOCK] for table in self.tables]
 
 
 def identity(digest: bytes, group: int) -> bytes:
@@ -76,15 +77,15 @@ class PrefixSearch:
 
     def _walk(self, hashes: Sequence[bytes], group: int) -> list[int]:
         """The group's blocks of a chain up to the first that is nowhere; NO_BLOCK for those in host memory."""
-        table = []
-        for digest in hashes:
-            name = identity(digest, group)
+        names = [identity(digest, group) for digest in hashes] if group else hashes
+        table = self._pool.find_all(names)
+        if self._host is None:
+            return table
+        for name in names[len(table) :]:
             block = self._pool.find(name)
-            if block is None:
-                if self._host is None or name not in self._host:
-                    break
-                block = NO_BLOCK
-            table.append(block)
+            if block is None and name not in self._host:
+                break
+            table.append(NO_BLOCK if block is None else block)
         return table
 
     def _find_window(self, hashes: list[bytes]) -> int:

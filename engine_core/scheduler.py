@@ -192,7 +192,8 @@ class Scheduler:
         table, pool = self.table, self.kv.pool
         needed = dict(zip(rows.tolist(), (self.kv.num_groups * missing).tolist(), strict=True))
         victims = self._in_order(np.flatnonzero(table.running)).tolist()
-        num_granted, waiting = 0, []
+        num_granted = 0
+        stays = np.ones(len(table.requests), np.bool_)
         for row in self._in_order(rows[missing > 0]).tolist():
             while table.running[row] and pool.num_available < num_granted + needed[row]:
                 num_returning = self._retirement.num_blocks + self._num_blocks_behind()
@@ -201,11 +202,9 @@ class Scheduler:
                 self._preempt(table.request(victims.pop()))
             if not table.running[row]:
                 continue
-            if pool.num_available < num_granted + needed[row]:
-                waiting.append(row)
-            else:
-                num_granted += needed[row]
-        return table.running[rows] & ~np.isin(rows, waiting)
+            stays[row] = pool.num_available >= num_granted + needed[row]
+            num_granted += needed[row] if stays[row] else 0
+        return (table.running & stays)[rows]
 
     def _num_blocks_behind(self) -> int:
         """Blocks that running requests hold for steps in flight only: no step after them sees these."""
