@@ -36,6 +36,8 @@ class BlockPool:
         self.num_shared = 0
         """Blocks with more than one owner."""
         self.num_evictions = 0
+        self.num_forgotten = 0
+        """Grows whenever a block that could be found no longer can be."""
         self.observer: PoolObserver | None = None
         self._reference_counts = array("i", bytes(4 * num_blocks))
         self._digest_of: list[bytes | None] = [None] * num_blocks
@@ -151,6 +153,7 @@ class BlockPool:
 
     def forget_all(self) -> None:
         """Drops every hash: the contents died with their workers. Cached blocks become free ones."""
+        self.num_forgotten += len(self._block_of)
         self._block_of.clear()
         self._digest_of = [None] * self.num_blocks
         self.num_cached = 0
@@ -184,6 +187,7 @@ class BlockPool:
         """Cached blocks were given out for other contents."""
         self.num_cached -= len(blocks)
         self.num_evictions += len(blocks)
+        self.num_forgotten += len(blocks)
         for block in blocks:
             digest = self._digest_of[block]
             assert digest is not None

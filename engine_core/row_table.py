@@ -10,6 +10,9 @@ import numpy as np
 
 from engine_core.request import Request
 
+_TOUCHED_TOKENS = 4096
+"""Of each row, whose memory is there from the start: most requests need no more, and then wait for no page."""
+
 
 class RowTable:
     """Rows 0 .. num_rows - 1; all arrays are indexed by row."""
@@ -51,6 +54,7 @@ class RowTable:
         # ones: numpy would ask for huge pages, which take the kernel up to 7 ms to find and clear when a row is taken.
         memory = mmap.mmap(-1, 4 * num_rows * max_model_len)
         self.history = np.frombuffer(memory, np.int32).reshape(num_rows, max_model_len)
+        self.history[:, :_TOUCHED_TOKENS] = 0
         """Token ids: the first `num_known` of a row count."""
         self._free = list(range(num_rows - 1, -1, -1))
         self._free_penalty_slots = list(range(num_penalty_rows - 1, -1, -1))
