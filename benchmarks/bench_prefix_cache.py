@@ -59,8 +59,8 @@ def serve(kv: KVCacheManager, request: Request) -> None:
     kv.now += 0.001
     hits = kv.find_prefix(request, request.tokens)
     kv.start_table(request, hits, len(request.tokens))
-    kv.append(request, PROMPT_BLOCKS - hits.num_blocks)
-    kv.register_full(request, request.tokens)
+    kv.append([request], [PROMPT_BLOCKS - hits.num_blocks])
+    kv.register_full([request], [request.tokens])
     kv.release(request)
 
 

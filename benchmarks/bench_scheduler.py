@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from benchmarks.scheduler_load import SchedulerLoad
+from engine_core import garbage
 from engine_core.config.engine_config import PolicyName
 from engine_core.request import Request
 
@@ -100,6 +101,7 @@ def _seconds(call: Callable[[], Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.parse_args()
+    garbage.hold()  # as a core does
     report = {
         "waste": measure_waste(),
         **{f"thrash, {policy}": measure_thrash(policy) for policy in get_args(PolicyName)},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import zmq
 
+from engine_core import garbage
 from engine_core.config.engine_config import ServeConfig, load_serve_config
 from engine_core.config.errors import ConfigError
 from engine_core.engine_core import EngineCore
@@ -84,6 +85,7 @@ def serve(
         return 2
     details = {"replica": arguments.replica, "device_free_bytes": executor.device_free_bytes}
     link.send(Ready(details=details))
+    garbage.hold()
     try:
         core.run()
         core.fail_all(ERROR_SHUTTING_DOWN, "The engine is shutting down.")

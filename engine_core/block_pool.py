@@ -10,6 +10,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from engine_core.digest_map import DigestMap
+
 
 class PoolObserver(Protocol):
     """Hears when contents can no longer be found."""
@@ -34,10 +36,12 @@ class BlockPool:
         self.num_shared = 0
         """Blocks with more than one owner."""
         self.num_evictions = 0
+        self.num_forgotten = 0
+        """Grows whenever a block that could be found no longer can be."""
         self.observer: PoolObserver | None = None
         self._reference_counts = array("i", bytes(4 * num_blocks))
-        self._hash_of: dict[int, bytes] = {}
-        self._block_of: dict[bytes, int] = {}
+        self._digest_of: list[bytes | None] = [None] * num_blocks
+        self._block_of = DigestMap()
         # Position num_blocks is the list's sentinel: its next is the head, its previous the tail.
         self._next = array("i", [*range(1, num_blocks + 1), 0])
         self._previous = array("i", [num_blocks, *range(num_blocks)])
@@ -49,81 +53,109 @@ class BlockPool:
     @property
     def num_findable(self) -> int:
         """Blocks that can be found by their contents, owned or cached."""
-        return len(self._hash_of)
+        return len(self._block_of)
 
     def allocate(self, count: int) -> list[int]:
         """Takes `count` blocks with reference count 1; the caller has looked at `num_available` first."""
         assert 0 <= count <= self.num_available, (count, self.num_available)
-        blocks = []
+        following, counts, digest_of = self._next, self._reference_counts, self._digest_of
+        blocks, evicted = [], []
+        block = following[self.num_blocks]
         for _ in range(count):
-            block = self._next[self.num_blocks]
-            self._unlink(block)
-            digest = self._hash_of.pop(block, None)
-            if digest is not None:
-                del self._block_of[digest]
-                self.num_cached -= 1
-                self.num_evictions += 1
-                if self.observer is not None:
-                    self.observer.removed(block, digest)
-            self._reference_counts[block] = 1
+            counts[block] = 1
             blocks.append(block)
+            if digest_of[block] is not None:
+                evicted.append(block)
+            block = following[block]
+        following[self.num_blocks] = block
+        self._previous[block] = self.num_blocks
         self.num_available -= count
+        if evicted:
+            self._forget(evicted)
         return blocks
 
     def share(self, blocks: Iterable[int]) -> None:
         """Adds an owner to each block, which is owned already or cached."""
+        counts = self._reference_counts
         for block in blocks:
-            if self._reference_counts[block] == 0:
-                assert block in self._hash_of, block
+            count = counts[block]
+            counts[block] = count + 1
+            if count == 0:
+                assert self._digest_of[block] is not None, block
                 self._unlink(block)
                 self.num_available -= 1
                 self.num_cached -= 1
-            self._reference_counts[block] += 1
-            self.num_shared += self._reference_counts[block] == 2
+            elif count == 1:
+                self.num_shared += 1
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Takes one owner from each block of a block table.
+        """Takes one owner from each block of block tables.
 
         They go from the last to the first, so that the ends of a chain are given up before what leads to them.
         """
+        counts, digest_of = self._reference_counts, self._digest_of
+        following, previous, sentinel = self._next, self._previous, self.num_blocks
         for block in reversed(blocks):
-            count = self._reference_counts[block] - 1
-            assert count >= 0, block
-            self._reference_counts[block] = count
+            count = counts[block] - 1
+            counts[block] = count
             if count == 0:
                 self.num_available += 1
-                if block in self._hash_of:
+                if digest_of[block] is not None:
                     self.num_cached += 1
-                    self._link_after(self._previous[self.num_blocks], block)
+                    before, after = previous[sentinel], sentinel
                 else:
-                    self._link_after(self.num_blocks, block)
+                    before, after = sentinel, following[sentinel]
+                following[before] = previous[after] = block
+                previous[block], following[block] = before, after
             elif count == 1:
                 self.num_shared -= 1
+            else:
+                assert count > 0, block
 
     def find(self, digest: bytes) -> int | None:
         """The block with these contents, owned or cached."""
         return self._block_of.get(digest)
 
-    def is_owned(self, block: int) -> bool:
-        return self._reference_counts[block] > 0
+    def find_all(self, digests: Sequence[bytes]) -> list[int]:
+        """The blocks with these contents, up to the first that is not there."""
+        shards = self._block_of.shards
+        blocks = []
+        for digest in digests:
+            block = shards[digest[0]].get(digest)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
+
+    def count_available(self, blocks: Iterable[int]) -> int:
+        """How many of them nobody owns."""
+        counts = self._reference_counts
+        return sum([counts[block] == 0 for block in blocks])
 
     def digest_of(self, block: int) -> bytes | None:
         """What `find` knows the block's contents by."""
-        return self._hash_of.get(block)
+        return self._digest_of[block]
 
-    def register(self, block: int, digest: bytes) -> bool:
-        """Makes an owned block findable. False: there is one with the same contents already, and this stays private."""
-        assert self._reference_counts[block] > 0, block
-        if digest in self._block_of or block in self._hash_of:
-            return False
-        self._block_of[digest] = block
-        self._hash_of[block] = digest
-        return True
+    def register(self, blocks: Sequence[int], digests: Sequence[bytes]) -> list[int]:
+        """Makes owned blocks findable. Returns the positions of those that stay private, because there is one with the
+        same contents already."""
+        shards, digest_of, counts = self._block_of.shards, self._digest_of, self._reference_counts
+        private = []
+        for position, (block, digest) in enumerate(zip(blocks, digests, strict=True)):
+            assert counts[block] > 0, block
+            shard = shards[digest[0]]
+            if digest in shard or digest_of[block] is not None:
+                private.append(position)
+            else:
+                shard[digest] = block
+                digest_of[block] = digest
+        return private
 
     def forget_all(self) -> None:
         """Drops every hash: the contents died with their workers. Cached blocks become free ones."""
+        self.num_forgotten += len(self._block_of)
         self._block_of.clear()
-        self._hash_of.clear()
+        self._digest_of = [None] * self.num_blocks
         self.num_cached = 0
         if self.observer is not None:
             self.observer.cleared()
@@ -142,21 +174,29 @@ class BlockPool:
         assert len(listed) == len(set(listed)) == self.num_available, (len(listed), self.num_available)
         owned = sum(1 for count in self._reference_counts if count > 0)
         assert owned + self.num_available == self.num_blocks, (owned, self.num_available)
-        assert self.num_cached == sum(1 for block in self._hash_of if self._reference_counts[block] == 0)
+        findable = {block: digest for block, digest in enumerate(self._digest_of) if digest is not None}
+        assert self.num_cached == sum(1 for block in findable if self._reference_counts[block] == 0)
         assert self.num_shared == sum(1 for count in self._reference_counts if count > 1)
-        assert len(self._hash_of) == len(self._block_of)
-        assert all(self._block_of[digest] == block for block, digest in self._hash_of.items())
+        assert len(findable) == len(self._block_of)
+        assert all(self._block_of[digest] == block for block, digest in findable.items())
 
     def reference_count(self, block: int) -> int:
         return self._reference_counts[block]
+
+    def _forget(self, blocks: list[int]) -> None:
+        """Cached blocks were given out for other contents."""
+        self.num_cached -= len(blocks)
+        self.num_evictions += len(blocks)
+        self.num_forgotten += len(blocks)
+        for block in blocks:
+            digest = self._digest_of[block]
+            assert digest is not None
+            self._digest_of[block] = None
+            del self._block_of[digest]
+            if self.observer is not None:
+                self.observer.removed(block, digest)
 
     def _unlink(self, block: int) -> None:
         before, after = self._previous[block], self._next[block]
         self._next[before] = after
         self._previous[after] = before
-
-    def _link_after(self, before: int, block: int) -> None:
-        after = self._next[before]
-        self._next[before] = self._previous[after] = block
-        self._previous[block] = before
-        self._next[block] = after

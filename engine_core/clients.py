@@ -105,8 +105,8 @@ class Clients:
         """Sorts a step's tokens by client."""
         numbers = table.client_number[outputs.rows]
         handles = table.handle[outputs.rows]
-        for number in np.unique(numbers):
-            client = self._by_number.get(int(number))
+        for number in set(numbers.tolist()):
+            client = self._by_number.get(number)
             if client is None:
                 continue  # it vanished; its requests are being aborted
             mine = numbers == number

@@ -34,6 +34,8 @@ class GrowthRoom:
         self._demand = demand
         self._num_preemptions = 0
         self._num_promised = 0
+        self._newcomers: list[tuple[int, int, int, int]] = []
+        """What the arrays hold of the rows that ran before, for each request that was admitted since."""
         rows = np.flatnonzero(table.running)
         planned, num_entries = table.num_known[rows] + table.num_inflight[rows], table.num_blocks[rows]
         self._known = np.maximum(-(-planned // kv.block_size), num_entries)
@@ -54,16 +56,15 @@ class GrowthRoom:
         num_entries = min(kv.num_blocks_for(known) + self._room, kv.num_blocks_for(request.limit))
         num_seen = min(num_entries, self._most_of_window(known - hit.num_blocks * kv.block_size))
         own = self._demand.num_full * num_entries + self._demand.num_windowed * num_seen
-        return self._num_promised + own - sum(map(len, hit.found()))
+        return self._num_promised + own - sum(map(len, hit.found))
 
     def admitted(self, request: Request, num_computed: int) -> None:
         """It runs now behind `num_computed` tokens that were found, and what it still needs is promised to it."""
         kv, known = self._kv, len(request.tokens)
-        self._known = np.append(self._known, kv.num_blocks_for(known))
-        self._most = np.append(self._most, kv.num_blocks_for(request.limit))
-        self._window = np.append(self._window, self._most_of_window(known - num_computed))
-        self._held = np.append(self._held, kv.num_held(request))
-        self._promise(self._num_preemptions)
+        window = self._most_of_window(known - num_computed) if self._demand.num_windowed else 0
+        newcomer = kv.num_blocks_for(known), kv.num_blocks_for(request.limit), window, kv.num_held(request)
+        self._newcomers.append(newcomer)
+        self._num_promised += self._promise_to(*newcomer)
 
     @property
     def _room(self) -> int:
@@ -79,4 +80,9 @@ class GrowthRoom:
         promised = self._demand.num_full * num_entries - self._held
         if self._demand.num_windowed:
             promised += self._demand.num_windowed * np.minimum(num_entries, self._window)
-        self._num_promised = int(promised.sum())
+        self._num_promised = int(promised.sum()) + sum(self._promise_to(*newcomer) for newcomer in self._newcomers)
+
+    def _promise_to(self, known: int, most: int, window: int, held: int) -> int:
+        """The same for one of the newcomers."""
+        num_entries = min(known + self._room, most)
+        return self._demand.num_full * num_entries + self._demand.num_windowed * min(num_entries, window) - held

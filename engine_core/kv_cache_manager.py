@@ -12,6 +12,7 @@ entries of such a table hold `NO_BLOCK`, and nobody looks at them. `prefix_searc
 
 import hashlib
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -104,30 +105,31 @@ class KVCacheManager:
         entries = hit.on_host[:count]
         names = [identity(request.block_hashes[index], group) for group, index in entries]
         # Neither what was found nor what is loaded may make room for it.
-        for found in hit.found():
+        for found in hit.found:
             self.pool.share(found)
         slots = self.host.hold(names)
         blocks = sorted(self.pool.allocate(len(entries)))  # so that blocks and slots form runs
         tables = [list(table) for table in hit.tables]
-        for block, name, (group, index) in zip(blocks, names, entries, strict=True):
-            self.pool.register(block, name)
+        private = self.pool.register(blocks, names)
+        assert not private, "what is on the devices is not brought back"
+        for block, (group, index) in zip(blocks, entries, strict=True):
             tables[group][index] = block
             self._tell_stored(request, group, [block], index)
         self.host.load(slots, blocks)
         hit = PrefixHit(tables, hit.num_behind, hit.on_host[count:])
-        for found in hit.found():
+        for found in hit.found:
             self.pool.release(found)
         return hit
 
     def num_available_beside(self, hit: PrefixHit) -> int:
         """Blocks left to allocate once the hit is taken: cached blocks stand in the free list themselves."""
-        return self.pool.num_available - sum(not self.pool.is_owned(block) for found in hit.found() for block in found)
+        return self.pool.num_available - sum(map(self.pool.count_available, hit.found))
 
     def start_table(self, request: Request, hit: PrefixHit, num_tokens: int) -> None:
         """Begins block tables with shared blocks and `num_tokens` that were asked for (for the hit rate)."""
         assert not request.block_tables
         assert not hit.on_host
-        for found in hit.found():
+        for found in hit.found:
             self.pool.share(found)
         if hit.num_blocks:
             self.tree.touch(hit.tables[0][-1], self.now)
@@ -137,36 +139,60 @@ class KVCacheManager:
         self.num_query_tokens += num_tokens
         self.num_hit_tokens += hit.num_blocks * self.block_size
 
-    def append(self, request: Request, count: int) -> list[list[int]]:
-        """`count` fresh blocks at the end of each table; the caller has looked at `pool.num_available`."""
-        grown = []
-        for table in request.block_tables:
-            blocks = self.pool.allocate(count)
-            table += blocks
-            grown.append(blocks)
-        return grown
+    def append(self, requests: Sequence[Request], counts: Sequence[int]) -> list[int]:
+        """Fresh blocks at the end of each request's tables, as many as its count; the caller has looked at
+        `pool.num_available`. Returns them by request, then by group."""
+        blocks = self.pool.allocate(self.num_groups * sum(counts))
+        first = 0
+        for request, count in zip(requests, counts, strict=True):
+            for table in request.block_tables:
+                table += blocks[first : first + count]
+                first += count
+        return blocks
 
     def held_entries(self, request: Request, group: int) -> tuple[int, list[int]]:
         """The part of a table that holds blocks: where it begins, and its entries."""
         first = request.num_behind if group >= self._num_full else 0
         return first, request.block_tables[group][first:]
 
-    def register_full(self, request: Request, tokens: np.ndarray) -> None:
-        """Makes the blocks filled by `tokens` (all tokens whose KV a dispatched step writes) findable by others."""
-        count = len(tokens) // self.block_size
-        if not self._caching or count <= request.num_registered_blocks:
+    def register_full(self, requests: Sequence[Request], tokens: Sequence[np.ndarray]) -> None:
+        """Makes the blocks filled by `tokens` (all tokens of a request whose KV a dispatched step writes) findable by
+        others."""
+        if not self._caching:
             return
-        self._extend_chain(request, tokens, count)
-        for group, table in enumerate(request.block_tables):
-            start = request.num_registered_blocks
-            if group >= self._num_full:
-                start = max(start, request.num_behind)
-            for index in range(start, count):
-                if not self.pool.register(table[index], identity(request.block_hashes[index], group)):
-                    self._tell_stored(request, group, table[start:index], start)
-                    start = index + 1
-            self._tell_stored(request, group, table[start:count], start)
-        request.num_registered_blocks = count
+        filled: list[tuple[Request, int, int]] = []
+        digests: list[bytes] = []
+        for request, known in zip(requests, tokens, strict=True):
+            start, end = request.num_registered_blocks, len(known) // self.block_size
+            if start < end:
+                assert start >= request.num_behind, request
+                self._extend_chain(request, known, end)
+                filled.append((request, start, end))
+                digests += request.block_hashes[start:end]
+                request.num_registered_blocks = end
+        for group in range(self.num_groups if filled else 0):
+            blocks: list[int] = []
+            for request, start, end in filled:
+                blocks += request.block_tables[group][start:end]
+            names = [identity(digest, group) for digest in digests] if group else digests
+            private = self.pool.register(blocks, names)
+            if group == 0 or self.events.is_recording:
+                self._tell_registered(filled, group, blocks, private)
+
+    def _tell_registered(
+        self, filled: list[tuple[Request, int, int]], group: int, blocks: list[int], private: list[int]
+    ) -> None:
+        """`blocks` has entries `start` to `end` of each request in turn; all can be found but the `private` ones."""
+        offset, gaps = 0, iter([*private, len(blocks)])
+        gap = next(gaps)
+        for request, start, end in filled:
+            after = offset + end - start
+            while gap < after:
+                self._tell_stored(request, group, blocks[offset:gap], start)
+                start += gap + 1 - offset
+                offset, gap = gap + 1, next(gaps)
+            self._tell_stored(request, group, blocks[offset:after], start)
+            offset = after
 
     def _tell_stored(self, request: Request, group: int, blocks: list[int], start: int) -> None:
         """Those blocks have just become findable: what stands from number `start` on in the group's table."""
@@ -191,14 +217,18 @@ class KVCacheManager:
         """Blocks of requests that have left `behind` in each table with a window and given back `released` of them."""
         return len(self._windowed) * int((behind - released).sum())
 
-    def release_behind(self, request: Request, num_behind: int) -> None:
-        """Gives back what the first `num_behind` entries of tables with a window still hold: no step that is in flight
-        or to come reads them."""
-        for group in self._windowed:
-            table = request.block_tables[group]
-            self.pool.release(table[request.num_behind : num_behind])
-            table[request.num_behind : num_behind] = [NO_BLOCK] * (num_behind - request.num_behind)
-        request.num_behind = num_behind
+    def release_behind(self, requests: Sequence[Request], num_behind: Sequence[int]) -> None:
+        """Gives back what each request's first `num_behind` entries of tables with a window still hold: no step that
+        is in flight or to come reads them."""
+        left: list[int] = []
+        for request, end in zip(requests, num_behind, strict=True):
+            first = request.num_behind
+            nothing = [NO_BLOCK] * (end - first)
+            for table in request.block_tables[self._num_full :]:
+                left += table[first:end]
+                table[first:end] = nothing
+            request.num_behind = end
+        self.pool.release(left)
 
     def removed(self, block: int, name: bytes) -> None:
         """The pool gave a cached block out for other contents, which its new owner has not written yet."""
@@ -234,18 +264,24 @@ class KVCacheManager:
 
     def _extend_chain(self, request: Request, tokens: np.ndarray, count: int) -> None:
         """Computes the request's block hashes up to number `count`; each is computed once in a request's life."""
-        hashes = request.block_hashes
+        hashes, size = request.block_hashes, self.block_size
+        if count <= len(hashes):
+            return
         parent = hashes[-1] if hashes else self._root(request)
-        self.num_hashed_blocks += max(0, count - len(hashes))
-        for index in range(len(hashes), count):
-            block = tokens[index * self.block_size : (index + 1) * self.block_size]
-            parent = hashlib.blake2b(parent + block.tobytes(), digest_size=DIGEST_BYTES, key=self._key).digest()
+        self.num_hashed_blocks += count - len(hashes)
+        data = tokens[len(hashes) * size : count * size].tobytes()
+        step = size * tokens.itemsize
+        for offset in range(0, len(data), step):
+            block = parent + data[offset : offset + step]
+            parent = hashlib.blake2b(block, digest_size=DIGEST_BYTES, key=self._key).digest()
             hashes.append(parent)
 
     def _root(self, request: Request) -> bytes:
         """Where a chain begins; presence and length are part of it: no two pairs of salt and adapter look alike."""
-        framed = b""
-        for part in (request.cache_salt, request.adapter):
-            encoded = b"" if part is None else part.encode()
-            framed += bytes([part is not None]) + len(encoded).to_bytes(4, "little") + encoded
-        return hashlib.blake2b(framed, digest_size=DIGEST_BYTES, key=self._key).digest()
+        if request.chain_root is None:
+            framed = b""
+            for part in (request.cache_salt, request.adapter):
+                encoded = b"" if part is None else part.encode()
+                framed += bytes([part is not None]) + len(encoded).to_bytes(4, "little") + encoded
+            request.chain_root = hashlib.blake2b(framed, digest_size=DIGEST_BYTES, key=self._key).digest()
+        return request.chain_root

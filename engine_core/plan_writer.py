@@ -72,10 +72,18 @@ class PlanWriter:
         deltas[:, 3] = blocks
         self._num_block_deltas += count
 
-    def add_entries(self, entries: list[tuple[int, int, int, int]]) -> None:
-        """Block table entries of any rows: (group, row, index, block)."""
-        first, self._num_block_deltas = self._num_block_deltas, self._num_block_deltas + len(entries)
-        self._plan.block_deltas[first : self._num_block_deltas] = entries
+    def add_entries(
+        self, rows: np.ndarray, firsts: np.ndarray, counts: np.ndarray, num_groups: int, blocks: list[int]
+    ) -> None:
+        """Entries `first ... first + count` of each row's block tables; `blocks` has them by row, then by group."""
+        counts = np.repeat(counts, num_groups)  # from here on one element for each table
+        offsets = np.cumsum(counts) - counts
+        deltas = self._plan.block_deltas[self._num_block_deltas : self._num_block_deltas + len(blocks)]
+        deltas[:, 0] = np.repeat(np.tile(np.arange(num_groups), len(rows)), counts)
+        deltas[:, 1] = np.repeat(np.repeat(rows, num_groups), counts)
+        deltas[:, 2] = np.repeat(np.repeat(firsts, num_groups) - offsets, counts) + np.arange(len(blocks))
+        deltas[:, 3] = blocks
+        self._num_block_deltas += len(blocks)
 
     def finish(self, step_id: int, table: RowTable, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The rows that run and how many tokens each computes (int32 [num_seqs]); returns which of them sample."""

@@ -5,8 +5,8 @@ the blocks that token n sees: what lies behind the window may be lost. Each of t
 host memory.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from engine_core.block_pool import BlockPool
 from engine_core.host_tier import HostTier
@@ -16,7 +16,7 @@ NO_BLOCK = -1
 """In a block table: the entry holds no block, because the window has left it behind or the block is in host memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PrefixHit:
     """The beginning of a request that the cache has."""
 
@@ -32,10 +32,12 @@ class PrefixHit:
         """Entries of each table."""
         return len(self.tables[0])
 
-    def found(self) -> Iterator[list[int]]:
+    @cached_property
+    def found(self) -> list[list[int]]:
         """The blocks on the devices, group by group."""
-        for table in self.tables:
-            yield [block for block in table if block != NO_BLOCK]
+        if not self.num_behind and not self.on_host:
+            return self.tables
+        return [[block for block in table if block != NO_BLOCK] for table in self.tables]
 
 
 def identity(digest: bytes, group: int) -> bytes:
@@ -59,6 +61,9 @@ class PrefixSearch:
         self._num_full = windows.count(0)
         self._windowed = range(self._num_full, len(windows))
         self._window = max(windows)
+        self._last: list[tuple[int, list[bytes], list[int]]] = [(0, [], [])] * len(windows)
+        """Of each group: how often the pool had forgotten a block, and what was looked for and found then. Prompts that
+        begin alike come one after the other."""
 
     def find(self, hashes: list[bytes]) -> PrefixHit:
         """The longest beginning of the chain `hashes`."""
@@ -74,18 +79,27 @@ class PrefixSearch:
         tables += [[NO_BLOCK] * behind + self._walk(hashes[behind:end], group) for group in self._windowed]
         return PrefixHit(tables, behind, [] if self._host is None else self._on_host(tables, behind))
 
-    def _walk(self, hashes: Sequence[bytes], group: int) -> list[int]:
+    def _walk(self, hashes: list[bytes], group: int) -> list[int]:
         """The group's blocks of a chain up to the first that is nowhere; NO_BLOCK for those in host memory."""
-        table = []
-        for digest in hashes:
-            name = identity(digest, group)
+        names = [identity(digest, group) for digest in hashes] if group else hashes
+        table = self._find_all(names, group)
+        if self._host is None:
+            return table
+        for name in names[len(table) :]:
             block = self._pool.find(name)
-            if block is None:
-                if self._host is None or name not in self._host:
-                    break
-                block = NO_BLOCK
-            table.append(block)
+            if block is None and name not in self._host:
+                break
+            table.append(NO_BLOCK if block is None else block)
         return table
+
+    def _find_all(self, names: list[bytes], group: int) -> list[int]:
+        """The group's blocks on the devices up to the first that is not there."""
+        num_forgotten, known, found = self._last[group]
+        if num_forgotten != self._pool.num_forgotten or names[: len(found)] != known[: len(found)]:
+            found = []
+        table = found + self._pool.find_all(names[len(found) :])
+        self._last[group] = self._pool.num_forgotten, names, table
+        return table.copy()
 
     def _find_window(self, hashes: list[bytes]) -> int:
         """How long, in blocks, the longest beginning is for whose next token all groups with a window have all that it

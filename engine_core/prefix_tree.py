@@ -8,6 +8,8 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from engine_core.digest_map import DigestMap
+
 _ByLength = list[dict[int, None]]
 """At index n the blocks that are the n-th of their chain, the latest to come last."""
 
@@ -22,7 +24,7 @@ class PrefixTree:
         """Blocks from the root to this one, itself included."""
         self._parents: list[bytes] = [b""] * num_blocks
         self._last_used = array("d", bytes(8 * num_blocks))
-        self._num_children: dict[bytes, int] = {}
+        self._num_children = DigestMap()
         """Of digests that are followed by any."""
         self._ends: _ByLength = []
         self._forks: _ByLength = []
@@ -36,7 +38,7 @@ class PrefixTree:
 
     def num_continuations(self, digest: bytes) -> int:
         """How many findable blocks follow the one of that digest."""
-        return self._num_children.get(digest, 0)
+        return self._num_children.get(digest) or 0
 
     def last_used(self, block: int) -> float:
         """Of a chain's end: when somebody last found, filled or left it."""
@@ -48,9 +50,10 @@ class PrefixTree:
         while len(self._ends) <= length + len(blocks):
             self._ends.append({})
             self._forks.append({})
-        children, lengths, parents, last_used = self._num_children, self._lengths, self._parents, self._last_used
+        lengths, parents, last_used = self._lengths, self._parents, self._last_used
         before = self._find(parent) if length else None
         for block, digest in zip(blocks, digests, strict=True):
+            children = self._num_children.shards[parent[0]]
             count = children[parent] = children.get(parent, 0) + 1
             if before is not None:
                 if count > 1:
@@ -61,14 +64,14 @@ class PrefixTree:
             lengths[block], parents[block], last_used[block] = length, parent, now
             before, parent = block, digest
         # What follows the last one may have been there before it.
-        count = children.get(parent, 0)
+        count = self.num_continuations(parent)
         if before is not None and count != 1:
             (self._forks if count else self._ends)[length][before] = None
 
     def removed(self, block: int, digest: bytes) -> None:
         """The block was given out for other contents."""
         children, length, parent = self._num_children, self._lengths[block], self._parents[block]
-        count = children.get(digest, 0)
+        count = self.num_continuations(digest)
         if count != 1:
             del (self._forks if count else self._ends)[length][block]
         count = children[parent]
@@ -107,7 +110,7 @@ class PrefixTree:
         children: dict[bytes, int] = {}
         for block in block_of.values():
             children[self._parents[block]] = children.get(self._parents[block], 0) + 1
-        assert children == self._num_children
+        assert children == dict(self._num_children.items())
         for digest, block in block_of.items():
             length, count = self._lengths[block], children.get(digest, 0)
             assert (block in self._ends[length]) == (count == 0), (block, count)

@@ -34,6 +34,7 @@ class Request:
         "block_hashes",
         "block_tables",
         "cache_salt",
+        "chain_root",
         "client",
         "client_number",
         "deadline",
@@ -113,6 +114,8 @@ class Request:
         """One for each layer group, all of the same length; empty while the request has no blocks."""
         self.num_behind = 0
         """Leading entries of the tables of groups with a sliding window that hold no block any more."""
+        self.chain_root: bytes | None = None
+        """What the hash of the first block follows, once it is known."""
         self.block_hashes: list[bytes] = []
         self.num_registered_blocks = 0
         self.num_cached_tokens = 0

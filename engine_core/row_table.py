@@ -4,9 +4,14 @@ What a step does to a row that merely decodes is arithmetic on these arrays, so 
 with the number of running requests. `requests[row]` keeps its request until the row is free again.
 """
 
+import mmap
+
 import numpy as np
 
 from engine_core.request import Request
+
+_TOUCHED_TOKENS = 4096
+"""Of each row, whose memory is there from the start: most requests need no more, and then wait for no page."""
 
 
 class RowTable:
@@ -47,8 +52,11 @@ class RowTable:
         """Alternatives that the client wants beside each token; -1: no log-probabilities at all."""
         self.handle = np.zeros(num_rows, np.uint32)
         self.client_number = np.zeros(num_rows, np.int32)
-        # One row per request and as wide as the context, but untouched pages of zeros cost nothing.
-        self.history = np.zeros((num_rows, max_model_len), np.int32)
+        # One row per request and as wide as the context, but untouched pages of zeros cost nothing. They are small
+        # ones: numpy would ask for huge pages, which take the kernel up to 7 ms to find and clear when a row is taken.
+        memory = mmap.mmap(-1, 4 * num_rows * max_model_len)
+        self.history = np.frombuffer(memory, np.int32).reshape(num_rows, max_model_len)
+        self.history[:, :_TOUCHED_TOKENS] = 0
         """Token ids: the first `num_known` of a row count."""
         self._free = list(range(num_rows - 1, -1, -1))
         self._free_penalty_slots = list(range(num_penalty_rows - 1, -1, -1))

@@ -163,8 +163,8 @@ class Scheduler:
             rows = np.concatenate([single, prompts[chunks > 0]])
             counts = np.concatenate([counts, chunks[chunks > 0]])
         rows, counts = self._grow_tables(writer, rows, counts)
-        for row, end in zip(rows[counts > 1], (table.num_computed[rows] + counts)[counts > 1], strict=True):
-            self._register_prompt_blocks(int(row), int(end))
+        fills = counts > 1
+        self._register_prompt_blocks(rows[fills], (table.num_computed[rows] + counts)[fills])
         return rows, counts
 
     def _in_order(self, rows: np.ndarray) -> np.ndarray:
@@ -177,45 +177,38 @@ class Scheduler:
         """Appends the entries that the rows' new tokens need in each table, preempting where blocks are too few."""
         table, kv = self.table, self.kv
         missing = -(-(table.num_computed[rows] + counts) // kv.block_size) - table.num_blocks[rows]
-        growing = rows[missing > 0]
-        if len(growing) == 0:
-            return rows, counts
-        needed = dict(zip(growing.tolist(), missing[missing > 0].tolist(), strict=True))
-        victims: list[int] = []  # the last one is preempted first
-        if kv.num_groups * sum(needed.values()) > kv.pool.num_available:
-            victims = self._in_order(np.flatnonzero(table.running)).tolist()
-            growing = self._in_order(growing)
-        grown: list[tuple[int, list[list[int]]]] = []
-        stays = np.zeros(len(table.requests), np.bool_)
-        stays[rows] = True
-        for row in growing.tolist():
-            if table.running[row] and self._make_room(row, kv.num_groups * needed[row], victims):
-                grown.append((row, kv.append(table.request(row), needed[row])))
-            else:
-                stays[row] = False
-        entries: list[tuple[int, int, int, int]] = []
-        for row, tables in grown:
-            if table.running[row]:  # else it was preempted for another one in this same loop
-                first = int(table.num_blocks[row])
-                for group, blocks in enumerate(tables):
-                    entries += [(group, row, index, block) for index, block in enumerate(blocks, first)]
-                table.num_blocks[row] = first + needed[row]
-        if entries:
-            writer.add_entries(entries)
-        kept = (stays & table.running)[rows]
-        return rows[kept], counts[kept]
+        grows = missing > 0
+        if kv.num_groups * int(missing[grows].sum()) > kv.pool.num_available:
+            stays = self._make_room(rows, missing)
+            rows, counts, missing, grows = rows[stays], counts[stays], missing[stays], grows[stays]
+        if grows.any():
+            growing, needed = rows[grows], missing[grows]
+            blocks = kv.append([table.request(row) for row in growing.tolist()], needed.tolist())
+            writer.add_entries(growing, table.num_blocks[growing], needed, kv.num_groups, blocks)
+            table.num_blocks[growing] += needed
+        return rows, counts
 
-    def _make_room(self, row: int, count: int, victims: list[int]) -> bool:
-        """Sees to `count` free blocks, preempting from the end of the policy order; False: not in this step."""
-        pool = self.kv.pool
-        while pool.num_available < count:
-            if pool.num_available + self._retirement.num_blocks + self._num_blocks_behind() >= count:
-                return False  # blocks of ended requests and behind windows come back with the steps in flight
-            victim = victims.pop()
-            self._preempt(self.table.request(victim))
-            if victim == row:
-                return False
-        return True
+    def _make_room(self, rows: np.ndarray, missing: np.ndarray) -> np.ndarray:
+        """Which of the rows run: those that need no blocks, and in policy order those for which there are enough.
+
+        Running rows at the end of that order are preempted for the others, so no row that was granted its blocks is.
+        """
+        table, pool = self.table, self.kv.pool
+        needed = dict(zip(rows.tolist(), (self.kv.num_groups * missing).tolist(), strict=True))
+        victims = self._in_order(np.flatnonzero(table.running)).tolist()
+        num_granted = 0
+        stays = np.ones(len(table.requests), np.bool_)
+        for row in self._in_order(rows[missing > 0]).tolist():
+            while table.running[row] and pool.num_available < num_granted + needed[row]:
+                num_returning = self._retirement.num_blocks + self._num_blocks_behind()
+                if pool.num_available + num_returning >= num_granted + needed[row]:
+                    break  # blocks of ended requests and behind windows come back with the steps in flight
+                self._preempt(table.request(victims.pop()))
+            if not table.running[row]:
+                continue
+            stays[row] = pool.num_available >= num_granted + needed[row]
+            num_granted += needed[row] if stays[row] else 0
+        return (table.running & stays)[rows]
 
     def _num_blocks_behind(self) -> int:
         """Blocks that running requests hold for steps in flight only: no step after them sees these."""
@@ -318,7 +311,7 @@ class Scheduler:
         self.policy.pop()
         request.transition(RequestStatus.RUNNING)
         kv.start_table(request, hit, known)
-        kv.append(request, total_blocks - hit.num_blocks)
+        kv.append([request], [total_blocks - hit.num_blocks])
         row = self.table.take(request, num_hit)
         self.num_running += 1
         if request.scheduled_time is None:
@@ -332,33 +325,38 @@ class Scheduler:
         for group in range(kv.num_groups):
             first, blocks = kv.held_entries(request, group)
             writer.add_blocks(row, first, blocks, group)
-        self._register_prompt_blocks(row, num_hit + count)
+        self._register_prompt_blocks(np.array([row]), np.array([num_hit + count]))
         return count
 
     # Cache
 
-    def _register_prompt_blocks(self, row: int, num_computed: int) -> None:
+    def _register_prompt_blocks(self, rows: np.ndarray, num_computed: np.ndarray) -> None:
         """Blocks that this step fills with known tokens can be found from now on, by requests of this step too."""
-        known = min(num_computed, int(self.table.num_known[row]))
-        self.kv.register_full(self.table.request(row), self.table.history[row, :known])
+        self._register_blocks(rows, np.minimum(num_computed, self.table.num_known[rows]))
 
     def _register_sampled_blocks(self, rows: np.ndarray, known_before: np.ndarray) -> None:
         """The token before the collected one is computed for certain: where it ends a block, that block is complete."""
-        for row in rows[known_before % self.kv.block_size == 0]:
-            request = self.table.request(row)
-            if request.status is RequestStatus.RUNNING:
-                self.kv.register_full(request, self.table.history[row, : self.table.num_known[row] - 1])
+        ends_block = (known_before % self.kv.block_size == 0) & self.table.running[rows]
+        self._register_blocks(rows[ends_block], known_before[ends_block])
+
+    def _register_blocks(self, rows: np.ndarray, num_tokens: np.ndarray) -> None:
+        """Blocks of the rows' first `num_tokens` tokens can be found by others."""
+        history, counts = self.table.history, zip(rows.tolist(), num_tokens.tolist(), strict=True)
+        requests = [self.table.request(row) for row in rows.tolist()]
+        self.kv.register_full(requests, [history[row, :count] for row, count in counts])
 
     def _release_behind_windows(self, step: ScheduledStep) -> None:
         """Steps after the collected one begin where it ended, so nothing before that place's window is read again."""
         table = self.table
-        runs = table.running[step.rows]
-        rows, behind = step.rows[runs], self.kv.count_behind(step.ends[runs])
-        num_blocks = behind - table.num_behind[rows]
-        for index in np.flatnonzero(num_blocks > 0):
-            request = table.request(rows[index])
-            self.kv.release_behind(request, int(behind[index]))
-            table.num_behind[request.row] = request.num_behind
+        rows, ends = step.rows, step.ends
+        behind = self.kv.count_behind(ends)
+        num_blocks = np.where(table.running[rows], behind - table.num_behind[rows], 0)
+        leaves = num_blocks > 0
+        if not leaves.any():
+            return
+        rows, behind = rows[leaves], behind[leaves]
+        self.kv.release_behind([table.request(row) for row in rows.tolist()], behind.tolist())
+        table.num_behind[rows] = behind
         if (num_blocks > 1).any():
             self._refused = None  # a prompt lets go of more than it took, which a row that decodes does not
 

@@ -29,6 +29,9 @@ import numpy as np
 from engine_core.ipc.arrays import ArrayLayout
 from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP_TOKEN_IDS
 
+_CACHED_ENTRIES = 8192
+"""Of 64 prompts that share 2,048 tokens, at 16 a block: so many can start in one step. In 128 KiB, 3 us over PCIe."""
+
 
 class StepShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The capacities that fix the layout of both slots."""
@@ -51,8 +54,11 @@ class StepShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def max_block_deltas(self) -> int:
-        """One whole block table (a resumed or cached row) beside what any step's new tokens can need."""
-        return self.num_groups * (self.max_blocks_per_row + self._max_new_blocks)
+        """One whole block table (a resumed or cached row) and the cached beginnings of others, beside what any step's
+        new tokens can need."""
+        most = self.max_num_seqs * self.max_blocks_per_row
+        cached = min(most, self.max_blocks_per_row + _CACHED_ENTRIES)
+        return self.num_groups * (cached + self._max_new_blocks)
 
     @property
     def max_loads(self) -> int:

@@ -32,7 +32,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     load_format: Literal["auto", "safetensors", "dummy"] = "auto"
     max_model_len: Positive | None = None
-    max_num_seqs: Annotated[int, Meta(ge=1, le=8192)] = 256
+    max_num_seqs: Annotated[int, Meta(ge=1, le=8192)] | None = None
     max_num_batched_tokens: Annotated[int, Meta(ge=1, le=2**20)] | None = None
     max_num_partial_prefills: Positive = 1
     max_num_waiting: Positive = 1024
@@ -74,7 +74,7 @@ HELP = {
     "dtype": "of weights and activations; auto: float32 on a CPU, the checkpoint's on a GPU",
     "load_format": "dummy: random weights, for tests and measurements",
     "max_model_len": "longest prompt plus output in tokens (default: what the model was made for)",
-    "max_num_seqs": "most requests in one step",
+    "max_num_seqs": "most requests in one step (default: 256 on a CPU, 512 on a GPU)",
     "max_num_batched_tokens": "most tokens in one step (default: 2048 on a CPU, 8192 on a GPU)",
     "max_num_partial_prefills": "prompts that may be in the middle of being computed at once and share a step's tokens",
     "max_num_waiting": "requests that may wait; the next one is answered 429",

@@ -35,6 +35,7 @@ from frontend.parsers.registry import UnknownFormat, resolve_formats
 from frontend.tokenizer import TokenizerError
 
 DEFAULT_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
+DEFAULT_SEQS = {"cpu": 256, "cuda": 512}
 MAX_TEMPLATE_BYTES = 2**20
 MAX_KEY_FILE_BYTES = 2**20
 MIN_HANG_TIMEOUT = 3.0
@@ -151,19 +152,20 @@ def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory
             f"that the model was made for."
         )
     max_num_batched_tokens = args.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS[device.device]
-    if max_num_batched_tokens < args.max_num_seqs:
+    max_num_seqs = args.max_num_seqs or min(DEFAULT_SEQS[device.device], max_num_batched_tokens)
+    if max_num_batched_tokens < max_num_seqs:
         if args.max_num_batched_tokens is not None:
             raise ConfigError(
-                f"--max-num-batched-tokens {max_num_batched_tokens} is less than --max-num-seqs {args.max_num_seqs}: "
+                f"--max-num-batched-tokens {max_num_batched_tokens} is less than --max-num-seqs {max_num_seqs}: "
                 f"every running request needs room for one token in a step."
             )
-        max_num_batched_tokens = args.max_num_seqs
+        max_num_batched_tokens = max_num_seqs
     return SchedulerConfig(
-        max_num_seqs=args.max_num_seqs,
+        max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=max_model_len,
         max_num_waiting=args.max_num_waiting,
-        max_num_penalty_rows=min(args.max_num_penalty_rows, args.max_num_seqs),
+        max_num_penalty_rows=min(args.max_num_penalty_rows, max_num_seqs),
         max_num_partial_prefills=args.max_num_partial_prefills,
         scheduling_policy=args.scheduling_policy,
         priority_ageing_rate=args.priority_ageing_rate,

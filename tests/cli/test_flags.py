@@ -25,7 +25,7 @@ def test_every_setting_has_a_flag_a_group_and_a_help_text() -> None:
 def test_defaults() -> None:
     args = settings("m")
     assert args == ServeArgs(model="m")
-    assert (args.host, args.port, args.max_num_seqs, args.block_size) == ("127.0.0.1", 8000, 256, 16)
+    assert (args.host, args.port, args.max_num_seqs, args.block_size) == ("127.0.0.1", 8000, None, 16)
 
 
 def test_flags_of_every_kind() -> None:

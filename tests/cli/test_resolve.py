@@ -85,7 +85,7 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatc
     ("values", "reason"),
     [
         ({"max_model_len": 129}, "more than the 128 positions"),
-        ({"max_num_batched_tokens": 100}, "less than --max-num-seqs 256"),
+        ({"max_num_batched_tokens": 100, "max_num_seqs": 256}, "less than --max-num-seqs 256"),
         ({"kv_cache_memory_bytes": 1000}, "--kv-cache-memory-bytes"),
         ({"num_gpu_blocks_override": 10**12}, "does not fit into memory"),
         ({"chat_template": "/nowhere.jinja"}, "--chat-template /nowhere.jinja cannot be read"),

@@ -39,7 +39,8 @@ class BlockPoolMachine(RuleBasedStateMachine):
         table = data.draw(st.sampled_from(self.tables))
         block = data.draw(st.sampled_from(table))
         self.num_digests += 1
-        self.pool.register(block, b"%d" % self.num_digests)
+        private = self.pool.register([block, block], [b"%d" % self.num_digests, b"another"])
+        assert private == ([0, 1] if block in self.digests else [1])
         self.digests.setdefault(block, b"%d" % self.num_digests)
 
     @precondition(lambda self: self.digests)

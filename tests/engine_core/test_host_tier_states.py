@@ -85,8 +85,8 @@ class HostTierMachine(RuleBasedStateMachine):
             self._dispatch(reads, [])
             return
         manager.start_table(request, hit, len(tokens))
-        manager.append(request, missing)
-        manager.register_full(request, request.tokens)
+        manager.append([request], [missing])
+        manager.register_full([request], [request.tokens])
         writes = [
             (block, identity(request.block_hashes[index], group) if index < len(tokens) // BLOCK else PARTIAL)
             for group, table in enumerate(request.block_tables)
@@ -141,7 +141,7 @@ class HostTierMachine(RuleBasedStateMachine):
         """Tables with a window let go of what later tokens do not see."""
         _, request = data.draw(st.sampled_from([entry for entry in self.running if entry[0] <= self.last_collected]))
         behind = int(self.manager.count_behind(np.array(len(request.tokens))))
-        self.manager.release_behind(request, max(behind, request.num_behind))
+        self.manager.release_behind([request], [max(behind, request.num_behind)])
 
     @invariant()
     def adds_up(self) -> None:

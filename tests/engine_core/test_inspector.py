@@ -91,8 +91,8 @@ def test_pages_have_every_block_once() -> None:
     kv = KVCacheManager(core_blocks, 1)
     request = make_request(list(range(core_blocks - 3)))
     kv.start_table(request, kv.find_prefix(request, request.tokens), core_blocks - 3)
-    kv.append(request, core_blocks - 3)
-    kv.register_full(request, request.tokens)
+    kv.append([request], [core_blocks - 3])
+    kv.register_full([request], [request.tokens])
     pages, cursor = [], 0
     while True:
         page: BlockPage = block_page(kv, cursor, epoch=1)

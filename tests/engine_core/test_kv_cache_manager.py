@@ -31,8 +31,8 @@ def serve(manager: KVCacheManager, request: Request) -> int:
     """Computes a whole prompt; returns how many tokens were found."""
     hits = manager.find_prefix(request, request.tokens)
     manager.start_table(request, hits, len(request.tokens))
-    manager.append(request, manager.num_blocks_for(len(request.tokens)) - hits.num_blocks)
-    manager.register_full(request, request.tokens)
+    manager.append([request], [manager.num_blocks_for(len(request.tokens)) - hits.num_blocks])
+    manager.register_full([request], [request.tokens])
     return hits.num_blocks * BLOCK
 
 
@@ -127,7 +127,7 @@ def test_a_prefix_needs_only_what_its_next_token_sees(windows: tuple[int, ...]) 
     prompt = list(range(25))
     first = make_request(prompt)
     serve(manager, first)
-    manager.release_behind(first, 4)
+    manager.release_behind([first], [4])
     assert manager.pool.num_available == 4
     other = make_request([99] * (8 // len(windows)))
     serve(manager, other)  # takes two of the four blocks, those of tokens 8 to 15

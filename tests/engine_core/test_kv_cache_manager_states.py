@@ -94,12 +94,12 @@ class KVCacheManagerMachine(RuleBasedStateMachine):
     def _compute(self, request: Request, tokens: list[int], start: int, num_new_blocks: int) -> None:
         """New blocks, their contents, and their registration; no block that is written has another owner."""
         manager, size = self.manager, self.manager.block_size
-        manager.append(request, num_new_blocks)
+        manager.append([request], [num_new_blocks])
         for index in range(start // size, manager.num_blocks_for(len(tokens))):
             for group, table in enumerate(request.block_tables):
                 assert manager.pool.reference_count(table[index]) == 1, "a block with two owners is written"
                 self.contents[table[index]] = (group, request.cache_salt, tuple(tokens[: (index + 1) * size]))
-        manager.register_full(request, np.array(tokens, np.int32))
+        manager.register_full([request], [np.array(tokens, np.int32)])
 
     @precondition(lambda self: self.live and self.manager.has_windows)
     @rule(data=st.data())
@@ -107,7 +107,7 @@ class KVCacheManagerMachine(RuleBasedStateMachine):
         """What all tokens to come have left behind is given back."""
         request, known = data.draw(st.sampled_from(self.live))
         behind = int(self.manager.count_behind(np.array(len(known))))
-        self.manager.release_behind(request, max(behind, request.num_behind))
+        self.manager.release_behind([request], [max(behind, request.num_behind)])
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())

@@ -81,7 +81,7 @@ def test_tree_and_events_agree_with_the_pool(
             else:  # looked up now, filled after others that may fill the same
                 kv.start_table(request, kv.find_prefix(request, request.tokens), len(request.tokens))
                 missing = kv.num_blocks_for(len(request.tokens)) - len(request.block_tables[0])
-                kv.append(request, missing)
+                kv.append([request], [missing])
                 late.append(request)
             running.append(request)
         elif kind == "release" and running:
@@ -89,14 +89,14 @@ def test_tree_and_events_agree_with_the_pool(
             request = running.pop(value % len(running))
             if request in late:
                 late.remove(request)
-                kv.register_full(request, request.tokens)
+                kv.register_full([request], [request.tokens])
             kv.release(request)
         elif kind == "pass window" and running and kv.has_windows:
             assert isinstance(value, int)
             request = running[value % len(running)]
             if request not in late:
                 behind = int(kv.count_behind(np.array(len(request.tokens))))
-                kv.release_behind(request, max(request.num_behind, behind))
+                kv.release_behind([request], [max(request.num_behind, behind)])
         elif kind == "forget":
             kv.pool.forget_all()
             for request in running:  # their workers are gone as well
