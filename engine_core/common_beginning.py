@@ -1,4 +1,4 @@
-"""How many blocks the rows of a decode step have in common from their beginning on: one system prompt, many users.
+"""How many blocks the rows that decode have in common from their beginning on: one system prompt, many users.
 
 A worker can then read these blocks once for all rows instead of once for each. Asked in every step, so what is known of
 rows that were there before is kept, and in a step whose rows differ from the first block on nothing else is looked at.

@@ -11,6 +11,7 @@ from engine_core.ipc.step import (
     NUM_ROW_INITS,
     NUM_SEQS,
     NUM_SHARED_KEYS,
+    NUM_SHARING_SEQS,
     NUM_STORES,
     NUM_TOKENS,
     STEP_ID,
@@ -110,11 +111,13 @@ class PlanWriter:
         header[NUM_STORES] = 0
         header[NUM_LOADS] = 0
         header[NUM_SHARED_KEYS] = 0
+        header[NUM_SHARING_SEQS] = 0
         return samples
 
-    def share(self, num_keys: int) -> None:
-        """The rows' first `num_keys` keys lie in the same blocks; after `finish`."""
+    def share(self, num_keys: int, num_seqs: int) -> None:
+        """The first `num_keys` keys of the first `num_seqs` rows lie in the same blocks; after `finish`."""
         self._plan.header[NUM_SHARED_KEYS] = num_keys
+        self._plan.header[NUM_SHARING_SEQS] = num_seqs
 
     def add_copies(self, stores: np.ndarray, loads: np.ndarray) -> None:
         """What goes to host memory and comes back from there (each int32 [count, 2]); after `finish`."""

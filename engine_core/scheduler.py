@@ -100,8 +100,9 @@ class Scheduler:
             return None
         table = self.table
         samples = writer.finish(step_id, table, rows, counts)
-        if len(rows) == int(counts.sum()):
-            writer.share(self._beginning.num_keys(rows))
+        longer = counts > 1
+        num_decoding = int(longer.argmax()) if longer.any() else len(rows)
+        writer.share(self._beginning.num_keys(rows[:num_decoding]), num_decoding)
         if self.kv.host is not None:
             writer.add_copies(*self.kv.host.dispatch(step_id))
         table.num_computed[rows] += counts

@@ -15,11 +15,10 @@ Records hold all that the attention kernel needs, so that it begins with one loa
     program: 0 first unit, 1 end, 2 per, 3 segment, 4 KV head, 5 unit within (segment, head), 6 and 7 zero,
              8 to 15 the segment's record
 
-Common beginnings. Where all rows of a decode step begin with the same blocks (one system prompt, many users), each
-would read them by itself. Instead the long variant, which has nothing else to do in such a step, lets q-tiles of the
-step's tokens, whatever their rows, walk over those keys once; its results go to `shared_out`, and the short rows'
-walks, which begin behind the common keys, take them up at their end (cascade attention: Ye et al. 2024; Juravsky et
-al. 2024).
+Common beginnings. Where the rows that decode begin with the same blocks (one system prompt, many users), each would
+read them by itself. Instead the long variant, which comes first, lets q-tiles of all their tokens, whatever the rows,
+walk over those keys once; its results go to `shared_out`, and these rows' own walks, which begin behind the common
+keys, take them up at their end (cascade attention: Ye et al. 2024; Juravsky et al. 2024).
 
 One launch, one CTA for each variant (short and long rows). It is a matter of latency: some kilobytes are read, but each
 load or barrier is waited for. So nothing is searched for that can be counted. A short row is one segment. Segment s
@@ -90,6 +89,7 @@ def _list_short(
     segments,
     num_seqs,
     num_shared,
+    num_sharing,
     MAX_TOKENS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -97,8 +97,8 @@ def _list_short(
     SEGMENT_WORDS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Writes the records of the short rows, each one segment that begins behind the `num_shared` first keys; returns
-    their number and weight."""
+    """Writes the records of the short rows, each one segment, that of the first `num_sharing` sequences behind the
+    first `num_shared` keys; returns their number and weight."""
     num_segments = num_seqs * 0
     weight = num_seqs * 0
     for first in range(0, num_seqs, CHUNK):
@@ -110,10 +110,11 @@ def _list_short(
         row = tl.load(rows + seq, mask=inside, other=0)
         mine = ((query_len > 0) & (query_len <= MAX_TOKENS) & (seq_len > 0)).to(tl.int32)
         index = num_segments + tl.cumsum(mine, 0) - mine
-        first_tile = tl.maximum(_first_tile(seq_len - query_len, BLOCK_N, WINDOW), num_shared // BLOCK_N)
+        is_shared = ((seq < num_sharing) & (num_shared > 0)).to(tl.int32)
+        first_tile = tl.maximum(_first_tile(seq_len - query_len, BLOCK_N, WINDOW), is_shared * (num_shared // BLOCK_N))
         weight += _store_segments(
             segments, index, mine > 0, weight, row, start, query_len, seq_len - query_len, first_tile, seq_len,
-            (num_shared > 0).to(tl.int32), BLOCK_N, OVERHEAD, SEGMENT_WORDS,
+            is_shared, BLOCK_N, OVERHEAD, SEGMENT_WORDS,
         )  # fmt: skip
         num_segments += tl.sum(mine, 0)
     return num_segments, weight
@@ -144,6 +145,8 @@ def _list_long(
     first_segment,
     segments,
     num_seqs,
+    num_before,
+    weight,
     MAX_SHORT_TOKENS: tl.constexpr,
     TOKENS_PER_TILE: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -152,7 +155,8 @@ def _list_long(
     SEGMENT_WORDS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Writes the records of the long rows' segments; returns their number and weight."""
+    """Writes the records of the long rows' segments behind `num_before` others that weigh `weight`; returns the number
+    and the weight of all."""
     lane = tl.arange(0, CHUNK)
     num_long = num_seqs * 0
     num_segments = num_seqs * 0
@@ -171,7 +175,6 @@ def _list_long(
         num_segments += tl.sum(count, 0)
     tl.debug_barrier()  # the list is read by other threads than those that wrote it
 
-    weight = num_seqs * 0
     for first in range(0, num_segments, CHUNK):
         index = first + lane
         inside = index < num_segments
@@ -185,37 +188,36 @@ def _list_long(
         num_tokens = tl.minimum(query_len - skipped, TOKENS_PER_TILE)
         position = seq_len - query_len + skipped
         weight += _store_segments(
-            segments, index, inside, weight, row, start + skipped, num_tokens, position,
+            segments, num_before + index, inside, weight, row, start + skipped, num_tokens, position,
             _first_tile(position, BLOCK_N, WINDOW), position + num_tokens, 0, BLOCK_N, OVERHEAD, SEGMENT_WORDS,
         )  # fmt: skip
-    return num_segments, weight
+    return num_before + num_segments, weight
 
 
 @triton.jit
 def _list_shared(
     rows,
-    query_start_loc,
     segments,
-    num_seqs,
     num_shared,
+    num_sharing,
     TOKENS_PER_TILE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     OVERHEAD: tl.constexpr,
     SEGMENT_WORDS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Writes the records of all tokens' walks over the first `num_shared` keys, which the first row's table names;
-    returns their number and weight. To the attention kernel their tokens come after these keys and hide none."""
+    """Writes the records of the walks of the first `num_sharing` sequences, of one token each, over their first
+    `num_shared` keys, which the first row's table names; returns their number and weight. To the attention kernel their
+    tokens come after these keys and hide none."""
     row = tl.load(rows)
-    num_tokens = tl.load(query_start_loc + num_seqs)
-    num_segments = tl.where(num_shared > 0, (num_tokens + TOKENS_PER_TILE - 1) // TOKENS_PER_TILE, 0)
-    weight = num_seqs * 0
+    num_segments = tl.where(num_shared > 0, (num_sharing + TOKENS_PER_TILE - 1) // TOKENS_PER_TILE, 0)
+    weight = num_sharing * 0
     for first in range(0, num_segments, CHUNK):
         index = first + tl.arange(0, CHUNK)
         first_token = index * TOKENS_PER_TILE
         weight += _store_segments(
             segments, index, index < num_segments, weight, row, first_token,
-            tl.minimum(num_tokens - first_token, TOKENS_PER_TILE), num_shared - 1, index * 0, num_shared, 1,
+            tl.minimum(num_sharing - first_token, TOKENS_PER_TILE), num_shared - 1, index * 0, num_shared, 1,
             BLOCK_N, OVERHEAD, SEGMENT_WORDS,
         )  # fmt: skip
     return num_segments, weight
@@ -278,7 +280,7 @@ def _task_map_kernel(
     first_segment,
     long_segments,
     long_programs,
-    shared_keys,
+    shared,
     num_seqs,
     SHORT_TOKENS: tl.constexpr,
     LONG_TOKENS: tl.constexpr,
@@ -299,15 +301,17 @@ def _task_map_kernel(
     PROGRAM_WORDS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Program 0 maps the short rows, program 1 the long ones, or what all rows have in common."""
+    """Program 0 maps the short rows, program 1 what they have in common and the long ones."""
     let_dependents_start()
     num_shared = num_seqs * 0
+    num_sharing = num_seqs * 0
     if SHARED:
         ALIGNMENT: tl.constexpr = max(SHORT_BLOCK_N, LONG_BLOCK_N)
-        num_shared = tl.load(shared_keys) // ALIGNMENT * ALIGNMENT
+        num_shared = tl.load(shared) // ALIGNMENT * ALIGNMENT
+        num_sharing = tl.load(shared + 1)
     if tl.program_id(0) == 0:
         num_short, short_weight = _list_short(
-            rows, query_start_loc, seq_lens, short_segments, num_seqs, num_shared,
+            rows, query_start_loc, seq_lens, short_segments, num_seqs, num_shared, num_sharing,
             SHORT_TOKENS, SHORT_BLOCK_N, WINDOW, SHORT_OVERHEAD, SEGMENT_WORDS, CHUNK,
         )  # fmt: skip
         _deal_out(
@@ -315,16 +319,17 @@ def _task_map_kernel(
             SHORT_MIN_UNITS, SHORT_OVERHEAD, SEGMENT_WORDS, PROGRAM_WORDS, CHUNK,
         )  # fmt: skip
     else:
+        num_long = num_seqs * 0
+        long_weight = num_seqs * 0
         if SHARED:
             num_long, long_weight = _list_shared(
-                rows, query_start_loc, long_segments, num_seqs, num_shared,
-                LONG_TOKENS, LONG_BLOCK_N, LONG_OVERHEAD, SEGMENT_WORDS, CHUNK,
+                rows, long_segments, num_shared, num_sharing, LONG_TOKENS, LONG_BLOCK_N, LONG_OVERHEAD, SEGMENT_WORDS,
+                CHUNK,
             )  # fmt: skip
-        else:
-            num_long, long_weight = _list_long(
-                rows, query_start_loc, seq_lens, long_seqs, first_segment, long_segments, num_seqs,
-                SHORT_TOKENS, LONG_TOKENS, LONG_BLOCK_N, WINDOW, LONG_OVERHEAD, SEGMENT_WORDS, CHUNK,
-            )  # fmt: skip
+        num_long, long_weight = _list_long(
+            rows, query_start_loc, seq_lens, long_seqs, first_segment, long_segments, num_seqs, num_long, long_weight,
+            SHORT_TOKENS, LONG_TOKENS, LONG_BLOCK_N, WINDOW, LONG_OVERHEAD, SEGMENT_WORDS, CHUNK,
+        )  # fmt: skip
         _deal_out(
             long_segments, long_programs, num_long, long_weight, NUM_KV_HEADS, LONG_PROGRAMS, PADDED_LONG,
             LONG_MIN_UNITS, LONG_OVERHEAD, SEGMENT_WORDS, PROGRAM_WORDS, CHUNK,
@@ -336,20 +341,21 @@ def plan_attention(
     rows: torch.Tensor,
     query_start_loc: torch.Tensor,
     seq_lens: torch.Tensor,
-    shared_keys: torch.Tensor | None = None,
+    shared: torch.Tensor | None = None,
 ) -> None:
     """Writes the step's task map into the workspace; all `paged_attention` calls with it that follow are this step's.
 
     `rows` int32 [N], `query_start_loc` int32 [N + 1], `seq_lens` int32 [N] (this step's tokens included). A sequence
     without tokens (seq_len 0 or an empty token range: padding) has no segment. N may differ from call to call.
-    `shared_keys` int32 [1], for steps with one token a sequence: how many keys, all before any of the step's tokens,
-    lie in the same blocks in all rows' tables.
+    `shared` int32 [2], (keys, sequences): so many of the first keys, all before any of the step's tokens, lie in the
+    same blocks in the tables of so many of the first sequences, which have one token each.
     """
     num_seqs = len(seq_lens)
     assert num_seqs <= workspace.max_num_seqs
     assert rows.shape == seq_lens.shape
     assert query_start_loc.shape == (num_seqs + 1,)
-    assert shared_keys is None or num_seqs <= workspace.max_shared_tokens
+    assert shared is None or num_seqs <= workspace.max_shared_tokens
+    assert shared is None or (shared.shape == (2,) and shared.dtype == torch.int32)
     for tensor in (rows, query_start_loc, seq_lens):
         assert tensor.dtype == torch.int32
         assert tensor.is_contiguous()
@@ -364,7 +370,7 @@ def plan_attention(
         workspace.first_segment,
         long.segments,
         long.programs,
-        shared_keys,
+        shared,
         num_seqs,
         SHORT_TOKENS=short.tokens_per_tile,
         LONG_TOKENS=long.tokens_per_tile,
@@ -380,7 +386,7 @@ def plan_attention(
         LONG_OVERHEAD=long.tile.overhead,
         NUM_KV_HEADS=workspace.num_kv_heads,
         WINDOW=workspace.sliding_window,
-        SHARED=shared_keys is not None,
+        SHARED=shared is not None,
         SEGMENT_WORDS=SEGMENT_WORDS,
         PROGRAM_WORDS=PROGRAM_WORDS,
         CHUNK=_CHUNK,

@@ -109,7 +109,7 @@ class AttentionWorkspace:
     long: Variant
     long_seqs: torch.Tensor  # int32 [S], scratch of the task map: which scheduled sequences are long
     first_segment: torch.Tensor  # int32 [S], likewise: segments before each of them
-    # Of the keys with which all rows of a decode step begin; empty where that is never looked at.
+    # Of the keys with which all rows that decode begin; empty where that is never looked at.
     shared_out: torch.Tensor  # float32 [shared tokens, H·G, D]
     shared_lse: torch.Tensor  # float32 [shared tokens, H·G]: logarithms of the sums that it was divided by, to base 2
 
@@ -120,7 +120,7 @@ class AttentionWorkspace:
 
     @property
     def max_shared_tokens(self) -> int:
-        """Of a step whose rows begin with the same blocks; 0: they are read row by row."""
+        """Of rows that begin with the same blocks; 0: these are read row by row."""
         return len(self.shared_lse)
 
     @property

@@ -213,8 +213,8 @@ class LargeTiling:
     lead: int = 2  # k-steps
 
     def __post_init__(self) -> None:
-        # The second consumer is let go after the first one's second k-step at the earliest, and the first takes lead + 1
-        # stages before the second gives one back.
+        # The second consumer is let go after the first one's second k-step at the earliest, and the first takes
+        # lead + 1 stages before the second gives one back.
         assert 0 < self.lead < self.num_stages <= 4, self
 
 

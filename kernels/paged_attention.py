@@ -330,7 +330,7 @@ def paged_attention(
 
     `kv_cache` [num_blocks, L, 2, H, B, D] with any strides, but each B x D tile contiguous and blocks a multiple of its
     size apart. `block_tables` int32 [S, max_blocks], indexed by row. `has_long=False` saves a launch where the caller
-    knows that every sequence is short (one query token always is). `has_shared`: the step was mapped with its rows'
+    knows that every sequence is short (one query token always is). `has_shared`: the step was mapped with a
     common beginning apart. Options: `soft_cap` c: c · tanh(s / c);
     `alibi_slopes` and `sinks` float32 [H·G]. Output rows of tokens that belong to no sequence are left as they are.
     """

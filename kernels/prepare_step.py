@@ -37,7 +37,9 @@ class PlanPlaces:
     fields: dict[str, int]
     num_fields: int
     shared_keys: int
-    """The word that says with how many keys in the same blocks all rows begin."""
+    """The word that says with how many keys in the same blocks rows begin."""
+    sharing_seqs: int
+    """The word that says how many of the first sequences do."""
 
     def constants(self, arrays: tuple[str, ...], fields: tuple[str, ...] = ()) -> dict[str, int]:
         """AT_... and FIELD_... for a launch."""
@@ -72,7 +74,7 @@ class StepTensors:
     input_ids: torch.Tensor  # [max tokens]; 0 where padded
     positions: torch.Tensor  # [max tokens]; 0 where padded
     slot_mapping: torch.Tensor  # [groups, max tokens]; -1 where padded
-    shared_keys: torch.Tensor  # [1]: with how many keys in the same blocks all rows begin
+    shared: torch.Tensor  # [2]: so many keys in the same blocks, and with them so many of the first sequences begin
 
 
 _APPLY_VARYING = ("slot", "num_inits", "num_deltas")
@@ -188,7 +190,7 @@ def _prepare_inputs_kernel(
     input_ids,
     positions,
     slot_mapping,
-    shared_keys,
+    shared,
     stride_group: tl.constexpr,
     stride_row: tl.constexpr,
     stride_slots: tl.constexpr,  # from a group's slots to the next one's
@@ -200,6 +202,7 @@ def _prepare_inputs_kernel(
     AT_SAMPLES: tl.constexpr,
     AT_TOKEN_IDS: tl.constexpr,
     AT_SHARED_KEYS: tl.constexpr,
+    AT_SHARING_SEQS: tl.constexpr,
     SEQS_POW2: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
@@ -207,7 +210,8 @@ def _prepare_inputs_kernel(
     pid = tl.program_id(0)
     chunk = tl.arange(0, CHUNK)
     if pid == 0:
-        tl.store(shared_keys, tl.load(slot + AT_SHARED_KEYS))
+        tl.store(shared, tl.load(slot + AT_SHARED_KEYS))
+        tl.store(shared + 1, tl.load(slot + AT_SHARING_SEQS))
     if pid >= num_padded_seqs:
         padded = num_tokens + (pid - num_padded_seqs) * CHUNK + chunk
         is_padded = padded < num_padded_tokens
@@ -322,6 +326,7 @@ class StepPreparation:
                 "SEQS_POW2": triton.next_power_of_2(len(step.rows)),
                 "CHUNK": _CHUNK,
                 "AT_SHARED_KEYS": places.shared_keys,
+                "AT_SHARING_SEQS": places.sharing_seqs,
                 **places.constants(("rows", "num_query_tokens", "num_given", "samples", "token_ids")),
             },
             _PREPARE_VARYING,

@@ -14,8 +14,9 @@ A plan whose header says `num_masks` > 0 has a late part (`Ring.wait_late`): wha
 when the token before is, and that is while the step is computed already. Mask k is for the scheduled row
 `mask_rows[k]`, which the plan names so that all other rows can be sampled without waiting.
 
-`num_shared_keys` of the header: so many of the first keys, all computed by earlier steps, lie in the same blocks in all
-scheduled rows' tables. A worker may read them once for all rows, or as if it did not know.
+`num_shared_keys` of the header: so many of the first keys, all computed by earlier steps, lie in the same blocks in the
+tables of the first `num_sharing_seqs` scheduled rows, which take one token each. A worker may read them once for all
+these rows, or as if it did not know.
 
 Where blocks have a second tier in host memory, the step begins with the copies of `stores`, then those of `loads`, each
 of one block's whole memory: blocks that it stores may be written by it, blocks that it loads may be read.
@@ -114,7 +115,7 @@ ROW_FIELD_INDEX = {name: offset // 4 for name, (_, offset, *_) in ROW_INIT_DTYPE
 
 # Indexes into a plan's header.
 STEP_ID, NUM_SEQS, NUM_TOKENS, NUM_GIVEN, NUM_ROW_INITS, NUM_BLOCK_DELTAS, NUM_BULK, NUM_MASKS = range(8)
-NUM_STORES, NUM_LOADS, NUM_SHARED_KEYS = 8, 9, 10
+NUM_STORES, NUM_LOADS, NUM_SHARED_KEYS, NUM_SHARING_SEQS = 8, 9, 10, 11
 # Indexes into a result's header.
 RESULT_STEP_ID, RESULT_NUM_SEQS, STARTED_NS, ENDED_NS, NUM_HOST_SLOTS = range(5)
 

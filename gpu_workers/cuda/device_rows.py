@@ -13,6 +13,7 @@ from engine_core.ipc.step import (
     NUM_ROW_FIELDS,
     NUM_ROW_INITS,
     NUM_SHARED_KEYS,
+    NUM_SHARING_SEQS,
     ROW_FIELD_INDEX,
     StepPlan,
     StepShape,
@@ -30,7 +31,8 @@ RANDOM, FILTERS, BIAS, HELD_BACK, PENALTIES, LOGPROBS = (1 << bit for bit in ran
 def plan_places(shape: StepShape) -> PlanPlaces:
     """Where the kernels find a plan's arrays."""
     arrays = {name: offset // 4 for name, offset in plan_layout(shape).offsets.items()}
-    return PlanPlaces(arrays, ROW_FIELD_INDEX, NUM_ROW_FIELDS, arrays["header"] + 2 * NUM_SHARED_KEYS)
+    shared = (arrays["header"] + 2 * index for index in (NUM_SHARED_KEYS, NUM_SHARING_SEQS))
+    return PlanPlaces(arrays, ROW_FIELD_INDEX, NUM_ROW_FIELDS, *shared)
 
 
 class DeviceRows:
@@ -64,7 +66,7 @@ class DeviceRows:
             input_ids=zeros(num_tokens),
             positions=zeros(num_tokens),
             slot_mapping=zeros(shape.num_groups, num_tokens),
-            shared_keys=zeros(1),
+            shared=zeros(2),
         )
         self._preparation = StepPreparation(
             plan_places(shape), self.rows, self.step, shape.block_size, self._empty_plan

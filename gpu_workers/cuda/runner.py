@@ -181,13 +181,15 @@ class CudaRunner:
     def _forward(self, size: StepSize) -> None:
         """From the step's tensors to the logits of a decode step, or to the last hidden states of a mixed one."""
         step, num_seqs, num_tokens = self._rows.step, size.num_seqs, size.num_tokens
+        # Mixed steps launch the long variant anyway, and need no graph of their own for this.
+        has_shared = size.is_shared or (self._shares_beginnings and not size.is_decode)
         for workspace in self._workspaces.values():
             plan_attention(
                 workspace,
                 step.rows[:num_seqs],
                 step.query_start_loc[: num_seqs + 1],
                 step.seq_lens[:num_seqs],
-                step.shared_keys if size.is_shared else None,
+                step.shared if has_shared else None,
             )
         attention = [
             StepAttention(
@@ -195,7 +197,7 @@ class CudaRunner:
                 block_tables=self._rows.rows.block_tables[group],
                 slot_mapping=step.slot_mapping[group, :num_tokens],
                 has_long=not size.is_decode,
-                has_shared=size.is_shared,
+                has_shared=has_shared,
             )
             for group, window in enumerate(self._windows)
         ]

@@ -26,7 +26,7 @@ class StepSize:
     is_decode: bool
     """One token per sequence: only the short variant of attention runs, and the graph goes on to the logits."""
     is_shared: bool = False
-    """Such a step whose rows begin with the same blocks, which attention reads once for all."""
+    """Such a step whose rows begin with the same blocks, which attention reads once for all. Mixed ones always can."""
 
 
 class StepSizes:

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.scheduler_load import SchedulerLoad
 from engine_core.common_beginning import MIN_ROWS
+from engine_core.ipc.step import NUM_SHARING_SEQS
 
 BLOCK_SIZE = 16
 
@@ -26,14 +27,14 @@ def step_and_check(load: SchedulerLoad) -> tuple[int, int]:
         if load.num_inflight:
             load.collect()
         return 0, 0
-    rows = step.rows.tolist()
-    is_decode = step.num_tokens == len(rows)
-    said = load.plan.num_shared_keys
-    computed_before = int((load.scheduler.table.num_computed[step.rows]).min()) - 1
+    said, num_sharing = load.plan.num_shared_keys, int(load.plan.header[NUM_SHARING_SEQS])
+    assert (load.plan.num_query_tokens[:num_sharing] == 1).all()
+    rows = step.rows[:num_sharing].tolist()
+    computed_before = int(load.scheduler.table.num_computed[rows].min()) - 1 if rows else 0
     assert said % BLOCK_SIZE == 0 or said == computed_before
     assert said <= computed_before
     assert said <= num_common_keys(load, rows)
-    if not is_decode or len(rows) < MIN_ROWS:
+    if len(rows) < MIN_ROWS:
         assert said == 0
         return 0, 0
     return said, min(num_common_keys(load, rows), computed_before)
@@ -55,7 +56,7 @@ def test_never_more_than_the_tables_have_in_common(seed: int) -> None:
             load.add(np.concatenate([prompts[kind][:kept], own]), int(rng.integers(1, 500)))
         found.append(step_and_check(load))
     assert load.scheduler.num_preemptions > 0
-    assert max(said for said, _ in found) >= 192
+    assert max(said for said, _ in found) >= 96
 
 
 def test_all_of_it_is_found_and_grows_again_when_the_odd_one_has_gone() -> None:
@@ -72,7 +73,9 @@ def test_all_of_it_is_found_and_grows_again_when_the_odd_one_has_gone() -> None:
     while load.scheduler.has_unfinished:
         said.append(step_and_check(load))
     decode = [pair for pair in said if pair != (0, 0)]
-    assert all(a == b for a, b in decode)
+    assert sum(a < b for a, b in decode) <= load.config.steps_in_flight, (
+        "the odd one's last steps are not collected yet"
+    )
     assert decode[0] == (96, 96)
     assert decode[-1] == (320, 320)
 

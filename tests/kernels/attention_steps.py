@@ -72,8 +72,10 @@ def make_step(
 
 
 def share_beginning(step: Step, num_blocks: int) -> torch.Tensor:
-    """Lets all rows begin with the first row's blocks; returns the number of keys in them as the device takes it."""
-    num_seqs = int((step.seq_lens > 0).sum())
+    """Lets the first rows, those of one token, begin with the first one's blocks; returns the numbers of keys and of
+    rows as the device takes them."""
+    query_lens = step.query_start_loc.diff().tolist()
+    num_seqs = next(index for index, length in enumerate(query_lens) if length != 1)
     rows = step.rows[:num_seqs].long()
     step.block_tables[rows, :num_blocks] = step.block_tables[rows[0], :num_blocks].clone()
-    return torch.tensor([num_blocks * step.kv_cache.shape[4]], dtype=torch.int32, device=DEVICE)
+    return torch.tensor([num_blocks * step.kv_cache.shape[4], num_seqs], dtype=torch.int32, device=DEVICE)

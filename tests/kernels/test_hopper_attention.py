@@ -88,15 +88,16 @@ def test_sinks() -> None:
 )
 def test_a_common_beginning(num_seqs: int, num_blocks: int, programs: int | None, sinks: bool) -> None:
     torch.manual_seed(num_seqs)
-    step = make_step([(16 * num_blocks + 1 + 7 * i % 90, 1) for i in range(num_seqs)], 2, 4, 128, 16, torch.bfloat16)
-    shared_keys = share_beginning(step, num_blocks)
+    batch = [(16 * num_blocks + 1 + 7 * i % 90, 1) for i in range(num_seqs)]
+    step = make_step([*batch, *BATCH[1:]], 2, 4, 128, 16, torch.bfloat16)
+    shared = share_beginning(step, num_blocks)
     workspace = make(step, programs, max_shared_tokens=len(step.seq_lens))
     options = {"sinks": torch.linspace(-2, 3, 8, device=DEVICE)} if sinks else {}
-    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens, shared_keys)
+    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens, shared)
     assert workspace.long.segments[0, 1] == num_blocks // 8
-    got = run(step, workspace, False, has_shared=True, **options)
+    got = run(step, workspace, has_shared=True, **options)
     compare(step, got, **options)
-    assert torch.equal(got, run(step, workspace, False, has_shared=True, **options))
+    assert torch.equal(got, run(step, workspace, has_shared=True, **options))
 
 
 def test_large_scores_stay_finite() -> None:

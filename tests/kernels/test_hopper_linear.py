@@ -55,7 +55,7 @@ def test_features(num_out: int, num_in: int, gated: bool) -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize(
     "tiling",
-    [LargeTiling(1, 4, 0), LargeTiling(3, 4, 1), LargeTiling(8, 4, 3), LargeTiling(16, 3, 1), LargeTiling(5, 2, 1)],
+    [LargeTiling(1, 4, 2), LargeTiling(3, 4, 1), LargeTiling(8, 4, 3), LargeTiling(16, 3, 1), LargeTiling(5, 2, 1)],
 )
 def test_tilings(tiling: LargeTiling, gated: bool) -> None:
     check((1700, 6144, 320), torch.bfloat16, gated=gated, tiling=tiling)

@@ -135,23 +135,30 @@ def test_nothing_behind_the_window_is_read(window: int, block_size: int) -> None
 DECODE = [(70, 1), (65, 1), (200, 1), (130, 1), (97, 1), (129, 1)]
 
 
+PROMPTS = [(90, 40), (66, 1), (131, 2), (35, 35), (50, 3)]
+"""Among them rows that are short, and begin otherwise than those that decode."""
+
+
 @pytest.mark.parametrize(("num_blocks", "programs"), [(0, 3), (1, 4), (2, 1), (3, 5), (4, 2), (4, 31)])
+@pytest.mark.parametrize("batch", [DECODE, DECODE + PROMPTS], ids=["decode", "mixed"])
 @pytest.mark.parametrize("names", [(), ("soft_cap", "sinks")])
-def test_a_common_beginning_is_read_once(num_blocks: int, programs: int, names: tuple[str, ...]) -> None:
+def test_a_common_beginning_is_read_once(
+    num_blocks: int, programs: int, batch: list[tuple[int, int]], names: tuple[str, ...]
+) -> None:
     """Blocks of 16, tiles of 32: an odd block stays with the rows, and one alone is nothing to have in common."""
     torch.manual_seed(num_blocks)
-    step = make_step(DECODE, 2, 4, 24, 16)
-    shared_keys = share_beginning(step, num_blocks)
+    step = make_step(batch, 2, 4, 24, 16)
+    shared = share_beginning(step, num_blocks)
     workspace = make(step, programs, max_shared_tokens=len(step.seq_lens))
     values = {"soft_cap": 1.5, "sinks": torch.linspace(-2, 3, 8, device=DEVICE)}
     options = {name: values[name] for name in names}
-    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens, shared_keys)
+    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens, shared)
     num_tiles = num_blocks // 2
-    assert workspace.long.segments[0, 1] == num_tiles
+    assert workspace.long.segments[0, 7] == (num_tiles > 0)
     assert workspace.short.segments[: len(DECODE), 6].tolist() == [num_tiles] * len(DECODE)
-    got = run(step, workspace, False, has_shared=True, **options)
+    got = run(step, workspace, has_shared=True, **options)
     compare(step, got, **options)
-    assert torch.equal(got, run(step, workspace, False, has_shared=True, **options))
+    assert torch.equal(got, run(step, workspace, has_shared=True, **options))
     # The same workspace serves steps without a common beginning.
     plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
     compare(step, run(step, workspace, **options), **options)
@@ -161,9 +168,9 @@ def test_rows_do_not_read_what_they_have_in_common() -> None:
     """But for the first, whose table the walk over it follows."""
     torch.manual_seed(11)
     step = make_step(DECODE, 1, 2, 16, 16)
-    shared_keys = share_beginning(step, 4)
+    shared = share_beginning(step, 4)
     workspace = make(step, 5, max_shared_tokens=len(step.seq_lens))
-    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens, shared_keys)
+    plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens, shared)
     wanted = run(step, workspace, False, has_shared=True)
     step.block_tables[step.rows[1 : len(DECODE)].long(), :4] = -(2**30)
     assert torch.equal(run(step, workspace, False, has_shared=True), wanted)

@@ -7,7 +7,7 @@ import torch
 from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is imported
 
 from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS
-from engine_core.ipc.step import NUM_SHARED_KEYS, ROW_INIT_DTYPE, StepPlan, StepShape, plan_layout
+from engine_core.ipc.step import NUM_SHARED_KEYS, NUM_SHARING_SEQS, ROW_INIT_DTYPE, StepPlan, StepShape, plan_layout
 from gpu_workers.cuda.device_rows import (
     BIAS,
     FILTERS,
@@ -98,7 +98,7 @@ def test_inputs_equal_the_reference(counts: list[int], given: list[int], padding
     num_padded_seqs = min(num_seqs + padding[0], SHAPE.max_num_seqs)
     num_padded_tokens = min(num_tokens + padding[1], SHAPE.max_num_batched_tokens)
     step.plan.header[1], step.plan.header[2] = num_seqs, num_tokens
-    step.plan.header[NUM_SHARED_KEYS] = 4711
+    step.plan.header[NUM_SHARED_KEYS], step.plan.header[NUM_SHARING_SEQS] = 4711, 23
     device_rows.prepare(step.plan, step.slot.to(DEVICE), num_padded_seqs, num_padded_tokens)
 
     made, extra_seqs = device_rows.step, num_padded_seqs - num_seqs
@@ -107,7 +107,7 @@ def test_inputs_equal_the_reference(counts: list[int], given: list[int], padding
     check(made.positions, expected.positions.tolist() + [0] * extra_tokens)
     for group in range(SHAPE.num_groups):
         check(made.slot_mapping[group], expected.slot_mapping[group].tolist() + [-1] * extra_tokens)
-    check(made.shared_keys, [4711])
+    check(made.shared, [4711, 23])
     check(made.rows, chosen.tolist() + [0] * extra_seqs)
     check(made.samples, [i % 2 for i in range(num_seqs)] + [0] * extra_seqs)
     check(made.query_start_loc, expected.query_start_loc.tolist() + [num_tokens] * extra_seqs)
