@@ -88,6 +88,8 @@ def worker_memory(
     logit_bytes = scheduler.max_num_seqs * model.vocab_size * 4
     rope_values = (1 if model.sliding_rope is None else 2) * scheduler.max_model_len * model.head_dim
     attention_bytes = len(set(groups.windows)) * _attention_buffer_bytes(model, scheduler)
+    if groups.windows == (0,):  # the float32 results of the keys that all rows begin with
+        attention_bytes += scheduler.max_num_seqs * model.num_attention_heads * (model.head_dim + 1) * 4
     if device == "cpu":
         return WorkerMemory(
             activation_bytes=_cpu_activation_bytes(model, scheduler, dtype_bytes),
@@ -142,14 +144,12 @@ def _cuda_activation_bytes(model: ModelConfig, scheduler: SchedulerConfig, dtype
 
 
 def _attention_buffer_bytes(model: ModelConfig, scheduler: SchedulerConfig) -> int:
-    """Partial results in float32, rows and features padded to powers of two, the task map, and the results of the keys
-    that all rows begin with."""
+    """Partial results in float32, rows and features padded to powers of two, and the task map."""
     group_rows = _power_of_two(model.num_attention_heads // model.num_key_value_heads)
     padded_dim = max(16, _power_of_two(model.head_dim))
     partials = sum(programs * 2 * max(rows, group_rows) * (padded_dim + 2) * 4 for programs, rows in _PARTIALS)
     tasks = (scheduler.max_num_batched_tokens + 2 * scheduler.max_num_seqs) * _TASK_BYTES_PER_TOKEN
-    shared = scheduler.max_num_seqs * model.num_attention_heads * (model.head_dim + 1) * 4
-    return partials + tasks + shared
+    return partials + tasks
 
 
 def _plan_bytes(scheduler: SchedulerConfig, num_groups: int) -> int:

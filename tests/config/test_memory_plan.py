@@ -96,9 +96,9 @@ def test_figures_of_a_gpu_by_hand(tmp_path: Path, dtype: str, size: int) -> None
     assert worker.sampler_bytes == 8 * (2 * 96 * 4 + SAMPLER_ROW_BYTES)
     # RoPE in float32; partial results of 132 x 4 programs with 16 rows and of 132 with 128, two each, heads padded to
     # 16 values and two sums; the task map of 64 tokens and twice 8 sequences; partial products of 132 x 3 programs with
-    # 64 x 8 values, and as many counters.
+    # 64 x 8 values, and as many counters. And results of 8 rows' common beginning: 4 heads of 8 values, a sum for each.
     partials = (132 * 4 * 2 * 16 + 132 * 2 * 128) * (16 + 2) * 4
-    assert worker.buffer_bytes == 100 * 8 * 4 + partials + (64 + 16) * 32 + 132 * 3 * (64 * 8 + 1) * 4
+    assert worker.buffer_bytes == 100 * 8 * 4 + partials + (64 + 16) * 32 + 132 * 3 * (64 * 8 + 1) * 4 + 8 * 4 * 9 * 4
     assert worker.row_bytes == 8 * (7 * 4 + CUDA_ROW_BYTES) + 6 * 4 * (2 * 100 + 4 * 64 + 128 * 8)
     assert worker.penalty_bytes == 2 * 96 * 5
     eager = plan_for(tmp_path, GPU, dtype, cuda_graphs=False)
@@ -213,12 +213,12 @@ def test_a_gpu_too_small_for_the_longest_request_names_a_length_that_fits(tmp_pa
     folder = make_model_folder(tmp_path, max_position_embeddings=2**20)
     steps = {"max_model_len": 2**20}
     whole = plan_for(folder, GPU, steps=steps)
-    device = gpu_with(int((whole.fixed_bytes + whole.bytes_per_block * 40000) / 0.9) + 16)
+    device = gpu_with(int((whole.fixed_bytes + whole.bytes_per_block * 36000) / 0.9) + 16)
     match = re.search(
         r"; --max-model-len (\d+) or --dtype bfloat16 would do\.$", refusal(folder, device, "float32", steps)
     )
     assert match is not None
-    assert plan_for(folder, device, steps={"max_model_len": int(match.group(1))}).num_blocks >= 40000
+    assert plan_for(folder, device, steps={"max_model_len": int(match.group(1))}).num_blocks >= 36000
     assert plan_for(folder, device, "bfloat16", steps=steps).num_blocks >= 2**20 // 16
 
 
