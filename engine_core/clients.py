@@ -112,7 +112,7 @@ class Clients:
             mine = numbers == number
             client.add_tokens(handles[mine], outputs.token_ids[mine])
         num_logprobs = table.num_logprobs[outputs.rows]
-        for position in np.flatnonzero(num_logprobs >= 0):
+        for position in (num_logprobs >= 0).nonzero()[0]:
             client = self._by_number.get(int(numbers[position]))
             if client is not None:
                 index, handle = int(outputs.indices[position]), int(handles[position])

@@ -110,7 +110,7 @@ class Scheduler:
             table.generation[rows],
             samples.astype(np.bool_),
             table.num_computed[rows],
-            int(counts.sum()),
+            writer.num_tokens,
         )
 
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:
@@ -119,7 +119,7 @@ class Scheduler:
         self.kv.now = now
         table = self.table
         counts = step.samples & (step.generation == table.generation[step.rows])
-        indices = np.flatnonzero(counts)
+        indices = counts.nonzero()[0]
         rows, tokens = step.rows[indices], result.sampled[indices, 0]
         known_before = table.num_known[rows]
         table.history[rows, known_before] = tokens
@@ -145,7 +145,7 @@ class Scheduler:
     def _schedule_running(self, writer: PlanWriter) -> tuple[np.ndarray, np.ndarray]:
         """Rows and token counts (int32) of running requests that fit the budget and have their blocks."""
         table = self.table
-        rows = np.flatnonzero(table.running).astype(np.int32)
+        rows = table.running.nonzero()[0].astype(np.int32)
         planned = table.num_known[rows] + table.num_inflight[rows]
         pending = planned - table.num_computed[rows]
         ready = (planned < table.limit[rows]) & (pending > 0)
@@ -159,8 +159,9 @@ class Scheduler:
             rows = np.concatenate([single, prompts[chunks > 0]])
             counts = np.concatenate([counts, chunks[chunks > 0]])
         rows, counts = self._grow_tables(writer, rows, counts)
-        fills = counts > 1
-        self._register_prompt_blocks(rows[fills], (table.num_computed[rows] + counts)[fills])
+        if len(prompts):
+            fills = counts > 1
+            self._register_prompt_blocks(rows[fills], (table.num_computed[rows] + counts)[fills])
         return rows, counts
 
     def _in_order(self, rows: np.ndarray) -> np.ndarray:
@@ -174,14 +175,15 @@ class Scheduler:
         table, kv = self.table, self.kv
         missing = -(-(table.num_computed[rows] + counts) // kv.block_size) - table.num_blocks[rows]
         grows = missing > 0
+        if not grows.any():
+            return rows, counts
         if kv.num_groups * int(missing[grows].sum()) > kv.pool.num_available:
             stays = self._make_room(rows, missing)
             rows, counts, missing, grows = rows[stays], counts[stays], missing[stays], grows[stays]
-        if grows.any():
-            growing, needed = rows[grows], missing[grows]
-            blocks = kv.append([table.request(row) for row in growing.tolist()], needed.tolist())
-            writer.add_entries(growing, table.num_blocks[growing], needed, kv.num_groups, blocks)
-            table.num_blocks[growing] += needed
+        growing, needed = rows[grows], missing[grows]
+        blocks = kv.append([table.request(row) for row in growing.tolist()], needed.tolist())
+        writer.add_entries(growing, table.num_blocks[growing], needed, kv.num_groups, blocks)
+        table.num_blocks[growing] += needed
         return rows, counts
 
     def _make_room(self, rows: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -337,6 +339,8 @@ class Scheduler:
 
     def _register_blocks(self, rows: np.ndarray, num_tokens: np.ndarray) -> None:
         """Blocks of the rows' first `num_tokens` tokens can be found by others."""
+        if len(rows) == 0:
+            return
         history, counts = self.table.history, zip(rows.tolist(), num_tokens.tolist(), strict=True)
         requests = [self.table.request(row) for row in rows.tolist()]
         self.kv.register_full(requests, [history[row, :count] for row, count in counts])
@@ -363,7 +367,7 @@ class Scheduler:
         stops = self.table.find_stops(rows, tokens, known_before, self._eos)
         at_limit = known_before + 1 >= self.table.limit[rows]
         finished = []
-        for index in np.flatnonzero(stops | at_limit):
+        for index in (stops | at_limit).nonzero()[0]:
             request = self.table.request(rows[index])
             if stops[index]:
                 finished.append(self._finish(request, FINISH_STOP, int(tokens[index])))
