@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,7 @@ def test_bad_arguments_are_one_line(arguments: list[str], reason: str, capsys: p
 def test_ctrl_c_ends_it_with_one_line(processes: str) -> None:
     """As a terminal does it: all processes of the group get the signal, once requests have ended."""
     ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     arguments = [*ARGUMENTS, "--requests", "20000", "--replicas", "2", "--processes", processes]
     simulator = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.simulate", *arguments], cwd=ROOT, stderr=theirs, start_new_session=True
