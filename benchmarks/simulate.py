@@ -44,6 +44,8 @@ from frontend.cli.flags import make_args
 from frontend.cli.resolve import read_model, resolve_engine
 
 EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
+"""128 and the signal's number, as shells count."""
 MAX_REPLICAS = 4096
 SETTINGS: dict[str, Any] = {"load_format": "dummy", "max_num_waiting": 2**31 - 1}
 """Of every simulation unless `--set` says otherwise: no weights are there, and a queue is measured, not refused."""
@@ -263,6 +265,9 @@ def main(argv: list[str] | None = None) -> None:
     except (ConfigError, TraceError) as error:
         print(f"simulate: {error}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
+    except KeyboardInterrupt:
+        print("simulate: interrupted, nothing was written.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

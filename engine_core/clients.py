@@ -14,7 +14,7 @@ from engine_core.ipc.messages import FinishedRequest, RequestError, RequestLogpr
 from engine_core.ipc.step import StepResult
 from engine_core.request import Request
 from engine_core.row_table import RowTable
-from engine_core.step_records import StepOutputs
+from engine_core.step_records import Finished, StepOutputs
 
 
 class Client:
@@ -112,7 +112,7 @@ class Clients:
             mine = numbers == number
             client.add_tokens(handles[mine], outputs.token_ids[mine])
         num_logprobs = table.num_logprobs[outputs.rows]
-        for position in np.flatnonzero(num_logprobs >= 0):
+        for position in (num_logprobs >= 0).nonzero()[0]:
             client = self._by_number.get(int(numbers[position]))
             if client is not None:
                 index, handle = int(outputs.indices[position]), int(handles[position])
@@ -150,6 +150,24 @@ def send_to(socket: zmq.Socket, identity: bytes, frame: bytes) -> bool:
             return False  # EAGAIN: its queue is full although credits bound it, so it is no honest client
         raise
     return True
+
+
+def final_reply(finished: Finished, now: float) -> FinishedRequest:
+    """What a client is told of a request that has just left the scheduler; `now` in monotonic seconds."""
+    request = finished.request
+    scheduled, first = request.scheduled_time or now, request.first_token_time or now
+    return FinishedRequest(
+        handle=request.handle,
+        reason=finished.reason,
+        stop_token_id=finished.stop_token_id,
+        num_prompt_tokens=request.num_prompt_tokens,
+        num_cached_tokens=request.num_cached_tokens,
+        num_output_tokens=finished.num_output_tokens,
+        num_preemptions=request.num_preemptions,
+        queue_time=scheduled - request.arrival_time,
+        prefill_time=first - scheduled,
+        decode_time=now - first,
+    )
 
 
 def _logprobs_of(result: StepResult, index: int, handle: int, num_top: int) -> RequestLogprobs:

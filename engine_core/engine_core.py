@@ -5,7 +5,6 @@ time from a result to the plan that it makes room for is what bounds the rate of
 tokens after that plan has gone.
 """
 
-import heapq
 import logging
 import time
 from collections import deque
@@ -16,7 +15,7 @@ import zmq
 from engine_core import garbage
 from engine_core.admission import Admission, Refused
 from engine_core.block_events import BlockEventFeed
-from engine_core.clients import Client, Clients, send_to
+from engine_core.clients import Client, Clients, final_reply, send_to
 from engine_core.config.engine_config import EngineConfig
 from engine_core.config.hash_key import read_hash_key
 from engine_core.executors.base import Executor
@@ -35,7 +34,6 @@ from engine_core.ipc.messages import (
     AddRequest,
     Bye,
     Credit,
-    FinishedRequest,
     Hello,
     RequestError,
     SubscribeBlockEvents,
@@ -45,6 +43,7 @@ from engine_core.ipc.messages import (
 from engine_core.ipc.step import ENDED_NS, STARTED_NS, StepResult
 from engine_core.kv_cache_manager import KVCacheManager
 from engine_core.metrics import Metrics
+from engine_core.open_requests import OpenRequests
 from engine_core.request import Request, RequestStatus
 from engine_core.response_store import ResponseStore
 from engine_core.scheduler import Scheduler
@@ -111,8 +110,7 @@ class EngineCore:
         self.epoch = time.time_ns()
         self._clients = Clients(self.epoch, replica)
         self._block_events = BlockEventFeed(kv_cache_manager.events, self.epoch, replica)
-        self._request_ids: dict[str, Request] = {}
-        self._deadlines: list[tuple[float, int, Request]] = []  # by time, then arrival
+        self._open = OpenRequests()
         self._inflight: deque[ScheduledStep] = deque()
         self._may_schedule = False
         """Whether anything happened since the scheduler last had nothing to run."""
@@ -138,13 +136,13 @@ class EngineCore:
 
     def fail_all(self, code: str, message: str) -> None:
         """Ends every open request with one error: the engine does not go on."""
-        for request in list(self._request_ids.values()):
+        for request in self._open.all():
             self._end_with_error(request, code, message)
         self._clients.send(self._router, self.num_collected)
 
     def abort_requests(self, id_prefix: str) -> int:
         """Ends the requests whose ids begin so; their clients are told. Returns how many there were."""
-        found = [request for request_id, request in self._request_ids.items() if request_id.startswith(id_prefix)]
+        found = [request for request in self._open.all() if request.request_id.startswith(id_prefix)]
         for request in found:
             self._end(self.scheduler.abort(request))
         return len(found)
@@ -170,7 +168,8 @@ class EngineCore:
             except zmq.Again:
                 break
             self._on_frame(identity, b"".join(frames))
-        self._expire()
+        for request in self._open.expired(time.time()):
+            self._end_with_error(request, ERROR_DEADLINE, "The request's deadline has passed.")
 
     def _has_work(self) -> bool:
         """Whether a step could be planned, or has ended."""
@@ -257,7 +256,7 @@ class EngineCore:
             logger.warning("A client reads none of its replies; it is dropped.")
             self._forget(client)
             return
-        known = self._request_ids.get(message.request_id)
+        known = self._open.get(message.request_id)
         if known is not None and known.client == client.identity and known.handle == message.handle:
             return  # sent twice
         try:
@@ -274,25 +273,13 @@ class EngineCore:
             client.add_error(error)
             return
         client.requests[request.handle] = request
-        self._request_ids[request.request_id] = request
+        self._open.add(request)
         if len(request.tokens) >= request.limit:  # a resume that had all its tokens already
             request.transition(RequestStatus.FINISHED)
             self._reply(Finished(request, FINISH_LENGTH, None, request.num_prior_tokens), now)
             return
-        if request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, request.arrival_number, request))
         self.scheduler.add(request)
         self._may_schedule = self._unchecked = True
-
-    def _expire(self) -> None:
-        """Ends requests whose deadline has passed; forgets those that ended before theirs."""
-        if len(self._deadlines) > 2 * len(self._request_ids) + 64:
-            self._deadlines = [entry for entry in self._deadlines if entry[2].status is not RequestStatus.FINISHED]
-            heapq.heapify(self._deadlines)
-        while self._deadlines and self._deadlines[0][0] <= time.time():
-            request = heapq.heappop(self._deadlines)[2]
-            if request.status is not RequestStatus.FINISHED:
-                self._end_with_error(request, ERROR_DEADLINE, "The request's deadline has passed.")
 
     # Schedule and dispatch
 
@@ -351,21 +338,7 @@ class EngineCore:
         client = self._close(request)
         if client is None:
             return
-        scheduled, first = request.scheduled_time or now, request.first_token_time or now
-        client.add_finished(
-            FinishedRequest(
-                handle=request.handle,
-                reason=finished.reason,
-                stop_token_id=finished.stop_token_id,
-                num_prompt_tokens=request.num_prompt_tokens,
-                num_cached_tokens=request.num_cached_tokens,
-                num_output_tokens=finished.num_output_tokens,
-                num_preemptions=request.num_preemptions,
-                queue_time=scheduled - request.arrival_time,
-                prefill_time=first - scheduled,
-                decode_time=now - first,
-            )
-        )
+        client.add_finished(final_reply(finished, now))
 
     def _end(self, finished: Finished) -> None:
         """A request ended outside a step."""
@@ -384,7 +357,7 @@ class EngineCore:
 
     def _close(self, request: Request) -> Client | None:
         """Forgets an ended request; returns its client if that is still there."""
-        del self._request_ids[request.request_id]
+        self._open.remove(request)
         self.timeline.ended(request, time.monotonic())
         client = self._clients.get(request.client)
         if client is not None:

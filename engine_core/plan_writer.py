@@ -29,6 +29,8 @@ class PlanWriter:
         self._num_row_inits = 0
         self._num_block_deltas = 0
         self._num_bulk = 0
+        self.num_tokens = 0
+        """Of the step, known once it is finished."""
 
     def has_room_for(self, request: Request, num_blocks: int, eos_token_ids: tuple[int, ...]) -> bool:
         """Whether a row's start with `num_blocks` block table entries still fits into this plan."""
@@ -93,7 +95,10 @@ class PlanWriter:
         samples = (ends == known + table.num_inflight[rows]).astype(np.int32)
         # A row that goes beyond what is known is fed its own last token by the worker.
         given = np.where(ends > known, 0, counts).astype(np.int32)
-        self._give_tokens(table, rows, starts, ends, given)
+        num_given = int(given.sum())
+        if num_given:
+            self._give_tokens(table, rows, starts, ends, given)
+        self.num_tokens = int(counts.sum())
         plan, num_seqs = self._plan, len(rows)
         plan.rows[:num_seqs] = rows
         plan.num_query_tokens[:num_seqs] = counts
@@ -102,8 +107,8 @@ class PlanWriter:
         header = plan.header
         header[STEP_ID] = step_id
         header[NUM_SEQS] = num_seqs
-        header[NUM_TOKENS] = counts.sum()
-        header[NUM_GIVEN] = given.sum()
+        header[NUM_TOKENS] = self.num_tokens
+        header[NUM_GIVEN] = num_given
         header[NUM_ROW_INITS] = self._num_row_inits
         header[NUM_BLOCK_DELTAS] = self._num_block_deltas
         header[NUM_BULK] = self._num_bulk
@@ -132,10 +137,10 @@ class PlanWriter:
     ) -> None:
         """Writes the token ids that the workers cannot know yet."""
         token_ids = self._plan.token_ids
-        single = np.flatnonzero(given == 1)
+        single = (given == 1).nonzero()[0]
         offsets = np.cumsum(given) - given
         token_ids[offsets[single]] = table.history[rows[single], starts[single]]
-        for index in np.flatnonzero(given > 1):
+        for index in (given > 1).nonzero()[0].tolist():
             row, start, offset = rows[index], starts[index], offsets[index]
             token_ids[offset : offset + given[index]] = table.history[row, start : ends[index]]
 

@@ -112,7 +112,7 @@ class RowTable:
         for eos in eos_token_ids:
             is_eos |= tokens == eos
         stops = is_eos & self.checks_eos[rows]
-        for index in np.flatnonzero(self.has_stop_ids[rows]):
+        for index in self.has_stop_ids[rows].nonzero()[0]:
             stops[index] |= int(tokens[index]) in self.request(rows[index]).stop_token_ids
         return stops & (known_before >= self.earliest_stop[rows])
 

@@ -4,13 +4,14 @@ There are no prefill and decode phases. A step has one token budget; running req
 single token before those in the middle of their prompt, so that a long prompt delays nobody's next token), then waiting
 ones. Who comes first among equals is a `SchedulingPolicy`'s. Time is an argument; there are no sockets and no torch
 here. Several steps may be in flight: see DESIGN's rules on rows, generations and blocks, which `Retirement` and
-`update` keep.
+`update` keep. `BlockTables` grows the tables of what runs.
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from engine_core.block_tables import BlockTables
 from engine_core.common_beginning import CommonBeginning
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.layer_groups import BlockDemand
@@ -47,6 +48,7 @@ class Scheduler:
         self._demand = BlockDemand.of(self.kv.windows, self.kv.block_size, config.max_num_batched_tokens)
         self._eos = eos_token_ids
         self._retirement = Retirement(self.table, kv_cache_manager)
+        self._tables = BlockTables(self.table, kv_cache_manager, self._retirement, self._in_order, self._preempt)
         self._hashing = PromptHashing(kv_cache_manager)
         self._beginning = CommonBeginning(self.table, kv_cache_manager)
         self._refused: tuple[Request, int, int] | None = None
@@ -115,7 +117,7 @@ class Scheduler:
             table.generation[rows],
             samples.astype(np.bool_),
             table.num_computed[rows],
-            int(counts.sum()),
+            writer.num_tokens,
         )
 
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:
@@ -124,7 +126,7 @@ class Scheduler:
         self.kv.now = now
         table = self.table
         counts = step.samples & (step.generation == table.generation[step.rows])
-        indices = np.flatnonzero(counts)
+        indices = counts.nonzero()[0]
         rows, tokens = step.rows[indices], result.sampled[indices, 0]
         known_before = table.num_known[rows]
         table.history[rows, known_before] = tokens
@@ -136,9 +138,9 @@ class Scheduler:
         for row in rows[is_first]:
             table.request(row).first_token_time = now
         self.policy.count_sampled(rows)
-        self._register_sampled_blocks(rows, known_before)
-        if self.kv.has_windows:
-            self._release_behind_windows(step)
+        self._tables.register_sampled(rows, known_before)
+        if self.kv.has_windows and self._tables.release_behind(step):
+            self._refused = None
         finished = self._find_finished(rows, tokens, known_before)
         if self.kv.host is not None:
             self.kv.host.collect(step.step_id, result.num_host_slots)
@@ -150,7 +152,7 @@ class Scheduler:
     def _schedule_running(self, writer: PlanWriter) -> tuple[np.ndarray, np.ndarray]:
         """Rows and token counts (int32) of running requests that fit the budget and have their blocks."""
         table = self.table
-        rows = np.flatnonzero(table.running).astype(np.int32)
+        rows = table.running.nonzero()[0].astype(np.int32)
         planned = table.num_known[rows] + table.num_inflight[rows]
         pending = planned - table.num_computed[rows]
         ready = (planned < table.limit[rows]) & (pending > 0)
@@ -163,9 +165,10 @@ class Scheduler:
             chunks = divide(self.config.max_num_batched_tokens - len(single), rest, num_joining)
             rows = np.concatenate([single, prompts[chunks > 0]])
             counts = np.concatenate([counts, chunks[chunks > 0]])
-        rows, counts = self._grow_tables(writer, rows, counts)
-        fills = counts > 1
-        self._register_prompt_blocks(rows[fills], (table.num_computed[rows] + counts)[fills])
+        rows, counts = self._tables.grow(writer, rows, counts)
+        if len(prompts):
+            fills = counts > 1
+            self._tables.register_prompts(rows[fills], (table.num_computed[rows] + counts)[fills])
         return rows, counts
 
     def _in_order(self, rows: np.ndarray) -> np.ndarray:
@@ -173,51 +176,6 @@ class Scheduler:
         if len(rows) < 2:
             return rows
         return rows[np.lexsort((self.table.arrival_number[rows], self.policy.ranks(rows)))]
-
-    def _grow_tables(self, writer: PlanWriter, rows: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Appends the entries that the rows' new tokens need in each table, preempting where blocks are too few."""
-        table, kv = self.table, self.kv
-        missing = -(-(table.num_computed[rows] + counts) // kv.block_size) - table.num_blocks[rows]
-        grows = missing > 0
-        if kv.num_groups * int(missing[grows].sum()) > kv.pool.num_available:
-            stays = self._make_room(rows, missing)
-            rows, counts, missing, grows = rows[stays], counts[stays], missing[stays], grows[stays]
-        if grows.any():
-            growing, needed = rows[grows], missing[grows]
-            blocks = kv.append([table.request(row) for row in growing.tolist()], needed.tolist())
-            writer.add_entries(growing, table.num_blocks[growing], needed, kv.num_groups, blocks)
-            table.num_blocks[growing] += needed
-        return rows, counts
-
-    def _make_room(self, rows: np.ndarray, missing: np.ndarray) -> np.ndarray:
-        """Which of the rows run: those that need no blocks, and in policy order those for which there are enough.
-
-        Running rows at the end of that order are preempted for the others, so no row that was granted its blocks is.
-        """
-        table, pool = self.table, self.kv.pool
-        needed = dict(zip(rows.tolist(), (self.kv.num_groups * missing).tolist(), strict=True))
-        victims = self._in_order(np.flatnonzero(table.running)).tolist()
-        num_granted = 0
-        stays = np.ones(len(table.requests), np.bool_)
-        for row in self._in_order(rows[missing > 0]).tolist():
-            while table.running[row] and pool.num_available < num_granted + needed[row]:
-                num_returning = self._retirement.num_blocks + self._num_blocks_behind()
-                if pool.num_available + num_returning >= num_granted + needed[row]:
-                    break  # blocks of ended requests and behind windows come back with the steps in flight
-                self._preempt(table.request(victims.pop()))
-            if not table.running[row]:
-                continue
-            stays[row] = pool.num_available >= num_granted + needed[row]
-            num_granted += needed[row] if stays[row] else 0
-        return (table.running & stays)[rows]
-
-    def _num_blocks_behind(self) -> int:
-        """Blocks that running requests hold for steps in flight only: no step after them sees these."""
-        if not self.kv.has_windows:
-            return 0
-        rows = np.flatnonzero(self.table.running)
-        behind = self.kv.count_behind(self.table.num_computed[rows])
-        return self.kv.num_blocks_behind(behind, self.table.num_behind[rows])
 
     def _preempt(self, request: Request) -> None:
         """Sends a running request back to the queue; its blocks are given up and computed again later."""
@@ -326,40 +284,8 @@ class Scheduler:
         for group in range(kv.num_groups):
             first, blocks = kv.held_entries(request, group)
             writer.add_blocks(row, first, blocks, group)
-        self._register_prompt_blocks(np.array([row]), np.array([num_hit + count]))
+        self._tables.register_prompts(np.array([row]), np.array([num_hit + count]))
         return count
-
-    # Cache
-
-    def _register_prompt_blocks(self, rows: np.ndarray, num_computed: np.ndarray) -> None:
-        """Blocks that this step fills with known tokens can be found from now on, by requests of this step too."""
-        self._register_blocks(rows, np.minimum(num_computed, self.table.num_known[rows]))
-
-    def _register_sampled_blocks(self, rows: np.ndarray, known_before: np.ndarray) -> None:
-        """The token before the collected one is computed for certain: where it ends a block, that block is complete."""
-        ends_block = (known_before % self.kv.block_size == 0) & self.table.running[rows]
-        self._register_blocks(rows[ends_block], known_before[ends_block])
-
-    def _register_blocks(self, rows: np.ndarray, num_tokens: np.ndarray) -> None:
-        """Blocks of the rows' first `num_tokens` tokens can be found by others."""
-        history, counts = self.table.history, zip(rows.tolist(), num_tokens.tolist(), strict=True)
-        requests = [self.table.request(row) for row in rows.tolist()]
-        self.kv.register_full(requests, [history[row, :count] for row, count in counts])
-
-    def _release_behind_windows(self, step: ScheduledStep) -> None:
-        """Steps after the collected one begin where it ended, so nothing before that place's window is read again."""
-        table = self.table
-        rows, ends = step.rows, step.ends
-        behind = self.kv.count_behind(ends)
-        num_blocks = np.where(table.running[rows], behind - table.num_behind[rows], 0)
-        leaves = num_blocks > 0
-        if not leaves.any():
-            return
-        rows, behind = rows[leaves], behind[leaves]
-        self.kv.release_behind([table.request(row) for row in rows.tolist()], behind.tolist())
-        table.num_behind[rows] = behind
-        if (num_blocks > 1).any():
-            self._refused = None  # a prompt lets go of more than it took, which a row that decodes does not
 
     # Ends
 
@@ -368,7 +294,7 @@ class Scheduler:
         stops = self.table.find_stops(rows, tokens, known_before, self._eos)
         at_limit = known_before + 1 >= self.table.limit[rows]
         finished = []
-        for index in np.flatnonzero(stops | at_limit):
+        for index in (stops | at_limit).nonzero()[0]:
             request = self.table.request(rows[index])
             if stops[index]:
                 finished.append(self._finish(request, FINISH_STOP, int(tokens[index])))

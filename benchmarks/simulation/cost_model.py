@@ -13,6 +13,8 @@ Tokens are those of the graph that the worker would run, padding included. A pro
 reaches neither side of it, which the third power stands for. Nothing overlaps but what the shares contain.
 """
 
+from functools import cache, partial
+
 import numpy as np
 
 from benchmarks.simulation.gpus import Gpu
@@ -50,6 +52,9 @@ class CostModel:
         self._kv_bytes = kv_bytes_per_token(model, dtype_bytes, model.num_hidden_layers)
         self._pair_flops = 4 * model.num_hidden_layers * q_size
         self._sizes = StepSizes(scheduler.max_num_seqs, scheduler.max_num_batched_tokens)
+        # Sizes and numbers of samples come again and again.
+        self._of_layer = cache(partial(self._products, self._layer_matrices))
+        self._of_head = cache(partial(self._products, self._head_matrix))
 
     def step_seconds(self, ends: np.ndarray, counts: np.ndarray, num_sampled: int, distinct: float = 1.0) -> float:
         """Of a step that computes the last `counts` of `ends` tokens of its sequences (each int [num_seqs]).
@@ -58,8 +63,8 @@ class CostModel:
         num_tokens = self._sizes.fit(int(counts.sum()), len(counts)).num_tokens
         is_narrow = num_tokens <= _MAX_NARROW_TOKENS
         seconds = gpu.step_seconds + self._num_layers * (gpu.layer_seconds if is_narrow else gpu.wide_layer_seconds)
-        seconds += self._num_layers * self._products(self._layer_matrices, num_tokens)
-        seconds += self._products(self._head_matrix, num_sampled) if num_sampled else 0.0
+        seconds += self._num_layers * self._of_layer(num_tokens)
+        seconds += self._of_head(num_sampled) if num_sampled else 0.0
         seconds += num_tokens * self._moved_bytes / gpu.copy_bytes_per_second
         seconds += num_sampled * self._vocab_size * _LOGIT_BYTES * _LOGIT_PASSES / gpu.copy_bytes_per_second
         return seconds + self._attention(ends.astype(np.float64), counts.astype(np.float64), distinct)
@@ -73,13 +78,15 @@ class CostModel:
     def _attention(self, ends: np.ndarray, counts: np.ndarray, distinct: float) -> float:
         gpu, is_decode = self._gpu, counts == 1
         kv_bytes = ends * self._kv_bytes
+        seconds_a_byte = distinct / gpu.read_bytes_per_second + (1 - distinct) / gpu.cached_read_bytes_per_second
+        seconds_a_byte /= gpu.decode_attention_share
+        if is_decode.all():
+            return float(kv_bytes.sum()) * seconds_a_byte
         pairs = counts * (ends - counts) + counts * (counts + 1) / 2
         chunks = np.maximum(
             kv_bytes / gpu.read_bytes_per_second, pairs * self._pair_flops / gpu.prefill_attention_flops
         )
-        seconds_a_byte = distinct / gpu.read_bytes_per_second + (1 - distinct) / gpu.cached_read_bytes_per_second
-        decode = kv_bytes[is_decode].sum() * seconds_a_byte / gpu.decode_attention_share
-        return float(decode + chunks[~is_decode].sum())
+        return float(kv_bytes[is_decode].sum()) * seconds_a_byte + float(chunks[~is_decode].sum())
 
     def copy_seconds(self, num_blocks: int, bytes_per_block: int) -> float:
         """Of blocks between the KV cache and host memory, one direction."""

@@ -6,6 +6,7 @@ robin they do not meet, and each is a job of its own, as is every row of a compa
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -88,7 +89,11 @@ def _run(job: _Job, on_ended: OnEnded) -> list[Record]:
 def _run_apart(jobs: list[_Job], on_ended: OnEnded, num_processes: int) -> list[list[Record]]:
     context = multiprocessing.get_context("spawn")
     ended = context.SimpleQueue()
-    with context.Pool(num_processes, _set_queue, (ended.put,)) as pool:
+    # A terminal's Ctrl-C reaches all processes: it is this one's to end the others, which inherit the mask.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    pool = context.Pool(num_processes, _set_queue, (ended.put,))
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with pool:
         results = pool.map_async(_run_and_tell, jobs, chunksize=1)
         while not results.ready():
             results.wait(_POLL_SECONDS)

@@ -11,14 +11,13 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet, WeakValueDictionary
 
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from frontend.client import wire
-from frontend.client.block_events import BlockBatch, BlockEventStream
+from frontend.client.block_events import BlockEventStream
 from frontend.client.deltas import EngineInfo
 from frontend.client.errors import (
     CLOSED,
@@ -30,6 +29,7 @@ from frontend.client.errors import (
     VERSION_MISMATCH,
     EngineError,
 )
+from frontend.client.readers import Readers
 from frontend.client.request_stream import RequestStream
 
 DEFAULT_CREDIT = 256
@@ -48,8 +48,6 @@ class EngineClient:
         self.endpoint = endpoint
         self.info: EngineInfo | None = None
         """The core's welcome; None before `connect` and after the core died."""
-        self.num_delivered_tokens = 0
-        self.num_finished_requests = 0
         self._credit = credit
         self._to_grant = 0
         self._context = zmq.asyncio.Context()
@@ -57,11 +55,7 @@ class EngineClient:
         self._monitor: zmq.asyncio.Socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        # Weak, so that an iterator that its reader dropped is noticed and its request aborted.
-        self._streams: WeakValueDictionary[int, RequestStream] = WeakValueDictionary()
-        self._block_streams: WeakSet[BlockEventStream] = WeakSet()
-        self._next_block_batch = 0
-        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._readers = Readers()
         self._next_number = 0
         self._welcomed: asyncio.Future[EngineInfo] | None = None
         self._receiving: asyncio.Future[bytes] | None = None
@@ -69,7 +63,15 @@ class EngineClient:
     @property
     def num_open_requests(self) -> int:
         """Requests whose final reply has not arrived."""
-        return len(self._streams)
+        return len(self._readers.streams)
+
+    @property
+    def num_delivered_tokens(self) -> int:
+        return self._readers.num_delivered_tokens
+
+    @property
+    def num_finished_requests(self) -> int:
+        return self._readers.num_finished_requests
 
     @property
     def connected(self) -> bool:
@@ -150,13 +152,13 @@ class EngineClient:
             # The core's socket would hang up on us, and with us on everybody who shares this client.
             stream.closed = True
             raise EngineError(INVALID_REQUEST, f"A request must have at most {wire.MAX_FRAME_BYTES} bytes.")
-        self._streams[stream.handle] = stream
+        self._readers.streams[stream.handle] = stream
         self._send(frame)
         return stream
 
     def abort(self, request_id: str) -> None:
         """Ends the request of that id, if it still runs: its iterator ends with finish reason `abort`."""
-        handles = [stream.handle for stream in self._streams.values() if stream.request_id == request_id]
+        handles = [stream.handle for stream in self._readers.streams.values() if stream.request_id == request_id]
         if handles:
             self._send(wire.abort(handles))
 
@@ -165,7 +167,7 @@ class EngineClient:
         if self.info is None:
             raise EngineError(ENGINE_DEAD, "The engine core is not connected.")
         call_id = self._number()
-        reply = self._calls[call_id] = asyncio.get_running_loop().create_future()
+        reply = self._readers.calls[call_id] = asyncio.get_running_loop().create_future()
         self._send(wire.utility(call_id, method, arguments))
         try:
             return await asyncio.wait_for(reply, timeout)
@@ -173,19 +175,15 @@ class EngineClient:
             message = f"The engine core did not answer {method!r} within {timeout:g} seconds."
             raise EngineError(UTILITY_FAILED, message) from None
         finally:
-            self._calls.pop(call_id, None)
+            self._readers.calls.pop(call_id, None)
 
     def block_events(self) -> BlockEventStream:
         """What happens in the core's prefix cache from now on. The first batch has a gap: take a snapshot then."""
         if self.info is None:
             raise EngineError(ENGINE_DEAD, "The engine core is not connected.")
-        stream = BlockEventStream()
-        if not self._block_streams:
+        if not self._readers.block_streams:
             self._send(wire.subscribe_block_events())
-        else:
-            stream.push(BlockBatch(self._next_block_batch, gap=True))
-        self._block_streams.add(stream)
-        return stream
+        return self._readers.add_block_stream()
 
     async def block_snapshot(self) -> AsyncIterator[list[bytes]]:
         """The digests of the blocks that can be found in the core's prefix cache, page by page."""
@@ -197,12 +195,10 @@ class EngineClient:
 
     def fail_open_requests(self, message: str) -> None:
         """Ends every open request in the engine, and its reader with that error."""
-        streams = list(self._streams.values())
-        if streams and self.info is not None:
-            self._send(wire.abort([stream.handle for stream in streams]))
-        self._streams.clear()
-        for stream in streams:
-            stream.fail(EngineError(SHUTTING_DOWN, message))
+        handles = list(self._readers.streams)
+        if handles and self.info is not None:
+            self._send(wire.abort(handles))
+        self._readers.fail_streams(EngineError(SHUTTING_DOWN, message))
 
     async def close(self) -> None:
         """Ends what runs, tells the core that this client is gone, and gives the socket back."""
@@ -233,7 +229,7 @@ class EngineClient:
         """A number that nothing open uses."""
         while True:
             self._next_number = (self._next_number + 1) % 2**32
-            if self._next_number not in self._streams and self._next_number not in self._calls:
+            if self._next_number not in self._readers.streams and self._next_number not in self._readers.calls:
                 return self._next_number
 
     def _send(self, frame: bytes) -> None:
@@ -252,7 +248,7 @@ class EngineClient:
             loop.call_soon_threadsafe(self._abort_handle, handle)
 
     def _abort_handle(self, handle: int) -> None:
-        self._streams.pop(handle, None)
+        self._readers.streams.pop(handle, None)
         if self.info is not None:
             self._send(wire.abort([handle]))
 
@@ -270,54 +266,10 @@ class EngineClient:
 
     def _take_frame(self, frame: bytes) -> None:
         message = wire.unpack(frame)
-        kind = message["type"]
-        if kind == "outputs":
-            self._take_outputs(message)
-        elif kind == "block_events":
-            batch = wire.block_batch(message)
-            self._next_block_batch = batch.sequence if batch.gap else batch.sequence + 1
-            for stream in self._block_streams:
-                stream.push(batch)
-        elif kind == "utility_reply":
-            self._take_reply(message)
-        elif kind == "welcome" and self._welcomed is not None and not self._welcomed.done():
+        if message["type"] != "welcome":
+            self._readers.take(message, None if self.info is None else self.info.epoch)
+        elif self._welcomed is not None and not self._welcomed.done():
             self._welcomed.set_result(wire.welcome(message))
-
-    def _take_outputs(self, message: Mapping[str, Any]) -> None:
-        if self.info is not None and message["epoch"] != self.info.epoch:
-            return
-        streams = self._streams
-        for row in message.get("logprobs", ()):
-            handle, columns = wire.logprob_columns(row)
-            stream = streams.get(handle)
-            if stream is not None:
-                stream.push_logprobs(columns)
-        for handle, token_ids in wire.new_tokens(message):
-            stream = streams.get(handle)
-            if stream is not None:
-                self.num_delivered_tokens += len(token_ids)
-                stream.push_tokens(token_ids)
-        for row in message.get("finished", ()):
-            handle, finished = wire.finished(row)
-            stream = streams.pop(handle, None)
-            if stream is not None:
-                self.num_finished_requests += 1
-                stream.finish(finished)
-        for handle, code, text, *rest in message.get("errors", ()):
-            stream = streams.pop(handle, None)
-            if stream is not None:
-                self.num_finished_requests += 1
-                stream.fail(EngineError(code, text, rest[0] if rest else None))
-
-    def _take_reply(self, message: Mapping[str, Any]) -> None:
-        call = self._calls.get(message["call_id"])
-        if call is None or call.done():
-            return
-        error = message.get("error")
-        if error is None:
-            call.set_result(message.get("result"))
-        else:
-            call.set_exception(EngineError(UTILITY_FAILED, error))
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
         """Waits for the end of the connection, which on ipc is the end of the core."""
@@ -358,16 +310,7 @@ class EngineClient:
 
     def _end_all(self, error: EngineError, linger: int = 0) -> None:
         self.info = None
-        streams = list(self._streams.values())
-        self._streams.clear()
-        for stream in streams:
-            stream.fail(error)
-        for block_stream in self._block_streams:
-            block_stream.fail(error)
-        self._block_streams.clear()
-        for call in self._calls.values():
-            if not call.done():
-                call.set_exception(error)
+        self._readers.fail_all(error)
         self._drop_socket(linger)
 
     def _drop_socket(self, linger: int = 0) -> None:

@@ -1,8 +1,13 @@
 """Simulations as a whole: nothing is lost, the same arguments give the same figures, and what should help helps."""
 
+import contextlib
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -221,6 +226,33 @@ def test_bad_arguments_are_one_line(arguments: list[str], reason: str, capsys: p
     assert captured.err.startswith("simulate: ")
     assert captured.err.count("\n") == 1
     assert reason in captured.err
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_ctrl_c_ends_it_with_one_line(processes: str) -> None:
+    """As a terminal does it: all processes of the group get the signal, once requests have ended."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    arguments = [*ARGUMENTS, "--requests", "20000", "--replicas", "2", "--processes", processes]
+    simulator = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.simulate", *arguments], cwd=ROOT, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        shown = b""
+        while not re.search(rb"[1-9][0-9]*/20000", shown):
+            shown += terminal.read(4096)
+        os.killpg(simulator.pid, signal.SIGINT)
+        rest = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while part := terminal.read(4096):
+                rest += part
+    assert simulator.wait(10) == 130
+    lines = [line.split(b"\r")[-1] for line in rest.splitlines()]
+    assert [line for line in lines if line.startswith(b"simulate: ")] == [
+        b"simulate: interrupted, nothing was written."
+    ]
+    assert b"Traceback" not in rest
 
 
 def test_no_torch_is_needed() -> None:

@@ -1,12 +1,15 @@
-"""The collector of reference cycles runs when the core is idle, and has nothing of the core's to collect."""
+"""What could hold up a step: collections of garbage, of which the core makes none, and modules that load late."""
 
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
 import pytest
 
+from benchmarks.environment import ROOT
 from engine_core import engine_core, garbage
 from engine_core.ipc.codec import decode_core_message, encode
 from engine_core.ipc.messages import AbortRequest, Bye, Utility
@@ -75,3 +78,22 @@ def test_the_core_makes_no_cycles(held: None) -> None:
     ours = [kind for kind in kinds if kind.__module__.startswith("engine_core") or issubclass(kind, BaseException)]
     assert not ours
     assert FrameType not in kinds
+
+
+def test_serving_loads_no_module() -> None:
+    """As some functions of numpy do at their first call, 14 ms of the first step that uses them."""
+    code = """
+import sys
+from benchmarks import bench_engine_core
+from engine_core.engine_core import EngineCore
+run, late = EngineCore.run, set()
+def watched(core):
+    before = set(sys.modules)
+    run(core)
+    late.update(set(sys.modules) - before)
+EngineCore.run = watched
+bench_engine_core.measure(4, 160)
+print(sorted(name for name in late if name.startswith(("numpy", "engine_core", "msgspec"))))
+"""
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"

@@ -1,0 +1,41 @@
+"""All requests that have no final reply yet: by id, and those with a deadline by that."""
+
+import heapq
+
+from engine_core.request import Request, RequestStatus
+
+
+class OpenRequests:
+    """Knows no clocks: times are unix seconds that the caller gives."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Request] = {}
+        self._deadlines: list[tuple[float, int, Request]] = []  # by time, then arrival
+
+    def get(self, request_id: str) -> Request | None:
+        return self._by_id.get(request_id)
+
+    def all(self) -> list[Request]:
+        """In order of arrival."""
+        return list(self._by_id.values())
+
+    def add(self, request: Request) -> None:
+        self._by_id[request.request_id] = request
+        if request.deadline is not None:
+            heapq.heappush(self._deadlines, (request.deadline, request.arrival_number, request))
+
+    def remove(self, request: Request) -> None:
+        """It ended."""
+        del self._by_id[request.request_id]
+
+    def expired(self, now: float) -> list[Request]:
+        """Those whose deadline has passed, each told once; forgets the deadlines of those that ended before theirs."""
+        if len(self._deadlines) > 2 * len(self._by_id) + 64:
+            self._deadlines = [entry for entry in self._deadlines if entry[2].status is not RequestStatus.FINISHED]
+            heapq.heapify(self._deadlines)
+        expired = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            request = heapq.heappop(self._deadlines)[2]
+            if request.status is not RequestStatus.FINISHED:
+                expired.append(request)
+        return expired
