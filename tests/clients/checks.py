@@ -206,8 +206,9 @@ def instructor_tools(url: str, model: str) -> None:
     config = ConfigDict(json_schema_extra=without_titles)
     weather = create_model("get_weather", __doc__=FUNCTION["description"], __config__=config, city=str)
     client = instructor.from_openai(_openai(url), mode=instructor.Mode.PARALLEL_TOOLS)
+    question: Any = [{"role": "user", "content": "How is the weather in Paris today?"}]
     found = client.chat.completions.create(
-        model=model, messages=QUESTION, response_model=Iterable[weather], tool_choice="auto", **GREEDY
+        model=model, messages=question, response_model=Iterable[weather], tool_choice="auto", **GREEDY
     )
     assert [one.city for one in found] == ["Paris"]
 
