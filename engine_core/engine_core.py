@@ -147,6 +147,16 @@ class EngineCore:
             self._end(self.scheduler.abort(request))
         return len(found)
 
+    def has_left(self, identity: bytes) -> bool:
+        """Whether a client is gone; one that left without a word is found out by this."""
+        client = self._clients.get(identity)
+        if client is None:
+            return True
+        if not self._clients.is_gone(self._router, self.num_collected, client):
+            return False
+        self._forget(client)
+        return True
+
     # Receive
 
     def _receive(self) -> None:
@@ -217,7 +227,7 @@ class EngineCore:
         elif isinstance(message, Bye):
             self._forget(client)
         elif isinstance(message, Utility):
-            send_to(self._router, identity, encode(answer(self, message)))
+            send_to(self._router, identity, encode(answer(self, identity, message)))
 
     def _on_malformed(self, client: Client | None, frame: bytes, error: ProtocolError) -> None:
         """Whoever waits for an answer to a request gets one; other frames are only logged."""

@@ -13,7 +13,8 @@ MAX_VALUES = 16_384
 
 class _Entry(NamedTuple):
     value: bytes
-    is_final: bool
+    writer: bytes | None
+    """Who is to bring the final value; None: this is it."""
 
 
 class ResponseStore:
@@ -28,13 +29,13 @@ class ResponseStore:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, name: str, value: bytes, is_final: bool) -> bool:
+    def put(self, name: str, value: bytes, writer: bytes | None) -> bool:
         """Whether it is kept: not in place of a final value, and not when it is larger than the whole store."""
         known = self._entries.get(name)
-        if (known is not None and known.is_final) or len(value) > self._max_bytes:
+        if (known is not None and known.writer is None) or len(value) > self._max_bytes:
             return False
         self.remove(name)
-        self._entries[name] = _Entry(value, is_final)
+        self._entries[name] = _Entry(value, writer)
         self.num_bytes += len(value)
         while self.num_bytes > self._max_bytes or len(self._entries) > self._max_values:
             self.remove(next(iter(self._entries)))
@@ -46,6 +47,11 @@ class ResponseStore:
             return None
         self._entries.move_to_end(name)
         return entry.value
+
+    def writer_of(self, name: str) -> bytes | None:
+        """Who is to bring the final value; None where there is one, or nothing."""
+        entry = self._entries.get(name)
+        return None if entry is None else entry.writer
 
     def remove(self, name: str) -> bool:
         """Whether there was one."""

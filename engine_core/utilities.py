@@ -9,18 +9,18 @@ import msgspec
 from engine_core.inspector import block_page
 from engine_core.ipc.inspection import BlockPage, InspectArguments, Inspection, SnapshotArguments
 from engine_core.ipc.messages import Utility, UtilityReply
-from engine_core.ipc.stored_responses import AbortArguments, NameArguments, StoreArguments
+from engine_core.ipc.stored_responses import AbortArguments, LoadedResponse, NameArguments, StoreArguments
 
 if TYPE_CHECKING:
     from engine_core.engine_core import EngineCore
 
 
-def _metrics(core: "EngineCore", arguments: dict[str, Any]) -> str:
+def _metrics(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> str:
     """All metrics in Prometheus' text format."""
     return core.metrics.text()
 
 
-def _status(core: "EngineCore", arguments: dict[str, Any]) -> dict[str, int]:
+def _status(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> dict[str, int]:
     """What readiness looks at: `progress` moves with every collected step, `pending` is unfinished requests."""
     scheduler = core.scheduler
     return {
@@ -34,38 +34,41 @@ def _status(core: "EngineCore", arguments: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def _inspect(core: "EngineCore", arguments: dict[str, Any]) -> Inspection:
+def _inspect(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> Inspection:
     """What `quire top` shows."""
     limit = msgspec.convert(arguments, InspectArguments).limit
     return core.inspector.inspect(limit, core.num_collected, time.monotonic())
 
 
-def _block_snapshot(core: "EngineCore", arguments: dict[str, Any]) -> BlockPage:
+def _block_snapshot(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> BlockPage:
     """What can be found in the prefix cache, a page at a time; a subscriber's events tell what changes meanwhile."""
     return block_page(core.scheduler.kv, msgspec.convert(arguments, SnapshotArguments).cursor, core.epoch)
 
 
-def _store_response(core: "EngineCore", arguments: dict[str, Any]) -> bool:
+def _store_response(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> bool:
     """Whether it is kept."""
     asked = msgspec.convert(arguments, StoreArguments)
-    return core.responses.put(asked.name, asked.value, asked.is_final)
+    return core.responses.put(asked.name, asked.value, None if asked.is_final else client)
 
 
-def _load_response(core: "EngineCore", arguments: dict[str, Any]) -> bytes | None:
-    return core.responses.get(msgspec.convert(arguments, NameArguments).name)
+def _load_response(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> LoadedResponse:
+    name = msgspec.convert(arguments, NameArguments).name
+    writer = core.responses.writer_of(name)
+    is_abandoned = writer is not None and writer != client and core.has_left(writer)
+    return LoadedResponse(value=core.responses.get(name), is_abandoned=is_abandoned)
 
 
-def _delete_response(core: "EngineCore", arguments: dict[str, Any]) -> bool:
+def _delete_response(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> bool:
     """Whether there was one."""
     return core.responses.remove(msgspec.convert(arguments, NameArguments).name)
 
 
-def _abort_requests(core: "EngineCore", arguments: dict[str, Any]) -> int:
+def _abort_requests(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> int:
     """Ends requests of any client by the beginning of their ids; returns how many."""
     return core.abort_requests(msgspec.convert(arguments, AbortArguments).prefix)
 
 
-METHODS: dict[str, Callable[["EngineCore", dict[str, Any]], Any]] = {
+METHODS: dict[str, Callable[["EngineCore", bytes, dict[str, Any]], Any]] = {
     "abort_requests": _abort_requests,
     "block_snapshot": _block_snapshot,
     "delete_response": _delete_response,
@@ -77,8 +80,8 @@ METHODS: dict[str, Callable[["EngineCore", dict[str, Any]], Any]] = {
 }
 
 
-def answer(core: "EngineCore", question: Utility) -> UtilityReply:
-    """Runs one method; an unknown one, or arguments that it does not take, are answered with an error."""
+def answer(core: "EngineCore", client: bytes, question: Utility) -> UtilityReply:
+    """Runs one method for a client; an unknown one, or arguments that it does not take, are answered with an error."""
     method = METHODS.get(question.method)
     if method is None:
         known = ", ".join(sorted(METHODS))
@@ -86,6 +89,6 @@ def answer(core: "EngineCore", question: Utility) -> UtilityReply:
             call_id=question.call_id, error=f"There is no method {question.method!r}; there are: {known}."
         )
     try:
-        return UtilityReply(call_id=question.call_id, result=method(core, question.arguments))
+        return UtilityReply(call_id=question.call_id, result=method(core, client, question.arguments))
     except msgspec.ValidationError as error:
         return UtilityReply(call_id=question.call_id, error=f"{question.method}: {error}.")

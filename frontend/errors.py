@@ -54,6 +54,11 @@ class ApiError(ValueError):
             "error": {"message": self.message, "type": _type_of(self.status), "param": self.param, "code": self.code}
         }
 
+    def renamed(self, param: str) -> "ApiError":
+        """The same about a field of another name, in its sentence too."""
+        message = self.message.replace(self.param, param) if self.param else self.message
+        return ApiError(self.status, message, param=param, code=self.code, headers=self.headers)
+
     def anthropic_body(self) -> dict[str, Any]:
         """The same in the shape of Anthropic's API."""
         kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")

@@ -17,13 +17,13 @@ class EventFormat(Protocol):
     """How a protocol writes its events; each is a struct whose tag is its name."""
 
     def start(self) -> Iterable[msgspec.Struct]:
-        """What comes before the text."""
+        """What comes before the output."""
 
-    def text(self, piece: OutputPiece) -> Iterable[msgspec.Struct]:
-        """A piece that has text."""
+    def output(self, piece: OutputPiece) -> Iterable[msgspec.Struct]:
+        """A piece that has output."""
 
     def end(self, last: OutputPiece) -> AsyncIterator[msgspec.Struct]:
-        """What comes after the text; `last` has the reason of the end, and tokens whose text has been sent."""
+        """What comes after the output; `last` has the reason of the end, and tokens whose text has been sent."""
 
     def failure(self, error: ApiError) -> Iterable[msgspec.Struct]:
         """The end of an answer that failed midway."""
@@ -50,8 +50,8 @@ async def _send_all(
     item = await anext(generation, None) if first is None else first
     while item is not None:
         held.add(item[1])
-        if held.text:
-            await stream.send_named(form.text(held))
+        if held.has_output:
+            await stream.send_named(form.output(held))
             held = OutputPiece(finish_reason=held.finish_reason, stop_reason=held.stop_reason)
         item = await anext(generation, None)
     async for event in form.end(held):

@@ -1,32 +1,48 @@
 """`/v1/messages`: its request as the chat request that means the same."""
 
+import re
+from typing import Any
+
 from frontend.errors import ApiError, bad_request
-from frontend.protocol.chat import ChatCompletionRequest, ChatMessage, ContentPart
-from frontend.protocol.messages import CountTokensRequest, MessagesRequest
+from frontend.message_conversation import chat_messages
+from frontend.protocol.chat import ChatCompletionRequest, FunctionDefinition, Tool
+from frontend.protocol.messages import CountTokensRequest, MessagesRequest, MessageToolChoice, ToolParam
+
+_CHOICES = {"auto": "auto", "none": "none", "any": "required"}
+_THINKING = ("enable_thinking", "thinking")
+"""What templates call it whose models think by request."""
+_OF_A_TOOL = re.compile(r"^(tools\[\d+\])\.function(?:\.(parameters))?")
 
 
 def as_chat(asked: CountTokensRequest) -> ChatCompletionRequest:
     """Raises a 400 for what a text model cannot take. A last message of the assistant is continued."""
-    if asked.tools:
-        raise bad_request("tools is not supported here: use /v1/chat/completions.", "tools")
-    if asked.thinking is not None and asked.thinking.type != "disabled":
-        raise bad_request("thinking must be disabled: it is not supported.", "thinking")
-    if not asked.messages:
-        raise bad_request("messages must have at least one message.", "messages")
-    system: list[ChatMessage] = []
-    if asked.system:
-        system.append(ChatMessage(role="system", content=_checked(asked.system, "system")))
-    turns = [
-        ChatMessage(role=message.role, content=_checked(message.content, f"messages[{index}].content"))
-        for index, message in enumerate(asked.messages)
-    ]
+    choice, thinking = asked.tool_choice, asked.thinking
+    wanted = None if asked.output_config is None else asked.output_config.format
     return ChatCompletionRequest(
-        messages=system + turns, continue_final_message=asked.messages[-1].role == "assistant" or None
+        messages=chat_messages(asked.messages, asked.system),
+        continue_final_message=asked.messages[-1].role == "assistant" or None,
+        tools=[_chat_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked.tools or ())] or None,
+        tool_choice=None if choice is None else _chat_tool_choice(choice),
+        parallel_tool_calls=False if choice is not None and choice.disable_parallel_tool_use else None,
+        chat_template_kwargs=None if thinking is None else dict.fromkeys(_THINKING, thinking.type != "disabled"),
+        response_format=(
+            None
+            if wanted is None
+            else {
+                "type": "json_schema",
+                "json_schema": {"name": "output", "schema": wanted.schema, "strict": True},
+            }
+        ),
     )
 
 
 def as_chat_to_answer(asked: MessagesRequest) -> ChatCompletionRequest:
     """The same with what is said of the answer."""
+    budget = None if asked.thinking is None else asked.thinking.budget_tokens
+    if budget is not None and not 1 <= budget < asked.max_tokens:
+        raise bad_request(
+            f"thinking.budget_tokens must be from 1 to less than max_tokens, not {budget}.", "thinking.budget_tokens"
+        )
     chat = as_chat(asked)
     chat.max_tokens = asked.max_tokens
     chat.temperature, chat.top_k, chat.top_p = asked.temperature, asked.top_k, asked.top_p
@@ -36,19 +52,32 @@ def as_chat_to_answer(asked: MessagesRequest) -> ChatCompletionRequest:
 
 def own_names(error: ApiError) -> ApiError:
     """An error about a chat's field as one about this endpoint's field."""
-    if error.param != "stop":
-        return error
-    return bad_request(error.message.replace("stop", "stop_sequences", 1), "stop_sequences")
+    param = error.param or ""
+    if param == "stop":
+        return error.renamed("stop_sequences")
+    if param.startswith("response_format"):
+        return error.renamed(param.replace("response_format.json_schema", "output_config.format"))
+    if found := _OF_A_TOOL.match(param):
+        schema = ".input_schema" if found.group(2) else ""
+        return error.renamed(f"{found.group(1)}{schema}{param[found.end() :]}")
+    return error
 
 
-def _checked(content: str | list[ContentPart], where: str) -> str | list[ContentPart]:
-    parts = [content] if isinstance(content, str) else [_text_of(part, where) for part in content]
-    if not any(part.strip() for part in parts):
-        raise bad_request(f"{where} must have text.", where)
-    return content
+def _chat_tool(tool: ToolParam, where: str) -> Tool:
+    if tool.type != "custom":
+        message = f"{where}.type must be 'custom', not {tool.type[:64]!r}: this server runs no tools of its own."
+        raise bad_request(message, f"{where}.type")
+    if tool.input_schema is None:
+        raise bad_request(f"{where}.input_schema must be given.", f"{where}.input_schema")
+    function = FunctionDefinition(
+        name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict
+    )
+    return Tool(type="function", function=function)
 
 
-def _text_of(part: ContentPart, where: str) -> str:
-    if part.type != "text" or part.text is None:
-        raise bad_request(f"{where} must be text, not {part.type[:64]!r}: this model takes text only.", where)
-    return part.text
+def _chat_tool_choice(choice: MessageToolChoice) -> str | dict[str, Any]:
+    if choice.type != "tool":
+        return _CHOICES[choice.type]
+    if choice.name is None:
+        raise bad_request("tool_choice.name must be given with type 'tool'.", "tool_choice.name")
+    return {"type": "function", "function": {"name": choice.name}}

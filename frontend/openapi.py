@@ -15,6 +15,7 @@ _REFERENCE = "#/components/schemas/{name}"
 _ERRORS = {
     "400": "The request is wrong; `param` names the field.",
     "404": "There is no such model or thing.",
+    "408": "The head or the body of the request came too slowly.",
     "413": "The body is too long.",
     "429": "Too many requests wait; `Retry-After` says for how long.",
     "500": "The server failed.",

@@ -5,8 +5,9 @@ its stop string, a concurrent `length` included, is ignored.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from engine_core.ipc import messages
 from frontend.client import LogprobColumns, TokenDelta
@@ -50,16 +51,15 @@ class TokenLogprobs:
     """Where its text begins in the output."""
     is_hidden: bool = False
     """Ended the output without being part of its text."""
+    is_reasoning: bool = False
 
 
 @dataclass(slots=True)
 class OutputPiece:
     """What a delta adds to a choice."""
 
-    texts: list[str] = field(default_factory=list)
-    """The text in pieces, joined when it is asked for: a long answer is collected from thousands of them."""
-    reasoning_texts: list[str] = field(default_factory=list)
-    tool_calls: list[ToolCall] = field(default_factory=list)
+    parts: list[Event] = field(default_factory=list)
+    """In the order of the output, none of them empty; joined when asked for, since a long answer has thousands."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
@@ -68,25 +68,42 @@ class OutputPiece:
 
     @property
     def text(self) -> str:
-        return "".join(self.texts)
+        return "".join([part.text for part in self.parts if isinstance(part, Content)])
 
     @property
     def reasoning(self) -> str:
-        return "".join(self.reasoning_texts)
+        return "".join([part.text for part in self.parts if isinstance(part, Reasoning)])
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        return [part for part in self.parts if isinstance(part, ToolCall)]
 
     @property
     def has_output(self) -> bool:
         """Whether there is anything to see, beside an end."""
-        return bool(self.reasoning_texts or self.tool_calls or any(self.texts))
+        return bool(self.parts)
+
+    def add_text(self, text: str) -> None:
+        if text:
+            self.parts.append(Content(text))
 
     def add(self, later: "OutputPiece") -> None:
         """Takes up the piece that follows."""
-        self.texts.extend(later.texts)
-        self.reasoning_texts.extend(later.reasoning_texts)
-        self.tool_calls.extend(later.tool_calls)
+        self.parts.extend(later.parts)
         self.token_ids.extend(later.token_ids)
         self.logprobs.extend(later.logprobs)
         self.finish_reason, self.stop_reason = later.finish_reason, later.stop_reason
+
+
+def runs_of(piece: OutputPiece) -> Iterator[Event]:
+    """Its parts, with neighbours of one kind of text joined."""
+    for kind, parts in groupby(piece.parts, type):
+        if kind is Content:
+            yield Content("".join([part.text for part in parts]))  # type: ignore[union-attr]
+        elif kind is Reasoning:
+            yield Reasoning("".join([part.text for part in parts]))  # type: ignore[union-attr]
+        else:
+            yield from parts
 
 
 class OutputProcessor:
@@ -150,6 +167,8 @@ class OutputProcessor:
         events = self._parser.feed(text)
         if was_in_reasoning or self._parser.in_reasoning:
             self.num_reasoning_tokens = (self.num_reasoning_tokens or 0) + 1
+            if piece.logprobs:
+                piece.logprobs[-1].is_reasoning = True
         self._add_events(piece, events)
 
     def _add_events(self, piece: OutputPiece, events: list[Event]) -> None:
@@ -158,12 +177,12 @@ class OutputProcessor:
             if isinstance(event, Content):
                 self._add_content(piece, event.text)
             elif isinstance(event, Reasoning):
-                piece.reasoning_texts.append(event.text)
+                piece.parts.append(event)
             else:
-                piece.tool_calls.append(event)
+                piece.add_text(self._stop.flush())  # no stop string spans a call
+                piece.parts.append(event)
                 self._has_calls = True
                 if not self._options.parallel_tool_calls:
-                    piece.texts.append(self._stop.flush())
                     self._end(piece, messages.FINISH_STOP, None)
             if self.finished:
                 return
@@ -171,7 +190,7 @@ class OutputProcessor:
     def _add_content(self, piece: OutputPiece, text: str) -> None:
         may_stop = self.num_output_tokens >= self._options.min_tokens
         released, stop_string = self._stop.feed(text, may_stop)
-        piece.texts.append(released)
+        piece.add_text(released)
         if stop_string is not None:
             self._end(piece, messages.FINISH_STOP, stop_string)
 
@@ -183,7 +202,7 @@ class OutputProcessor:
         else:
             self._add_events(piece, self._parser.feed(rest) + self._parser.finish())
         if not self.finished:
-            piece.texts.append(self._stop.flush())
+            piece.add_text(self._stop.flush())
             named = stop_token_id is not None and stop_token_id in self._options.stop_token_ids
             self._end(piece, reason, stop_token_id if named else None)
 

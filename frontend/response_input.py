@@ -1,14 +1,23 @@
 """`/v1/responses`: its request as the chat request that means the same."""
 
+from typing import Any
+
 from frontend.errors import ApiError, bad_request
-from frontend.protocol.chat import ChatCompletionRequest, ChatMessage, ContentPart
-from frontend.protocol.responses import InputItem, ResponsesRequest
+from frontend.protocol.chat import ChatCompletionRequest, ChatMessage, FunctionDefinition, Tool
+from frontend.protocol.responses import FunctionTool, ResponsesRequest, TextFormat
+from frontend.response_conversation import Conversation
 
 LOGPROBS_INCLUDED = "message.output_text.logprobs"
 _WITHOUT_EFFECT = frozenset(("reasoning.encrypted_content",))
 _MAX_METADATA = 16
-_TEXT_PARTS = frozenset(("text", "input_text", "output_text"))
-_OWN_NAMES = {"max_tokens": "max_output_tokens", "prompt": "input", "messages": "input"}
+_OWN_NAMES = (
+    ("max_tokens", "max_output_tokens"),
+    ("prompt", "input"),
+    ("messages", "input"),
+    ("response_format.json_schema", "text.format"),
+    ("response_format", "text.format"),
+)
+_CHOICES = ("auto", "none", "required")
 
 
 def check_response_request(asked: ResponsesRequest) -> None:
@@ -19,12 +28,6 @@ def check_response_request(asked: ResponsesRequest) -> None:
         raise bad_request("background must not come with stream: true: ask for the response by its id.", "background")
     if asked.background and asked.store is False:
         raise bad_request("background must not come with store: false: nobody could fetch the answer.", "background")
-    if asked.text is not None and asked.text.format.type != "text":
-        raise bad_request("text.format must be of type 'text': others are not supported.", "text.format")
-    if asked.tools:
-        raise bad_request("tools is not supported here: use /v1/chat/completions.", "tools")
-    if asked.tool_choice not in (None, "auto", "none"):
-        raise bad_request("tool_choice must be 'auto' or 'none'.", "tool_choice")
     if asked.truncation not in (None, "disabled"):
         raise bad_request("truncation must be 'disabled': nothing is left out of a conversation.", "truncation")
     if asked.conversation is not None:
@@ -38,13 +41,15 @@ def check_response_request(asked: ResponsesRequest) -> None:
         raise bad_request(f"metadata must have at most {_MAX_METADATA} entries.", "metadata")
 
 
-def input_messages(asked: ResponsesRequest) -> list[ChatMessage]:
-    """The new part of the conversation."""
+def conversation_of(asked: ResponsesRequest, earlier: Conversation) -> list[ChatMessage]:
+    """The whole conversation: what came before, and then the new part of it."""
     if isinstance(asked.input, str):
-        return [ChatMessage(role="user", content=asked.input)]
+        return [*earlier.messages, ChatMessage(role="user", content=asked.input)]
     if not asked.input:
         raise bad_request("input must not be an empty list.", "input")
-    return [_message(item, f"input[{index}]") for index, item in enumerate(asked.input)]
+    for index, item in enumerate(asked.input):
+        earlier.add_input(item, f"input[{index}]")
+    return earlier.messages
 
 
 def wants_logprobs(asked: ResponsesRequest) -> bool:
@@ -54,42 +59,60 @@ def wants_logprobs(asked: ResponsesRequest) -> bool:
 def as_chat(asked: ResponsesRequest, messages: list[ChatMessage]) -> ChatCompletionRequest:
     """`messages`: the whole conversation."""
     with_logprobs = wants_logprobs(asked)
-    unsupported = {name: getattr(asked, name) for name in asked.__struct_fields__ if name in _SHARED}
+    shared = {name: getattr(asked, name) for name in asked.__struct_fields__ if name in _SHARED}
     return ChatCompletionRequest(
         messages=messages,
         max_tokens=asked.max_output_tokens,
         logprobs=with_logprobs,
         top_logprobs=asked.top_logprobs if with_logprobs else None,
-        **unsupported,
+        tools=[_chat_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked.tools or ())] or None,
+        tool_choice=_chat_tool_choice(asked.tool_choice),
+        response_format=None if asked.text is None else _response_format(asked.text.format),
+        **shared,
     )
 
 
 def own_names(error: ApiError) -> ApiError:
     """An error about a chat's field as one about this endpoint's field."""
-    field, _, _ = (error.param or "").partition("[")
-    name = _OWN_NAMES.get(field)
-    if name is None:
-        return error
-    return ApiError(error.status, error.message, param=name, code=error.code, headers=error.headers)
+    param = error.param or ""
+    if param.startswith("tools["):
+        return error.renamed(param.replace(".function", "", 1))
+    for chats, ours in _OWN_NAMES:
+        if param == chats or param.startswith((f"{chats}.", f"{chats}[")):
+            # Messages were counted from the beginning of the conversation, which the request does not have.
+            return error.renamed(ours if ours == "input" else ours + param[len(chats) :])
+    return error
 
 
-def _message(item: InputItem, where: str) -> ChatMessage:
-    if item.type != "message":
-        raise bad_request(f"Items of input must be messages, not {item.type[:64]!r}.", f"{where}.type")
-    if item.role is None or item.role == "tool":
-        raise bad_request("role must be 'user', 'assistant', 'system' or 'developer'.", f"{where}.role")
-    content = item.content
-    if isinstance(content, list):
-        content = [_part(part, f"{where}.content[{index}]") for index, part in enumerate(content)]
-    return ChatMessage(role=item.role, content=content)
+def _chat_tool(tool: FunctionTool, where: str) -> Tool:
+    if tool.type != "function":
+        raise bad_request(f"{where}.type must be 'function', not {tool.type[:64]!r}.", f"{where}.type")
+    if tool.name is None:
+        raise bad_request(f"{where}.name must be given.", f"{where}.name")
+    function = FunctionDefinition(
+        name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
+    )
+    return Tool(type="function", function=function)
 
 
-def _part(part: ContentPart, where: str) -> ContentPart:
-    if part.type == "refusal" and part.refusal is not None:
-        return part
-    if part.type not in _TEXT_PARTS or part.text is None:
-        raise bad_request(f"A part of input must be text, not {part.type[:64]!r}: this model takes text only.", where)
-    return ContentPart(type="text", text=part.text)
+def _chat_tool_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    """A named function stands one level deeper in a chat's request."""
+    if not isinstance(choice, dict):
+        return choice
+    if choice.get("type") != "function" or not isinstance(choice.get("name"), str):
+        raise bad_request(
+            f"tool_choice must be one of {', '.join(_CHOICES)}, or {{'type': 'function', 'name': ...}}.", "tool_choice"
+        )
+    return {"type": "function", "function": {"name": choice["name"]}}
+
+
+def _response_format(wanted: TextFormat) -> dict[str, Any] | None:
+    if wanted.type == "text":
+        return None
+    if wanted.type != "json_schema":
+        return {"type": wanted.type}
+    named = {"name": wanted.name, "description": wanted.description, "schema": wanted.schema, "strict": wanted.strict}
+    return {"type": "json_schema", "json_schema": {key: value for key, value in named.items() if value is not None}}
 
 
 # Fields of the same name and meaning.
@@ -101,5 +124,4 @@ _SHARED = frozenset(ResponsesRequest.__struct_fields__) & frozenset(ChatCompleti
     "tool_choice",
     "store",
     "metadata",
-    "reasoning",
 }

@@ -7,9 +7,12 @@ from frontend.client import EngineClient, EngineError
 from frontend.errors import ApiError, bad_request, from_engine
 from frontend.protocol.chat import ChatMessage
 from frontend.protocol.responses import Response
+from frontend.response_answer import fail_response
 
 MAX_CONVERSATION_BYTES = MAX_VALUE_BYTES // 2
 """Of the messages before an answer, so that the answer has room as well."""
+
+ABANDONED = "The server process that worked on this response ended before it was finished: send the request again."
 
 
 class StoredResponse(msgspec.Struct, kw_only=True):
@@ -45,16 +48,29 @@ async def save_response(client: EngineClient, stored: StoredResponse, *, is_fina
 
 
 async def load_response(client: EngineClient, response_id: str, owner: str | None) -> StoredResponse:
-    """Raises a 404 where there is none (any more)."""
-    try:
-        value = await client.utility("load_response", name=response_id) if len(response_id) in range(1, 129) else None
-    except EngineError as error:
-        raise from_engine(error) from error
-    stored = None if value is None else _decoder.decode(value)
+    """Raises a 404 where there is none (any more). One whose frontend died before its end has failed."""
+    stored, is_abandoned = await _load(client, response_id)
     if stored is None or stored.owner != owner:
         message = f"There is no stored response {response_id[:128]!r}; the oldest are forgotten first."
         raise ApiError(404, message, code="response_not_found")
+    if is_abandoned:
+        fail_response(stored.response, ApiError(500, ABANDONED, code="server_error"))
+        if not await save_response(client, stored, is_final=True):  # somebody else has seen it and was faster
+            stored, _ = await _load(client, response_id)
+            assert stored is not None
     return stored
+
+
+async def _load(client: EngineClient, response_id: str) -> tuple[StoredResponse | None, bool]:
+    """The response, and whether nobody is left who could finish it."""
+    if len(response_id) not in range(1, 129):
+        return None, False
+    try:
+        loaded = await client.utility("load_response", name=response_id)
+    except EngineError as error:
+        raise from_engine(error) from error
+    value = loaded["value"]
+    return None if value is None else _decoder.decode(value), loaded["is_abandoned"]
 
 
 async def delete_response(client: EngineClient, response_id: str) -> None:

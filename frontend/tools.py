@@ -23,6 +23,8 @@ def template_tools(tools: list[Tool] | None, tool_choice: ToolChoice) -> list[di
     if not tools or tool_choice == "none":
         return None
     plain: list[dict[str, Any]] = msgspec.to_builtins(tools)
+    for tool in plain:
+        tool["function"].pop("strict", None)  # a word for the server, which no model has read in a tool
     return plain
 
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from frontend.errors import ApiError, bad_request
+from frontend.protocol.malformed import malformed_field
 
 MAX_LISTED_FIELDS = 16
 
@@ -32,7 +33,10 @@ def decode_body(body: bytes, kind: type[T], *, strict: bool) -> tuple[T, list[st
     except msgspec.ValidationError as error:
         raise from_validation(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise bad_request(f"The body is not valid JSON: {error}.", code="invalid_json") from error
+        field = malformed_field(body)
+        where = "" if field is None else f" in {field!r}"
+        reason = str(error).rstrip(".")
+        raise bad_request(f"The body is not valid JSON{where}: {reason}.", field, "invalid_json") from error
     unknown = [name for name in names if name not in kind.__struct_encode_fields__]
     if unknown and strict:
         listed = ", ".join(repr(name) for name in unknown[:MAX_LISTED_FIELDS])

@@ -2,11 +2,12 @@
 
 import msgspec
 
-from frontend.protocol.responses import OutputLogprob, OutputMessage, OutputText, Response
+from frontend.protocol.responses import OutputItem, OutputLogprob, OutputText, ReasoningText, Response, SummaryText
 
 
 class _Event(msgspec.Struct, kw_only=True, tag_field="type"):
-    sequence_number: int
+    sequence_number: int = 0
+    """Counted when it is sent."""
 
 
 class ResponseCreated(_Event, kw_only=True, tag="response.created"):
@@ -31,12 +32,12 @@ class ResponseFailed(_Event, kw_only=True, tag="response.failed"):
 
 class OutputItemAdded(_Event, kw_only=True, tag="response.output_item.added"):
     output_index: int
-    item: OutputMessage
+    item: OutputItem
 
 
 class OutputItemDone(_Event, kw_only=True, tag="response.output_item.done"):
     output_index: int
-    item: OutputMessage
+    item: OutputItem
 
 
 class _PartEvent(_Event, kw_only=True):
@@ -46,11 +47,11 @@ class _PartEvent(_Event, kw_only=True):
 
 
 class ContentPartAdded(_PartEvent, kw_only=True, tag="response.content_part.added"):
-    part: OutputText
+    part: OutputText | ReasoningText
 
 
 class ContentPartDone(_PartEvent, kw_only=True, tag="response.content_part.done"):
-    part: OutputText
+    part: OutputText | ReasoningText
 
 
 class OutputTextDelta(_PartEvent, kw_only=True, tag="response.output_text.delta"):
@@ -63,6 +64,50 @@ class OutputTextDone(_PartEvent, kw_only=True, tag="response.output_text.done"):
     logprobs: list[OutputLogprob]
 
 
+class ReasoningTextDelta(_PartEvent, kw_only=True, tag="response.reasoning_text.delta"):
+    delta: str
+
+
+class ReasoningTextDone(_PartEvent, kw_only=True, tag="response.reasoning_text.done"):
+    text: str
+
+
+class _SummaryEvent(_Event, kw_only=True):
+    item_id: str
+    output_index: int
+    summary_index: int
+
+
+class ReasoningSummaryPartAdded(_SummaryEvent, kw_only=True, tag="response.reasoning_summary_part.added"):
+    part: SummaryText
+
+
+class ReasoningSummaryTextDelta(_SummaryEvent, kw_only=True, tag="response.reasoning_summary_text.delta"):
+    delta: str
+
+
+class ReasoningSummaryTextDone(_SummaryEvent, kw_only=True, tag="response.reasoning_summary_text.done"):
+    text: str
+
+
+class ReasoningSummaryPartDone(_SummaryEvent, kw_only=True, tag="response.reasoning_summary_part.done"):
+    part: SummaryText
+
+
+class _CallEvent(_Event, kw_only=True):
+    item_id: str
+    output_index: int
+
+
+class FunctionCallArgumentsDelta(_CallEvent, kw_only=True, tag="response.function_call_arguments.delta"):
+    delta: str
+
+
+class FunctionCallArgumentsDone(_CallEvent, kw_only=True, tag="response.function_call_arguments.done"):
+    name: str
+    arguments: str
+
+
 ResponseEvent = (
     ResponseCreated
     | ResponseInProgress
@@ -71,6 +116,14 @@ ResponseEvent = (
     | OutputTextDelta
     | OutputTextDone
     | ContentPartDone
+    | ReasoningTextDelta
+    | ReasoningTextDone
+    | ReasoningSummaryPartAdded
+    | ReasoningSummaryTextDelta
+    | ReasoningSummaryTextDone
+    | ReasoningSummaryPartDone
+    | FunctionCallArgumentsDelta
+    | FunctionCallArgumentsDone
     | OutputItemDone
     | ResponseCompleted
     | ResponseIncomplete

@@ -9,20 +9,46 @@ from frontend.protocol.unsupported import UnsupportedFields
 
 
 class InputItem(msgspec.Struct, kw_only=True):
-    """A message; other kinds of items are told apart later, with a sentence for the user."""
+    """A message, a call, what a call gave, or reasoning. Which fields go together is checked later, with a sentence
+    for the user."""
 
     type: str = "message"
     role: Role | None = None
     content: str | list[ContentPart] | None = None
+    summary: list[ContentPart] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[ContentPart] | None = None
 
 
-class TextFormat(msgspec.Struct, kw_only=True):
-    type: str = "text"
+class TextFormat(msgspec.Struct, kw_only=True, omit_defaults=True):
+    type: str
+    name: str | None = None
+    description: str | None = None
+    schema: Any = None
+    strict: bool | None = None
 
 
 class TextSettings(msgspec.Struct, kw_only=True):
-    format: TextFormat = msgspec.field(default_factory=TextFormat)
+    format: TextFormat = msgspec.field(default_factory=lambda: TextFormat(type="text"))
     verbosity: str | None = None
+
+
+class FunctionTool(msgspec.Struct, kw_only=True):
+    """A function; other tools are told apart later, with a sentence for the user."""
+
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ReasoningSettings(msgspec.Struct, kw_only=True):
+    effort: str | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    """Given: an answer's reasoning stands in its item's summary, in the model's own words, and not in its content."""
 
 
 class ResponsesRequest(UnsupportedFields, kw_only=True):
@@ -43,17 +69,18 @@ class ResponsesRequest(UnsupportedFields, kw_only=True):
     priority: int | None = None
     cache_salt: str | None = None
     text: TextSettings | None = None
-    tools: list[Any] | None = None
+    tools: list[FunctionTool] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: ReasoningSettings | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     truncation: str | None = None
     conversation: Any = None
     prompt: Any = None
     metadata: dict[str, str] | None = None
     # Accepted because clients send them; none changes what is generated here.
     max_tool_calls: int | None = None
-    parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = None
-    reasoning: dict[str, Any] | None = None
     safety_identifier: str | None = None
     service_tier: str | None = None
     stream_options: dict[str, Any] | None = None
@@ -73,8 +100,7 @@ class OutputLogprob(msgspec.Struct, kw_only=True):
     top_logprobs: list[OutputTopLogprob]
 
 
-class OutputText(msgspec.Struct, kw_only=True):
-    type: Literal["output_text"] = "output_text"
+class OutputText(msgspec.Struct, kw_only=True, tag_field="type", tag="output_text"):
     text: str
     annotations: list[Any] = []
     logprobs: list[OutputLogprob] = []
@@ -84,12 +110,38 @@ ItemStatus = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
-class OutputMessage(msgspec.Struct, kw_only=True):
+class OutputMessage(msgspec.Struct, kw_only=True, tag_field="type", tag="message"):
     id: str
-    type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
     status: ItemStatus
     content: list[OutputText]
+
+
+class FunctionCallItem(msgspec.Struct, kw_only=True, tag_field="type", tag="function_call"):
+    id: str
+    call_id: str
+    """What the call's output names it by."""
+    name: str
+    arguments: str
+    status: ItemStatus
+
+
+class ReasoningText(msgspec.Struct, kw_only=True, tag_field="type", tag="reasoning_text"):
+    text: str
+
+
+class SummaryText(msgspec.Struct, kw_only=True, tag_field="type", tag="summary_text"):
+    text: str
+
+
+class ReasoningItem(msgspec.Struct, kw_only=True, tag_field="type", tag="reasoning"):
+    id: str
+    summary: list[SummaryText]
+    content: list[ReasoningText]
+    status: ItemStatus
+
+
+OutputItem = OutputMessage | FunctionCallItem | ReasoningItem
 
 
 class InputTokensDetails(msgspec.Struct, kw_only=True):
@@ -97,7 +149,7 @@ class InputTokensDetails(msgspec.Struct, kw_only=True):
 
 
 class OutputTokensDetails(msgspec.Struct, kw_only=True):
-    reasoning_tokens: int = 0
+    reasoning_tokens: int
 
 
 class ResponseUsage(msgspec.Struct, kw_only=True):
@@ -129,14 +181,15 @@ class Response(msgspec.Struct, kw_only=True):
     max_output_tokens: int | None
     metadata: dict[str, str]
     model: str
-    output: list[OutputMessage]
+    output: list[OutputItem]
     parallel_tool_calls: bool
     previous_response_id: str | None
+    reasoning: ReasoningSettings
     store: bool
     temperature: float | None
     text: TextSettings
-    tool_choice: str = "auto"
-    tools: list[Any] = []
+    tool_choice: str | dict[str, Any]
+    tools: list[FunctionTool]
     top_logprobs: int
     top_p: float | None
     truncation: Literal["disabled"] = "disabled"

@@ -41,5 +41,8 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
 async def count_tokens(request: Request, state: FrontendState) -> HTTPResponse:
     asked, unknown = decode_body(request.body, CountTokensRequest, strict=state.config.strict_requests)
     state.model_name(asked.model)
-    prompt = await state.input_processor.chat_prompt(as_chat(asked))
+    try:
+        prompt = await state.input_processor.chat_prompt(as_chat(asked))
+    except ApiError as error:
+        raise own_names(error) from error
     return json_response(TokenCount(input_tokens=len(prompt.token_ids)), headers=warning_header(unknown))

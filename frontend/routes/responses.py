@@ -13,8 +13,11 @@ from frontend.protocol.chat import ChatMessage
 from frontend.protocol.common import share_key_of
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.protocol.responses import DeletedResponse, Response, ResponsesRequest
-from frontend.response_answer import ResponseAnswer, ResponseStream
-from frontend.response_input import as_chat, check_response_request, input_messages, own_names
+from frontend.response_answer import fail_response, new_response, write_response
+from frontend.response_conversation import Conversation
+from frontend.response_input import as_chat, check_response_request, conversation_of, own_names
+from frontend.response_output import OutputWriter
+from frontend.response_stream import ResponseStream
 from frontend.responses import json_response
 from frontend.routes.chat_completions import chat_order
 from frontend.state import FrontendState
@@ -37,16 +40,17 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     check_response_request(asked)
     owner = share_key_of(request.headers)
     async with state.generating():
-        messages = await _earlier(asked.previous_response_id, state, owner) + input_messages(asked)
-        answer = ResponseAnswer(asked, f"resp_{uuid.uuid4().hex}", model, state.tokenizer)
-        stored = StoredResponse(response=answer.response, messages=messages, owner=owner)
-        if answer.response.store:
+        messages = conversation_of(asked, await _earlier(asked.previous_response_id, state, owner))
+        response = new_response(asked, f"resp_{uuid.uuid4().hex}", model)
+        stored = StoredResponse(response=response, messages=messages, owner=owner)
+        if response.store:
             check_conversation_size(messages)
-        order = await _order(asked, messages, answer.response.id, state, request)
+        order = await _order(asked, messages, response.id, state, request)
+        writer = OutputWriter(asked, state.tokenizer)
         if asked.background:
             await save_response(state.client, stored, is_final=False)
-            state.start_background(_finish_in_background(order, answer, stored, state))
-            return json_response(answer.response, headers=headers)
+            state.start_background(_finish_in_background(order, writer, stored, state))
+            return json_response(response, headers=headers)
 
         async def keep(response: Response) -> None:
             if response.store:
@@ -55,10 +59,10 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
         generation = Generation(order, state.tokenizer, state.client)
         try:
             if asked.stream:
-                form = ResponseStream(answer, generation, keep)
+                form = ResponseStream(response, writer, generation, keep)
                 await stream_events(request, generation, form, state.keep_alive, headers)
                 return None
-            response = answer.finish((await generation.collect())[0], generation)
+            await write_response(response, writer, generation)
             await keep(response)
             return json_response(response, headers=headers)
         finally:
@@ -93,10 +97,10 @@ async def cancel(request: Request, state: FrontendState, response_id: str) -> HT
     return json_response(stored.response)
 
 
-async def _earlier(response_id: str | None, state: FrontendState, owner: str | None) -> list[ChatMessage]:
+async def _earlier(response_id: str | None, state: FrontendState, owner: str | None) -> Conversation:
     """The conversation up to and with an earlier answer."""
     if response_id is None:
-        return []
+        return Conversation()
     try:
         stored = await load_response(state.client, response_id, owner)
     except ApiError as error:
@@ -108,8 +112,9 @@ async def _earlier(response_id: str | None, state: FrontendState, owner: str | N
             f"The response {response_id!r} has no answer to go on after: it is {stored.response.status}.",
             "previous_response_id",
         )
-    texts = [part.text for item in stored.response.output for part in item.content]
-    return [*stored.messages, ChatMessage(role="assistant", content="".join(texts))]
+    conversation = Conversation(stored.messages)
+    conversation.add_output(stored.response.output)
+    return conversation
 
 
 async def _order(
@@ -124,18 +129,18 @@ async def _order(
 
 
 async def _finish_in_background(
-    order: Order, answer: ResponseAnswer, stored: StoredResponse, state: FrontendState
+    order: Order, writer: OutputWriter, stored: StoredResponse, state: FrontendState
 ) -> None:
     """Generates and stores. What fails is stored as well, unless a cancel has ended it before."""
     try:
         generation = Generation(order, state.tokenizer, state.client)
         try:
-            answer.finish((await generation.collect())[0], generation)
+            await write_response(stored.response, writer, generation)
         finally:
             generation.close()
     except ApiError as error:
-        answer.fail(error)
+        fail_response(stored.response, error)
     try:
         await save_response(state.client, stored, is_final=True)
     except ApiError as error:
-        logger.warning("The response %s could not be stored: %s", answer.response.id, error.message)
+        logger.warning("The response %s could not be stored: %s", stored.response.id, error.message)

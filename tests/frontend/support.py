@@ -154,8 +154,10 @@ def running_setup(folder: Path, **frontend_changes: Any) -> Iterator[Setup]:
         utilities={
             "metrics": lambda arguments: "# TYPE quire_steps counter\nquire_steps 3\n",
             "status": lambda arguments: {"progress": 3, "pending": 0},
-            "store_response": lambda arguments: responses.put(**arguments),
-            "load_response": lambda arguments: responses.get(**arguments),
+            "store_response": lambda arguments: responses.put(
+                arguments["name"], arguments["value"], None if arguments["is_final"] else b"a frontend"
+            ),
+            "load_response": lambda arguments: {"value": responses.get(**arguments), "is_abandoned": False},
             "delete_response": lambda arguments: responses.remove(**arguments),
         },
     )

@@ -96,8 +96,8 @@ def test_token_counts_are_those_of_a_message(setup):
         ({"max_tokens": MAX_MODEL_LEN}, "max_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"stop_sequences": [""]}, "stop_sequences"),
-        ({"tools": [{"name": "f", "input_schema": {}}]}, "tools"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
+        ({"thinking": {"type": "always"}}, "thinking.type"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 100}}, "thinking.budget_tokens"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

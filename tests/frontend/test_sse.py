@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from frontend.output_processor import OutputPiece
+from frontend.parsers.events import Content
 from frontend.sse import PING_SECONDS, STALLED_READER_SECONDS, EventStream, KeepAlive
 from frontend.streaming import stream_answer
 
@@ -85,7 +86,7 @@ class FailingGeneration:
     """One piece of text, then a defect."""
 
     def __init__(self) -> None:
-        self._pieces = [OutputPiece(texts=["a"])]
+        self._pieces = [OutputPiece(parts=[Content("a")])]
 
     async def __anext__(self) -> tuple[int, OutputPiece]:
         if not self._pieces:

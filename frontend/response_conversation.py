@@ -1,0 +1,121 @@
+"""Items of `/v1/responses` as the messages of a chat.
+
+What an assistant says in one turn is several items (reasoning, text, calls) there, and one message here.
+"""
+
+from collections.abc import Iterable
+
+from frontend.errors import bad_request
+from frontend.protocol.chat import ChatMessage, ContentPart, FunctionCall, ToolCall
+from frontend.protocol.responses import FunctionCallItem, InputItem, OutputItem, OutputMessage
+
+_TEXT_PARTS = frozenset(("text", "input_text", "output_text"))
+_REASONING_PARTS = frozenset(("summary_text", "reasoning_text"))
+
+
+class Conversation:
+    """Messages that grow item by item."""
+
+    def __init__(self, messages: Iterable[ChatMessage] = ()) -> None:
+        self.messages = list(messages)
+        self._turn: ChatMessage | None = None
+        """The assistant's last message, as long as nobody else has said anything."""
+
+    def add_output(self, items: Iterable[OutputItem]) -> None:
+        """An answer of ours."""
+        for item in items:
+            if isinstance(item, OutputMessage):
+                self._add_text("".join(part.text for part in item.content))
+            elif isinstance(item, FunctionCallItem):
+                self._add_call(item.call_id, item.name, item.arguments)
+            else:
+                texts = [part.text for part in item.content] + [part.text for part in item.summary]
+                self._add_reasoning("".join(texts))
+
+    def add_input(self, item: InputItem, where: str) -> None:
+        """An item of a request. Raises a 400 that names what is wrong with it."""
+        if item.type == "message":
+            self._add_message(item, where)
+        elif item.type == "reasoning":
+            parts = item.content if isinstance(item.content, list) and item.content else item.summary or []
+            for index, part in enumerate(parts):
+                if part.type not in _REASONING_PARTS or part.text is None:
+                    raise bad_request("Reasoning must be text.", f"{where}.content[{index}]")
+            self._add_reasoning("".join(part.text or "" for part in parts))
+        elif item.type == "function_call":
+            call_id, name = _given(item.call_id, f"{where}.call_id"), _given(item.name, f"{where}.name")
+            self._add_call(call_id, name, item.arguments or "{}")
+        elif item.type == "function_call_output":
+            self._add_call_output(item, where)
+        else:
+            raise bad_request(
+                "An item of input must be a message, reasoning, a function_call or a function_call_output, "
+                f"not {item.type[:64]!r}.",
+                f"{where}.type",
+            )
+
+    def _add_message(self, item: InputItem, where: str) -> None:
+        if item.role is None or item.role == "tool":
+            raise bad_request("role must be 'user', 'assistant', 'system' or 'developer'.", f"{where}.role")
+        content = _content(item.content, f"{where}.content")
+        if item.role != "assistant":
+            self._append(ChatMessage(role=item.role, content=content))
+        elif isinstance(content, list):
+            self._add_text("".join(part.refusal or part.text or "" for part in content))
+        else:
+            self._add_text(content or "")
+
+    def _add_call_output(self, item: InputItem, where: str) -> None:
+        call_id = _given(item.call_id, f"{where}.call_id")
+        if not any(call.id == call_id for message in self.messages for call in message.tool_calls or ()):
+            raise bad_request(f"There is no function_call with the call_id {call_id[:128]!r}.", f"{where}.call_id")
+        if item.output is None:
+            raise bad_request(f"{where}.output must be given.", f"{where}.output")
+        content = _content(item.output, f"{where}.output")
+        self._append(ChatMessage(role="tool", tool_call_id=call_id, content=content))
+
+    def _add_reasoning(self, text: str) -> None:
+        turn = self._assistant()
+        turn.reasoning_content = (turn.reasoning_content or "") + text
+
+    def _add_text(self, text: str) -> None:
+        turn = self._assistant()
+        if isinstance(turn.content, str) and not turn.tool_calls:  # two messages of the assistant stay two
+            self._turn = None
+            turn = self._assistant()
+        turn.content = f"{turn.content or ''}{text}"
+
+    def _add_call(self, call_id: str, name: str, arguments: str) -> None:
+        turn = self._assistant()
+        call = ToolCall(id=call_id, function=FunctionCall(name=name, arguments=arguments))
+        turn.tool_calls = [*(turn.tool_calls or ()), call]
+
+    def _assistant(self) -> ChatMessage:
+        if self._turn is None:
+            self._append(ChatMessage(role="assistant"))
+            self._turn = self.messages[-1]
+        return self._turn
+
+    def _append(self, message: ChatMessage) -> None:
+        self._turn = None
+        self.messages.append(message)
+
+
+def _given(value: str | None, where: str) -> str:
+    if not value:
+        raise bad_request(f"{where} must be given.", where)
+    return value
+
+
+def _content(content: str | list[ContentPart] | None, where: str) -> str | list[ContentPart] | None:
+    if not isinstance(content, list):
+        return content
+    return [_part(part, f"{where}[{index}]") for index, part in enumerate(content)]
+
+
+def _part(part: ContentPart, where: str) -> ContentPart:
+    if part.type == "refusal" and part.refusal is not None:
+        return part
+    if part.type not in _TEXT_PARTS or part.text is None:
+        raise bad_request(f"A part of input must be text, not {part.type[:64]!r}: this model takes text only.", where)
+    return ContentPart(type="text", text=part.text)
