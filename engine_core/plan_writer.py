@@ -9,6 +9,8 @@ from engine_core.ipc.step import (
     NUM_LOADS,
     NUM_MASKS,
     NUM_ROW_INITS,
+    NUM_SCORED,
+    NUM_SCORED_TOPS,
     NUM_SEQS,
     NUM_STORES,
     NUM_TOKENS,
@@ -17,6 +19,7 @@ from engine_core.ipc.step import (
 )
 from engine_core.request import Request
 from engine_core.row_table import RowTable
+from engine_core.step_records import ScoredTokens
 
 
 class PlanWriter:
@@ -100,7 +103,33 @@ class PlanWriter:
         header[NUM_MASKS] = 0
         header[NUM_STORES] = 0
         header[NUM_LOADS] = 0
+        header[NUM_SCORED] = 0
         return samples
+
+    def score_prompts(self, table: RowTable, rows: np.ndarray, counts: np.ndarray) -> list[ScoredTokens]:
+        """Asks for log-probabilities of prompts where the rows that run want them; after `finish`."""
+        scored: list[ScoredTokens] = []
+        plan, offset, num_tops = self._plan, 0, 0
+        places = np.cumsum(counts) - counts
+        for index in np.flatnonzero(table.wants_scores[rows]):
+            row = rows[index]
+            request, start = table.request(row), int(table.num_computed[row])
+            # The token at the end of a chunk says how likely the next one was, which the plan need not compute.
+            first = max(start + 1, request.num_scored)
+            end = min(start + int(counts[index]) + 1, request.num_prompt_tokens)
+            table.wants_scores[row] = end < request.num_prompt_tokens
+            if first >= end:
+                continue
+            part = slice(offset, offset + end - first)
+            place = int(places[index]) + first - 1 - start
+            plan.scored_indices[part] = np.arange(place, place + end - first)
+            plan.scored_token_ids[part] = table.history[row, first:end]
+            scored.append(ScoredTokens(request, first, end - first, offset))
+            num_tops = max(num_tops, request.sampling.prompt_logprobs or 0)
+            offset += end - first
+        plan.header[NUM_SCORED] = offset
+        plan.header[NUM_SCORED_TOPS] = num_tops
+        return scored
 
     def add_copies(self, stores: np.ndarray, loads: np.ndarray) -> None:
         """What goes to host memory and comes back from there (each int32 [count, 2]); after `finish`."""

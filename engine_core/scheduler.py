@@ -24,7 +24,7 @@ from engine_core.prompt_hashing import PromptHashing
 from engine_core.request import Request, RequestStatus
 from engine_core.retirement import Retirement
 from engine_core.row_table import RowTable
-from engine_core.step_records import Finished, ScheduledStep, StepOutputs
+from engine_core.step_records import Finished, ScheduledStep, ScoredTokens, StepOutputs
 
 
 class Scheduler:
@@ -100,6 +100,7 @@ class Scheduler:
         samples = writer.finish(step_id, table, rows, counts)
         if self.kv.host is not None:
             writer.add_copies(*self.kv.host.dispatch(step_id))
+        scored = writer.score_prompts(table, rows, counts) if table.wants_scores[rows].any() else []
         table.num_computed[rows] += counts
         table.num_inflight[rows] += samples
         table.last_step[rows] = step_id
@@ -111,6 +112,7 @@ class Scheduler:
             samples.astype(np.bool_),
             table.num_computed[rows],
             int(counts.sum()),
+            scored,
         )
 
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:
@@ -132,13 +134,14 @@ class Scheduler:
             table.request(row).first_token_time = now
         self.policy.count_sampled(rows)
         self._register_sampled_blocks(rows, known_before)
+        scored = _count_scored(step)
         if self.kv.has_windows:
             self._release_behind_windows(step)
         finished = self._find_finished(rows, tokens, known_before)
         if self.kv.host is not None:
             self.kv.host.collect(step.step_id, result.num_host_slots)
         self._retirement.collected(step.step_id)
-        return StepOutputs(indices, rows, tokens, intervals, is_first, finished)
+        return StepOutputs(indices, rows, tokens, intervals, is_first, scored, finished)
 
     # Running requests
 
@@ -389,3 +392,11 @@ class Scheduler:
     def _leave_running(self, request: Request) -> None:
         self.table.running[request.row] = False
         self.num_running -= 1
+
+
+def _count_scored(step: ScheduledStep) -> list[ScoredTokens]:
+    """What a step found of prompts whose requests have not ended."""
+    wanted = [part for part in step.scored if part.request.status is not RequestStatus.FINISHED]
+    for part in wanted:
+        part.request.num_scored = part.first + part.count
+    return wanted

@@ -40,8 +40,10 @@ _CPU_ACTIVATION_COPIES = 4
 """Copies of the residual stream that are alive at once: it, its normed form, an operation's input and output."""
 _CPU_LOGIT_COPIES = 4
 """Copies of the float32 logits in the sampler: logits, probabilities, sorted values and indices."""
-_CUDA_LOGIT_COPIES = 2
-"""Logits, and a copy of them as they were for log-probabilities."""
+_CPU_SCORE_COPIES = 2
+"""Copies of a slice of a prompt's logits, before those of the sampler are made: logits, and what ranks them."""
+SCORE_BYTES = 4 * (2 + 2 * 20)
+"""What a result has for each token of a step: its log-probability and rank, and the same of 20 others."""
 
 # Paged attention's tiles (`kernels/attention_workspace.py`): programs and rows of a tile. Each program may leave two
 # partial results.
@@ -86,12 +88,13 @@ def worker_memory(
     penalty_bytes = scheduler.max_num_penalty_rows * model.vocab_size * PENALTY_BYTES_PER_TOKEN
     table_bytes = len(groups) * scheduler.max_num_seqs * -(-scheduler.max_model_len // block_size) * 4
     logit_bytes = scheduler.max_num_seqs * model.vocab_size * 4
+    scored_logit_bytes = scheduler.max_scored_rows * model.vocab_size * 4
     rope_values = (1 if model.sliding_rope is None else 2) * scheduler.max_model_len * model.head_dim
     attention_bytes = len(set(groups.windows)) * _attention_buffer_bytes(model, scheduler)
     if device == "cpu":
         return WorkerMemory(
             activation_bytes=_cpu_activation_bytes(model, scheduler, dtype_bytes),
-            sampler_bytes=_CPU_LOGIT_COPIES * logit_bytes,
+            sampler_bytes=max(_CPU_LOGIT_COPIES * logit_bytes, _CPU_SCORE_COPIES * scored_logit_bytes),
             buffer_bytes=rope_values * dtype_bytes,
             row_bytes=table_bytes + scheduler.max_num_seqs * (CPU_ROW_BYTES + _history_bytes(scheduler)),
             penalty_bytes=penalty_bytes,
@@ -100,7 +103,8 @@ def worker_memory(
         )
     return WorkerMemory(
         activation_bytes=_cuda_activation_bytes(model, scheduler, dtype_bytes),
-        sampler_bytes=_CUDA_LOGIT_COPIES * logit_bytes + scheduler.max_num_seqs * SAMPLER_ROW_BYTES,
+        # The logits, and beside them a slice of a prompt's, or the same ones as they were for log-probabilities.
+        sampler_bytes=logit_bytes + scored_logit_bytes + scheduler.max_num_seqs * SAMPLER_ROW_BYTES,
         buffer_bytes=rope_values * 4 + attention_bytes + _PRODUCT_BUFFER_BYTES,
         row_bytes=table_bytes + scheduler.max_num_seqs * CUDA_ROW_BYTES + _plan_bytes(scheduler, len(groups)),
         penalty_bytes=penalty_bytes,
@@ -152,11 +156,11 @@ def _attention_buffer_bytes(model: ModelConfig, scheduler: SchedulerConfig) -> i
 
 def _plan_bytes(scheduler: SchedulerConfig, num_groups: int) -> int:
     """Plans on the device, a little more than `engine_core/ipc/step.py` lays out: a row's whole history, tokens and
-    block table entries, records."""
+    block table entries, records; and of results what they have for every token of a step."""
     length = scheduler.max_model_len + scheduler.max_num_batched_tokens
-    words = 2 * length + 2 * scheduler.max_num_batched_tokens + 128 * scheduler.max_num_seqs
+    words = 2 * length + 4 * scheduler.max_num_batched_tokens + 128 * scheduler.max_num_seqs
     words += (num_groups - 1) * (length // 2 + 4 * scheduler.max_num_seqs)
-    return PLAN_SLOTS * 4 * words
+    return PLAN_SLOTS * (4 * words + SCORE_BYTES * scheduler.max_num_batched_tokens)
 
 
 def _history_bytes(scheduler: SchedulerConfig) -> int:

@@ -46,6 +46,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ignore_eos: bool = False
     logprobs: int | None = None
     """None: none; k: the sampled token's log-probability and those of the k most likely tokens."""
+    prompt_logprobs: int | None = None
+    """The same for each token of the prompt but the first, which nothing predicts."""
 
     def __post_init__(self) -> None:
         _check("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1", self.max_tokens)
@@ -70,12 +72,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         _check(
             "stop_token_ids", len(self.stop_token_ids) <= MAX_STOP_TOKEN_IDS, f"{MAX_STOP_TOKEN_IDS} or fewer", "more"
         )
-        _check(
-            "logprobs",
-            self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
-            f"from 0 to {MAX_LOGPROBS}",
-            self.logprobs,
-        )
+        for name in ("logprobs", "prompt_logprobs"):
+            count = getattr(self, name)
+            _check(name, count is None or 0 <= count <= MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}", count)
 
     @property
     def uses_penalties(self) -> bool:

@@ -10,6 +10,10 @@ A plan is a delta against the rows that the workers keep (DESIGN "Steps in fligh
 first) is the one that the row sampled last and that never left the device. Where `samples[i]` is 1 a token is sampled
 from the last position's logits and becomes the row's last token.
 
+A plan whose header says `num_scored` > 0 also wants to know how likely tokens of prompts were. `scored_indices[j]` is
+the place, among all tokens of the step, whose logits predict the prompt's token `scored_token_ids[j]`: that one may
+belong to a later chunk. `scores[j]` of the result is what they say of it.
+
 A plan whose header says `num_masks` > 0 has a late part (`Ring.wait_late`): what a grammar allows can only be known
 when the token before is, and that is while the step is computed already. Mask k is for the scheduled row
 `mask_rows[k]`, which the plan names so that all other rows can be sampled without waiting.
@@ -103,9 +107,19 @@ ROW_INIT_DTYPE = np.dtype(
 NUM_ROW_FIELDS = ROW_INIT_DTYPE.itemsize // 4
 ROW_FIELD_INDEX = {name: offset // 4 for name, (_, offset, *_) in ROW_INIT_DTYPE.fields.items()}  # type: ignore[union-attr]
 
+# What the logits before a prompt's token say of it, and the most likely tokens in its place; all of 4 bytes as well.
+SCORE_DTYPE = np.dtype(
+    [
+        ("logprob", "<f4"),
+        ("rank", "<i4"),  # 1 is the most likely
+        ("top_token_ids", "<i4", (MAX_LOGPROBS,)),
+        ("top_logprobs", "<f4", (MAX_LOGPROBS,)),
+    ]
+)
+
 # Indexes into a plan's header.
 STEP_ID, NUM_SEQS, NUM_TOKENS, NUM_GIVEN, NUM_ROW_INITS, NUM_BLOCK_DELTAS, NUM_BULK, NUM_MASKS = range(8)
-NUM_STORES, NUM_LOADS = 8, 9
+NUM_STORES, NUM_LOADS, NUM_SCORED, NUM_SCORED_TOPS = range(8, 12)
 # Indexes into a result's header.
 RESULT_STEP_ID, RESULT_NUM_SEQS, STARTED_NS, ENDED_NS, NUM_HOST_SLOTS = range(5)
 
@@ -124,6 +138,8 @@ def plan_layout(shape: StepShape) -> ArrayLayout:
             "row_inits": (ROW_INIT_DTYPE, (s,)),
             "block_deltas": ("<i4", (shape.max_block_deltas, 4)),  # (group, row, index in its table, block id)
             "bulk": ("<i4", (shape.max_bulk,)),
+            "scored_indices": ("<i4", (t,)),
+            "scored_token_ids": ("<i4", (t,)),
             "stores": ("<i4", (shape.max_stores, 2)),  # (block, slot of the host's memory)
             "loads": ("<i4", (shape.max_loads, 2)),  # the same
             "mask_rows": ("<i4", (s if shape.num_mask_words else 0,)),
@@ -148,6 +164,7 @@ def result_layout(shape: StepShape) -> ArrayLayout:
             "ranks": ("<i4", (s, k)),
             "top_token_ids": ("<i4", (s, k, MAX_LOGPROBS)),
             "top_logprobs": ("<f4", (s, k, MAX_LOGPROBS)),
+            "scores": (SCORE_DTYPE, (shape.max_num_batched_tokens,)),
         }
     )
 
@@ -165,6 +182,8 @@ class StepPlan:
     row_inits: np.ndarray
     block_deltas: np.ndarray
     bulk: np.ndarray
+    scored_indices: np.ndarray
+    scored_token_ids: np.ndarray
     stores: np.ndarray
     loads: np.ndarray
     mask_rows: np.ndarray
@@ -189,6 +208,16 @@ class StepPlan:
     def num_masks(self) -> int:
         """How many masks the late part brings; 0: there is none."""
         return int(self.header[NUM_MASKS])
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens of prompts whose log-probabilities are wanted."""
+        return int(self.header[NUM_SCORED])
+
+    @property
+    def num_scored_tops(self) -> int:
+        """The most alternatives that any of them wants."""
+        return int(self.header[NUM_SCORED_TOPS])
 
     @property
     def num_stores(self) -> int:
@@ -226,6 +255,8 @@ class StepResult:
     ranks: np.ndarray
     top_token_ids: np.ndarray
     top_logprobs: np.ndarray
+    scores: np.ndarray
+    """Of the plan's scored tokens, in its order; tops beyond the plan's `num_scored_tops` mean nothing."""
 
     @classmethod
     def over(cls, layout: ArrayLayout, buffer: memoryview | bytearray) -> "StepResult":

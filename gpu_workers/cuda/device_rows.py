@@ -32,12 +32,34 @@ def plan_places(shape: StepShape) -> PlanPlaces:
     return PlanPlaces(arrays, ROW_FIELD_INDEX, NUM_ROW_FIELDS)
 
 
+class ScoredPlaces:
+    """Where a plan has the tokens of prompts whose log-probabilities it wants."""
+
+    def __init__(self, shape: StepShape) -> None:
+        offsets = plan_layout(shape).offsets
+        self._bulk, self._indices, self._token_ids = (
+            offsets[name] // 4 for name in ("bulk", "scored_indices", "scored_token_ids")
+        )
+
+    def end_in_bulk(self, num_scored: int) -> int:
+        """How many words from the bulk region's beginning a plan with so many of them takes."""
+        return self._token_ids + num_scored - self._bulk
+
+    def find(self, slot: torch.Tensor, num_scored: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The places of the tokens before them and they themselves, int32 [num_scored], in the device's copy."""
+        return (
+            slot[self._indices : self._indices + num_scored],
+            slot[self._token_ids : self._token_ids + num_scored],
+        )
+
+
 class DeviceRows:
     """The rows of one worker and the inputs of the step that runs. Legend as in `kernels/prepare_step.py`."""
 
     def __init__(self, shape: StepShape, vocab_size: int, num_penalty_slots: int, device: torch.device) -> None:
         num_rows, num_tokens = shape.max_num_seqs, shape.max_num_batched_tokens
         self._needs = np.zeros(num_rows, np.int32)
+        self.scored_places = ScoredPlaces(shape)
         self._empty_plan = torch.zeros(plan_layout(shape).num_bytes // 4, dtype=torch.int32, device=device)
 
         def zeros(*size: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:

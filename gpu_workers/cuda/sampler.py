@@ -33,8 +33,9 @@ class _DeviceResult:
 
 
 class DeviceSampler:
-    def __init__(self, rows: DeviceRows, shape: StepShape, logits: torch.Tensor) -> None:
-        """`logits` float32 [S, V]: where those of every step are."""
+    def __init__(self, rows: DeviceRows, shape: StepShape, logits: torch.Tensor, raw: torch.Tensor) -> None:
+        """`logits` float32 [S, V]: where those of every step are. `raw` float32 [S or more, V]: room for them as they
+        were, for steps that change them and want log-probabilities."""
         vocab_size, device = logits.shape[1], logits.device
         self._rows = rows
         self._shape = shape
@@ -45,9 +46,9 @@ class DeviceSampler:
         )
         self._logits = logits
         self._tokens = TokenSampler(logits, self._all_rows, rows.rows.last_token, rows.rows.output_counts)
-        self._raw = torch.zeros(shape.max_num_seqs, vocab_size, dtype=torch.float32, device=device)
-        """Logits as they were, for steps that change them and want log-probabilities."""
-        self._scratch = self._views(torch.zeros(result_layout(shape).num_bytes // 4, dtype=torch.int32, device=device))
+        self._raw = raw
+        num_words = result_layout(shape).offsets["scores"] // 4
+        self._scratch = self._views(torch.zeros(num_words, dtype=torch.int32, device=device))
 
     def open(self, results: list[torch.Tensor]) -> None:
         """`results`: int32 words laid out like the slots of the result ring, one for each slot."""

@@ -188,6 +188,46 @@ def test_logprobs_are_those_of_the_raw_logits(small: tuple[PreTrainedModel, Driv
 
 
 @torch.no_grad()
+def test_prompts_are_scored_in_chunks(small: tuple[PreTrainedModel, Driver]) -> None:
+    """Long and short ones beside each other and beside rows that want none; a slice is longer than a step here, so the
+    slices of the CPU and the GPU are cut by `test_a_long_chunk_is_scored_in_slices`."""
+    model, driver = small
+    rng = random.Random(17)
+    kinds = [{"prompt_logprobs": 3}, {}, {"prompt_logprobs": 0, "num_logprobs": 2}, {"prompt_logprobs": 20}]
+    requests = [Request(random_prompt(rng, length), 3, row, kinds[row]) for row, length in enumerate((61, 5, 13, 1))]
+    driver.run(requests)
+    for request in requests:
+        assert_greedy(model, request)
+        if "prompt_logprobs" in request.sampling:
+            assert_scored(model, request)
+
+
+def assert_scored(model: PreTrainedModel, request: Request) -> None:
+    """One entry for each token of the prompt but the first, as the reference has it."""
+    wanted = model(torch.tensor([request.prompt])).logits[0].log_softmax(-1)
+    assert len(request.prompt_logprobs) == len(request.prompt) - 1
+    for row, token, got in zip(wanted, request.prompt[1:], request.prompt_logprobs, strict=False):
+        assert got["logprob"] == pytest.approx(float(row[token]), abs=1e-4)
+        assert int((row > row[token] + 1e-5).sum()) < got["rank"] <= int((row > row[token] - 1e-5).sum())
+        assert len(got["tops"]) == request.sampling["prompt_logprobs"]
+        for other, value in got["tops"].items():
+            assert value == pytest.approx(float(row[other]), abs=1e-4)
+        if got["rank"] == 1 and got["tops"]:
+            assert got["logprob"] == max(got["tops"].values())
+
+
+@torch.no_grad()
+def test_a_long_chunk_is_scored_in_slices(device: Device, tmp_path: Path) -> None:
+    model = save_model(tmp_path)
+    driver = device.driver(tmp_path, max_num_batched_tokens=96, num_blocks=60)
+    assert driver.config.scheduler.max_scored_rows == 64
+    request = Request(random_prompt(random.Random(18), 90), 2, 0, {"prompt_logprobs": 2})
+    driver.run([request])
+    assert_greedy(model, request)
+    assert_scored(model, request)
+
+
+@torch.no_grad()
 def test_penalties_follow_prompt_and_output(small: tuple[PreTrainedModel, Driver]) -> None:
     model, driver = small
     prompt = random_prompt(random.Random(8), 15)
