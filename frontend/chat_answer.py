@@ -7,6 +7,7 @@ from msgspec import UNSET, UnsetType
 from frontend.generation import Generation
 from frontend.output_processor import OutputPiece, TokenLogprobs
 from frontend.parsers.events import ToolCall
+from frontend.prompt_logprobs import by_token_id
 from frontend.protocol.chat import (
     AnswerToolCall,
     AssistantMessage,
@@ -36,6 +37,7 @@ class ChatAnswer:
         tokenizer: TextTokenizer,
         *,
         logprobs: bool,
+        prompt_logprobs: int | None,
         prompt_token_ids: list[int] | None,
     ) -> None:
         """`prompt_token_ids`: given when the client wants to see token ids."""
@@ -44,6 +46,7 @@ class ChatAnswer:
         self._model = model
         self._tokenizer = tokenizer
         self._logprobs = logprobs
+        self._prompt_logprobs = prompt_logprobs
         self._prompt_token_ids = prompt_token_ids
         self._started: set[int] = set()
 
@@ -65,6 +68,11 @@ class ChatAnswer:
             model=self._model,
             choices=choices,
             usage=generation.usage(),
+            prompt_logprobs=(
+                UNSET
+                if self._prompt_logprobs is None
+                else by_token_id(pieces[0].prompt_logprobs, self._prompt_logprobs, self._tokenizer)
+            ),
             prompt_token_ids=UNSET if self._prompt_token_ids is None else self._prompt_token_ids,
         )
 

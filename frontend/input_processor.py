@@ -170,6 +170,7 @@ class InputProcessor:
         *,
         max_tokens: int | None,
         logprobs: int | None,
+        prompt_logprobs: int | None = None,
         default_max_tokens: int | None = None,
     ) -> dict[str, Any]:
         """The sampling parameters of one prompt, checked, as the wire has them."""
@@ -186,11 +187,15 @@ class InputProcessor:
         values["max_tokens"] = (
             max_tokens if max_tokens is not None else min(room, int(default_max_tokens or models_max_tokens or room))
         )
-        if logprobs is not None:
-            if not 0 <= logprobs <= self.limits.max_logprobs:
-                name = "top_logprobs" if isinstance(request, ChatCompletionRequest) else "logprobs"
-                raise bad_request(f"{name} must be from 0 to {self.limits.max_logprobs}, not {logprobs}.", name)
-            values["logprobs"] = logprobs
+        own_name = "top_logprobs" if isinstance(request, ChatCompletionRequest) else "logprobs"
+        for field, name, count in (
+            ("logprobs", own_name, logprobs),
+            ("prompt_logprobs", "prompt_logprobs", prompt_logprobs),
+        ):
+            if count is not None:
+                if not 0 <= count <= self.limits.max_logprobs:
+                    raise bad_request(f"{name} must be from 0 to {self.limits.max_logprobs}, not {count}.", name)
+                values[field] = count
         values.setdefault("seed", secrets.randbits(63))
         try:
             msgspec.convert(values, SamplingParams)
@@ -241,6 +246,8 @@ class InputProcessor:
                 f"not {num_samples * num_prompts}.",
                 name if num_samples > 1 else "prompt",
             )
+        if request.prompt_logprobs is not None and request.stream:
+            raise bad_request("prompt_logprobs must not come with stream: true.", "prompt_logprobs")
         if request.stream_options is not None and not request.stream:
             raise bad_request("stream_options must come with stream: true.", "stream_options")
         if request.response_format is not None and request.response_format.get("type") != "text":

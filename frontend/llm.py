@@ -29,8 +29,9 @@ from frontend.client.request_stream import Inbox, RequestStream
 from frontend.conversation import template_messages
 from frontend.local_engine import LocalEngine
 from frontend.output_processor import OutputOptions, OutputPiece, OutputProcessor, TokenLogprobs
+from frontend.prompt_logprobs import by_token_id
 from frontend.protocol.chat import ChatMessage
-from frontend.protocol.common import MAX_CHOICES
+from frontend.protocol.common import MAX_CHOICES, PromptLogprob
 from frontend.stop_strings import check_stop_strings
 from frontend.supervisor.progress import ProgressDisplay
 from frontend.tokenizer import TextTokenizer
@@ -89,6 +90,8 @@ class RequestOutput:
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
+    prompt_logprobs: list[dict[int, PromptLogprob] | None] | None = None
+    """By token id, one entry for each token of the prompt; None for its first."""
     metrics: Finished | None = None
     """The engine's figures of the answer that ended last."""
 
@@ -227,6 +230,7 @@ class _Job:
         self.output = output
         self.index = index
         self.params = params
+        self._tokenizer = tokenizer
         options = OutputOptions(
             stop_strings=params.stop_strings,
             include_stop=params.include_stop_str_in_output,
@@ -253,6 +257,9 @@ class _Job:
         done.finish_reason, done.stop_reason = piece.finish_reason, piece.stop_reason
         done.logprobs = piece.logprobs if self.params.logprobs is not None else None
         self.output.metrics = metrics or self.output.metrics
+        num_top = self.params.prompt_logprobs
+        if num_top is not None and self.index == 0:
+            self.output.prompt_logprobs = by_token_id(piece.prompt_logprobs, num_top, self._tokenizer)
 
 
 async def _run_jobs(engine: LocalEngine, jobs: list[_Job], window: int, use_tqdm: bool) -> None:

@@ -31,6 +31,8 @@ def check_response_request(asked: ResponsesRequest) -> None:
         raise bad_request("conversation is not supported: use previous_response_id.", "conversation")
     if asked.prompt is not None:
         raise bad_request("prompt is not supported: use input and instructions.", "prompt")
+    if asked.prompt_logprobs is not None:
+        raise bad_request("prompt_logprobs is not supported here: use /v1/chat/completions.", "prompt_logprobs")
     for index, name in enumerate(asked.include or ()):
         if name != LOGPROBS_INCLUDED and name not in _WITHOUT_EFFECT:
             raise bad_request(f"include must not have {name[:64]!r}, which there is not.", f"include[{index}]")

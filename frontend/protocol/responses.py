@@ -48,6 +48,7 @@ class ResponsesRequest(UnsupportedFields, kw_only=True):
     truncation: str | None = None
     conversation: Any = None
     prompt: Any = None
+    prompt_logprobs: Any = None
     metadata: dict[str, str] | None = None
     # Accepted because clients send them; none changes what is generated here.
     max_tool_calls: int | None = None

@@ -19,7 +19,6 @@ _SENTENCES = {
     "guided_grammar": "guided_grammar is not supported: say in the prompt how the answer must look.",
     "guided_json": "guided_json is not supported: say in the prompt how the answer must look.",
     "guided_regex": "guided_regex is not supported: say in the prompt how the answer must look.",
-    "prompt_logprobs": "prompt_logprobs is not supported: logprobs gives those of the output.",
     "structured_outputs": "structured_outputs is not supported: say in the prompt how the answer must look.",
     "use_beam_search": "use_beam_search is not supported: use best_of of /v1/completions, or temperature 0.",
     "web_search_options": "web_search_options is not supported: this server searches nothing.",
@@ -38,7 +37,6 @@ class UnsupportedFields(msgspec.Struct, kw_only=True):
     guided_grammar: Any = None
     guided_json: Any = None
     guided_regex: Any = None
-    prompt_logprobs: Any = None
     structured_outputs: Any = None
     use_beam_search: Any = None
     web_search_options: Any = None

@@ -30,6 +30,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             model,
             state.tokenizer,
             logprobs=bool(chat.logprobs),
+            prompt_logprobs=chat.prompt_logprobs,
             prompt_token_ids=list(order.prompts[0].token_ids) if chat.return_token_ids else None,
         )
         generation = Generation(order, state.tokenizer, state.client)
@@ -57,7 +58,15 @@ async def chat_order(
     return Order(
         response_id=response_id,
         prompts=[prompt],
-        samplings=[processor.sampling(chat, prompt, max_tokens=chat.max_answer_tokens, logprobs=logprobs)],
+        samplings=[
+            processor.sampling(
+                chat,
+                prompt,
+                max_tokens=chat.max_answer_tokens,
+                logprobs=logprobs,
+                prompt_logprobs=chat.prompt_logprobs,
+            )
+        ],
         num_samples=chat.num_choices,
         options=processor.chat_output_options(chat, prompt),
         priority=chat.priority or 0,

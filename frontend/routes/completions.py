@@ -42,10 +42,11 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             prompts,
             completion.num_choices,
             echo=bool(completion.echo),
-            logprobs=completion.logprobs is not None,
+            logprobs=completion.logprobs,
+            prompt_logprobs=completion.prompt_logprobs,
             return_token_ids=bool(completion.return_token_ids),
         )
-        if completion.max_tokens == 0:
+        if completion.max_tokens == 0 and completion.scored_tops is None:
             return _echo_only(completion, prompts, answer, headers)
         order = _order(completion, prompts, response_id, processor, request.headers)
         generation = Generation(order, state.tokenizer, state.client)
@@ -54,6 +55,8 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
                 await stream_answer(request, generation, answer, completion.stream_options, state.keep_alive, headers)
                 return None
             pieces = await generation.collect()
+            if completion.max_tokens == 0:
+                return _scored_only(pieces, answer, generation, headers)
             if completion.num_samples > completion.num_choices:
                 pieces = best_outputs(pieces, completion.num_samples, completion.num_choices)
             return json_response(answer.whole(pieces, generation.usage()), headers=headers)
@@ -71,10 +74,11 @@ def _check(completion: CompletionRequest) -> None:
         raise bad_request(f"best_of must be at most {MAX_CHOICES}, not {completion.best_of}.", "best_of")
     if completion.num_samples > completion.num_choices and completion.stream:
         raise bad_request("best_of must equal n with stream: true: the best is known at the end.", "best_of")
-    if completion.echo and completion.logprobs is not None:
-        raise bad_request("logprobs with echo: log-probabilities of the prompt are not supported yet.", "echo")
-    if completion.max_tokens == 0 and (not completion.echo or completion.stream):
-        raise bad_request("max_tokens must be at least 1; 0 is for echo without a stream.", "max_tokens")
+    wants_prompt = completion.echo or completion.prompt_logprobs is not None
+    if completion.max_tokens == 0 and (not wants_prompt or completion.stream):
+        raise bad_request(
+            "max_tokens must be at least 1; 0 is for echo or prompt_logprobs, without a stream.", "max_tokens"
+        )
 
 
 def _echo_only(
@@ -83,6 +87,15 @@ def _echo_only(
     """`echo` with `max_tokens: 0` gives the prompt back; there is nothing to generate."""
     pieces = [OutputPiece(finish_reason="length") for _ in range(len(prompts) * completion.num_choices)]
     figures = usage(sum(len(prompt.token_ids) for prompt in prompts), 0)
+    return json_response(answer.whole(pieces, figures), headers=headers)
+
+
+def _scored_only(
+    pieces: list[OutputPiece], answer: CompletionAnswer, generation: Generation, headers: dict[str, str]
+) -> HTTPResponse:
+    """What the engine says of the prompts, without the token that it generated behind each."""
+    pieces = [OutputPiece(prompt_logprobs=piece.prompt_logprobs, finish_reason="length") for piece in pieces]
+    figures = usage(generation.usage().prompt_tokens, 0)
     return json_response(answer.whole(pieces, figures), headers=headers)
 
 
@@ -103,8 +116,9 @@ def _order(
             processor.sampling(
                 completion,
                 prompt,
-                max_tokens=completion.max_tokens,
+                max_tokens=1 if completion.max_tokens == 0 else completion.max_tokens,
                 logprobs=logprobs,
+                prompt_logprobs=completion.scored_tops,
                 default_max_tokens=DEFAULT_MAX_TOKENS,
             )
             for prompt in prompts

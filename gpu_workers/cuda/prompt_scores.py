@@ -1,4 +1,4 @@
-"""Log-probabilities of prompts on a GPU: a slice of tokens at a time, so that a long prompt's logits never exist at once.
+"""Log-probabilities of prompts on a GPU: a slice of tokens at a time, so that the logits of all never exist at once.
 
 What the slices need beside the hidden states lies in fixed tensors. Results go into device memory laid out like a
 result's slot; nothing here waits.

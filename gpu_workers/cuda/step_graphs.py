@@ -6,6 +6,7 @@ pool, which all graphs share because they run one after the other.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -21,10 +22,11 @@ class StepGraphs:
     def capture(self, forward: Callable[[StepSize], None], sizes: list[StepSize], progress: ProgressCallback) -> None:
         """Captures `forward` for each of `sizes` on the current stream, which must have run all of its kernels."""
         progress(0, len(sizes))
+        pool: Any = self._pool.id  # a pair of numbers like any pool's handle, though torch types them apart
         for done, size in enumerate(sizes, start=1):
             # Not torch.cuda.graph(): it collects garbage and empties the allocator's cache for every single graph.
             graph = torch.cuda.CUDAGraph()
-            graph.capture_begin(pool=self._pool.id, capture_error_mode="thread_local")
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             forward(size)
             graph.capture_end()
             self._graphs[size] = graph

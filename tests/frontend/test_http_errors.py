@@ -149,8 +149,8 @@ def test_a_wrong_field_is_named(setup, fields, param, stream):
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
         ({"truncate_prompt_tokens": MAX_MODEL_LEN + 1}, "truncate_prompt_tokens"),
         ({"use_beam_search": True}, "use_beam_search"),
-        ({"prompt_logprobs": 0}, "prompt_logprobs"),
-        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
     ],
 )
 def test_a_wrong_field_of_a_completion_is_named(setup, fields, param):

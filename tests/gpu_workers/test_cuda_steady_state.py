@@ -38,7 +38,7 @@ def requests_of_all_kinds(rng: random.Random) -> list[Request]:
         {"temperature": 0.8, "top_k": 5, "top_p": 0.9, "min_p": 0.01, "num_logprobs": 3},
         {"penalty_slot": 0, "repetition_penalty": 1.3, "presence_penalty": 0.1, "bias": {3: 2.0}},
         {"temperature": 1.0, "top_p": 0.5, "stops": [4, 5], "min_tokens": 3, "penalty_slot": 1},
-        {"num_logprobs": 20},
+        {"num_logprobs": 20, "prompt_logprobs": 3},
     ]
     return [
         Request([rng.randrange(1, 200) for _ in range(rng.randrange(1, 90))], rng.randrange(5, 20), row, kind)
