@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from engine_core.ipc.sampling_params import MAX_SEQUENCE_TOKENS
 from engine_core.ipc.step import (
     NUM_BLOCK_DELTAS,
     NUM_BULK,
@@ -20,6 +21,7 @@ from engine_core.ipc.step import (
 from engine_core.request import Request
 from engine_core.row_table import RowTable
 from engine_core.step_records import ScoredTokens
+from engine_core.token_sequences import num_sequence_words, sequence_words, thinking_begin
 
 
 class PlanWriter:
@@ -63,6 +65,24 @@ class PlanWriter:
         record["bias_length"] = len(sampling.logit_bias)
         stops = _held_back(request, eos_token_ids)
         record["stop_offset"], record["stop_length"] = self._append_bulk(stops)
+        record["allowed_offset"], record["allowed_length"] = self._append_bulk(sampling.allowed_token_ids or ())
+        self._add_sequences(request, record)
+
+    def _add_sequences(self, request: Request, record: np.void) -> None:
+        sampling, tokens = request.sampling, request.tokens
+        record["num_sequences"], record["thinking_budget"] = 0, -1
+        if not sampling.uses_sequences:
+            return
+        words = sequence_words(sampling, tokens, request.num_prompt_tokens)
+        record["sequences_offset"], _ = self._append_bulk(words)
+        record["num_sequences"] = len(words) // MAX_SEQUENCE_TOKENS - 1
+        if sampling.thinking_token_budget is not None:
+            record["thinking_budget"] = sampling.thinking_token_budget
+            record["thinking_begin"] = thinking_begin(
+                tokens[request.num_prompt_tokens :].tolist(),
+                sampling.thinking_start_token_ids,
+                sampling.thinking_end_token_ids,
+            )
 
     def add_blocks(self, row: int, first_index: int, blocks: list[int], group: int) -> None:
         """Entries `first_index ...` of a row's block table."""
@@ -168,4 +188,5 @@ def _held_back(request: Request, eos_token_ids: tuple[int, ...]) -> list[int]:
 
 def _num_bulk_words(request: Request, eos_token_ids: tuple[int, ...]) -> int:
     history = len(request.tokens) if request.sampling.uses_penalties else 0
-    return history + 2 * len(request.sampling.logit_bias) + len(_held_back(request, eos_token_ids))
+    lists = 2 * len(request.sampling.logit_bias) + len(request.sampling.allowed_token_ids or ())
+    return history + lists + len(_held_back(request, eos_token_ids)) + num_sequence_words(request.sampling)

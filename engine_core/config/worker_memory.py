@@ -27,10 +27,12 @@ COMMUNICATION_BYTES = 256 * MIB
 
 PENALTY_BYTES_PER_TOKEN = 5
 """Per penalty row and vocabulary entry: whether the prompt has it, and an int32 count of the output's."""
-CPU_ROW_BYTES = 12 * 1024 + 128
-"""Per row beside its block table: up to 1024 logit biases (an int64 and a float32 each) and its numbers."""
-CUDA_ROW_BYTES = 8 * 1024 + 4 * (128 + 64) + 128
-"""The same on a GPU: biases (an int32 and a float32 each), ids that may not be sampled yet, its numbers."""
+CPU_ROW_BYTES = (12 + 8) * 1024 + 128 * 16 * 32 + 256
+"""Per row beside its block table: up to 1024 logit biases (an int64 and a float32 each) and allowed ids, 128 bad words
+of 16 tokens as Python's numbers, and its own numbers."""
+CUDA_ROW_BYTES = (8 + 4) * 1024 + 4 * (128 + 64) + 4 * (130 + 1) * 16 + 256
+"""The same on a GPU: biases (an int32 and a float32 each), allowed ids, ids that may not be sampled yet, sequences of
+tokens and the latest ones, its numbers."""
 PLAN_SLOTS = 6
 """Copies of a plan on a GPU: one per slot of the ring, and an empty one."""
 SAMPLER_ROW_BYTES = 32 * 1024

@@ -28,7 +28,19 @@ import msgspec
 import numpy as np
 
 from engine_core.ipc.arrays import ArrayLayout
-from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP_TOKEN_IDS
+from engine_core.ipc.sampling_params import (
+    MAX_ALLOWED_TOKEN_IDS,
+    MAX_BAD_WORDS,
+    MAX_LOGIT_BIAS,
+    MAX_LOGPROBS,
+    MAX_SEQUENCE_TOKENS,
+    MAX_STOP_TOKEN_IDS,
+)
+
+MAX_SEQUENCES = 2 + MAX_BAD_WORDS
+"""Of a row: what begins thinking, what ends it, bad words."""
+THINKING_NOT_BEGUN, THINKING_ENDED = -1, -2
+"""In a record's `thinking_begin`, in place of a number of tokens."""
 
 
 class StepShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,8 +83,9 @@ class StepShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def max_bulk(self) -> int:
-        """One request's longest token history, biases and stop ids, beside a share for short ones."""
+        """One request's longest token history and all its lists, beside a share for short ones."""
         one = self.max_model_len + 2 * MAX_LOGIT_BIAS + MAX_STOP_TOKEN_IDS + 64
+        one += MAX_ALLOWED_TOKEN_IDS + (MAX_SEQUENCES + 1) * MAX_SEQUENCE_TOKENS
         return one + max(self.max_num_batched_tokens, 64 * self.max_num_seqs)
 
 
@@ -96,6 +109,15 @@ ROW_INIT_DTYPE = np.dtype(
         ("bias_length", "<i4"),
         ("stop_offset", "<i4"),  # bulk: token ids that may not be sampled before min_tokens
         ("stop_length", "<i4"),
+        ("allowed_offset", "<i4"),  # bulk: the only ids that can be sampled
+        ("allowed_length", "<i4"),  # 0: all can
+        # bulk: `num_sequences` sequences of MAX_SEQUENCE_TOKENS ids each, the last id first, -1 where they are shorter:
+        # what begins thinking, what ends it, bad words. Behind them the latest tokens of the output, of position p
+        # at index p % MAX_SEQUENCE_TOKENS.
+        ("sequences_offset", "<i4"),
+        ("num_sequences", "<i4"),
+        ("thinking_budget", "<i4"),  # -1: none
+        ("thinking_begin", "<i4"),  # output tokens before the first that is thinking, or THINKING_...
         ("temperature", "<f4"),
         ("top_p", "<f4"),
         ("min_p", "<f4"),

@@ -7,8 +7,14 @@ which kernels a step launches is decided before the step's results are known.
 import numpy as np
 import torch
 
-from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
+from engine_core.ipc.sampling_params import (
+    MAX_ALLOWED_TOKEN_IDS,
+    MAX_LOGIT_BIAS,
+    MAX_SEQUENCE_TOKENS,
+    MAX_STOP_TOKEN_IDS,
+)
 from engine_core.ipc.step import (
+    MAX_SEQUENCES,
     NUM_BLOCK_DELTAS,
     NUM_ROW_FIELDS,
     NUM_ROW_INITS,
@@ -22,7 +28,7 @@ from kernels.prepare_step import PlanPlaces, RowTensors, StepPreparation, StepTe
 MAX_HELD_BACK = MAX_STOP_TOKEN_IDS + 64
 """Stop token ids and EOS ids of one row that may not be sampled before `min_tokens`."""
 
-RANDOM, FILTERS, BIAS, HELD_BACK, PENALTIES, LOGPROBS = (1 << bit for bit in range(6))
+RANDOM, FILTERS, BIAS, HELD_BACK, PENALTIES, LOGPROBS, ALLOWED, SEQUENCES = (1 << bit for bit in range(8))
 """What a row needs of the sampler, as bits."""
 
 
@@ -73,6 +79,10 @@ class DeviceRows:
             bias_ids=zeros(num_rows, MAX_LOGIT_BIAS),
             bias_values=zeros(num_rows, MAX_LOGIT_BIAS, dtype=torch.float32),
             stop_ids=zeros(num_rows, MAX_HELD_BACK),
+            allowed_ids=zeros(num_rows, MAX_ALLOWED_TOKEN_IDS),
+            sequences=zeros(num_rows, MAX_SEQUENCES, MAX_SEQUENCE_TOKENS),
+            latest_tokens=zeros(num_rows, MAX_SEQUENCE_TOKENS),
+            thinking_begin=zeros(num_rows),
             prompt_mask=zeros(num_penalty_slots, vocab_size, dtype=torch.uint8),
             output_counts=zeros(num_penalty_slots, vocab_size),
         )
@@ -120,4 +130,5 @@ def _needs(inits: np.ndarray) -> np.ndarray:
     bits = np.where(random, RANDOM, 0) | np.where(filters, FILTERS, 0)
     bits |= np.where(inits["bias_length"] > 0, BIAS, 0) | np.where(inits["stop_length"] > 0, HELD_BACK, 0)
     bits |= np.where(inits["penalty_slot"] >= 0, PENALTIES, 0) | np.where(inits["num_logprobs"] >= 0, LOGPROBS, 0)
+    bits |= np.where(inits["allowed_length"] > 0, ALLOWED, 0) | np.where(inits["num_sequences"] > 0, SEQUENCES, 0)
     return bits.astype(np.int32)

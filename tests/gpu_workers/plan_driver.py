@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine_core.config.engine_config import EngineConfig
+from engine_core.ipc.sampling_params import MAX_SEQUENCE_TOKENS
 from engine_core.ipc.step import (
     NUM_LOADS,
     NUM_SCORED,
@@ -22,6 +23,7 @@ from engine_core.ipc.step import (
     plan_layout,
     result_layout,
 )
+from engine_core.token_sequences import sequence_words, thinking_begin
 from gpu_workers.model_runner import ModelRunner
 
 GONE = -1
@@ -31,8 +33,9 @@ Pairs = list[tuple[int, int]]
 
 @dataclass
 class Request:
-    """One request and what it has produced. `sampling` has fields of the row record, `bias` and `stops`, and
-    `prompt_logprobs`: how many alternatives to each token of the prompt are wanted."""
+    """One request and what it has produced. `sampling` has fields of the row record, `bias` and `stops`;
+    `prompt_logprobs`, how many alternatives to each token of the prompt are wanted; `allowed`; and `sequences`, the
+    parameters of bad words and thinking."""
 
     prompt: list[int]
     max_tokens: int
@@ -75,6 +78,7 @@ class PlanBuilder:
         values = {**NEUTRAL, **request.sampling}
         bias, stops = values.pop("bias", {}), values.pop("stops", [])
         values.pop("prompt_logprobs", None)
+        allowed, sequences = values.pop("allowed", []), values.pop("sequences", None)
         for name, value in values.items():
             record[name] = value
         record["row"], record["num_computed_tokens"] = request.row, request.num_computed
@@ -84,6 +88,16 @@ class PlanBuilder:
         record["bias_offset"], record["bias_length"] = self._append(list(bias))
         self._append(np.array(list(bias.values()), np.float32).view(np.int32))
         record["stop_offset"], record["stop_length"] = self._append(stops)
+        record["allowed_offset"], record["allowed_length"] = self._append(allowed)
+        if sequences is not None:
+            tokens = np.array(request.prompt + request.output, np.int32)
+            record["sequences_offset"], count = self._append(sequence_words(sequences, tokens, len(request.prompt)))
+            record["num_sequences"] = count // MAX_SEQUENCE_TOKENS - 1
+            budget = sequences.thinking_token_budget
+            record["thinking_budget"] = -1 if budget is None else budget
+            record["thinking_begin"] = thinking_begin(
+                request.output, sequences.thinking_start_token_ids, sequences.thinking_end_token_ids
+            )
         self.plan.row_inits[self._num_inits] = record[0]
         self._num_inits += 1
 
