@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from msgspec import UNSET, UnsetType
 
-from frontend.generation import Generation
 from frontend.output_processor import OutputPiece, TokenLogprobs
 from frontend.parsers.events import ToolCall
 from frontend.prompt_logprobs import by_token_id
@@ -50,7 +49,7 @@ class ChatAnswer:
         self._prompt_token_ids = prompt_token_ids
         self._started: set[int] = set()
 
-    def whole(self, pieces: list[OutputPiece], generation: Generation) -> ChatCompletion:
+    def whole(self, pieces: list[OutputPiece], usage: Usage) -> ChatCompletion:
         choices = [
             ChatChoice(
                 index=index,
@@ -67,7 +66,7 @@ class ChatAnswer:
             created=self._created,
             model=self._model,
             choices=choices,
-            usage=generation.usage(),
+            usage=usage,
             prompt_logprobs=(
                 UNSET
                 if self._prompt_logprobs is None

@@ -150,6 +150,8 @@ class FrontendConfig(_Config, frozen=True, kw_only=True):
     """Seconds of silence after which the supervisor ends the server; 0: never."""
     max_model_len: int
     max_logprobs: int
+    eos_token_ids: tuple[int, ...] = ()
+    """The model's own, for what looks for the end of an answer before the engine does (beam search)."""
     api_key_digests: tuple[str, ...] = ()
     """SHA-256, in hex, of the keys of which a request must have one; empty: no key is wanted."""
     allowed_origins: tuple[str, ...] = ()

@@ -49,6 +49,12 @@ class GenerationRequest(UnsupportedFields, kw_only=True):
     return_token_ids: bool | None = None
     truncate_prompt_tokens: int | None = None
     prompt_logprobs: int | None = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[int] | None = None
+    thinking_token_budget: int | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | str | None = None
     user: str | None = None
     response_format: dict[str, Any] | None = None
 

@@ -42,6 +42,9 @@ class ResponsesRequest(UnsupportedFields, kw_only=True):
     seed: int | None = None
     priority: int | None = None
     cache_salt: str | None = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[int] | None = None
+    thinking_token_budget: int | None = None
     text: TextSettings | None = None
     tools: list[Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
@@ -49,6 +52,7 @@ class ResponsesRequest(UnsupportedFields, kw_only=True):
     conversation: Any = None
     prompt: Any = None
     prompt_logprobs: Any = None
+    use_beam_search: Any = None
     metadata: dict[str, str] | None = None
     # Accepted because clients send them; none changes what is generated here.
     max_tool_calls: int | None = None

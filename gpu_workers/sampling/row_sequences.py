@@ -15,7 +15,7 @@ class RowSequences:
         """From what a plan says of the row (`engine_core/ipc/step.py`)."""
         offset, count = int(record["sequences_offset"]), int(record["num_sequences"])
         lines = bulk[offset : offset + (count + 1) * MAX_SEQUENCE_TOKENS].reshape(-1, MAX_SEQUENCE_TOKENS)
-        sequences = [[token for token in line[::-1] if token >= 0] for line in lines[:-1].tolist()]
+        sequences: list[list[int]] = [[token for token in line[::-1] if token >= 0] for line in lines[:-1].tolist()]
         self._start, self._end, *self._bad_words = sequences
         self._budget = int(record["thinking_budget"])
         self._begin = int(record["thinking_begin"])
