@@ -166,6 +166,8 @@ class Reader:
         self.tokens: dict[int, list[int]] = {}
         self.finished: dict[int, FinishedRequest] = {}
         self.errors: dict[int, RequestError] = {}
+        self.prompt_scores: dict[int, list[tuple[int, int]]] = {}
+        """As `FakeWorker` gives them: the token before, and the token."""
         self.num_frames = 0
 
     def read_frame(self) -> None:
@@ -179,6 +181,11 @@ class Reader:
             self.tokens.setdefault(handle, []).extend(tokens[:count])
             del tokens[:count]
         assert not tokens
+        for entry in message.prompt_logprobs:
+            before, of = np.frombuffer(entry.ranks, np.int32), -np.frombuffer(entry.logprobs, np.float32)
+            assert entry.handle not in self.tokens, "a prompt's log-probabilities come after its output's beginning"
+            pairs = zip(before.tolist(), of.astype(int).tolist(), strict=True)
+            self.prompt_scores.setdefault(entry.handle, []).extend(pairs)
         for finished in message.finished:
             assert finished.handle not in self.finished | self.errors, "two finals for one request"
             self.finished[finished.handle] = finished
