@@ -174,6 +174,11 @@ class Reader:
         message = decode_core_message(self.socket.recv())
         assert isinstance(message, RequestOutputs)
         self.num_frames += 1
+        for entry in message.prompt_logprobs:
+            before, of = np.frombuffer(entry.ranks, np.int32), -np.frombuffer(entry.logprobs, np.float32)
+            assert entry.handle not in self.tokens, "a prompt's log-probabilities come after its output's beginning"
+            pairs = zip(before.tolist(), of.astype(int).tolist(), strict=True)
+            self.prompt_scores.setdefault(entry.handle, []).extend(pairs)
         tokens = np.frombuffer(message.token_ids, np.int32).tolist()
         for handle, count in zip(
             np.frombuffer(message.handles, np.uint32).tolist(), np.frombuffer(message.num_tokens, np.int32), strict=True
@@ -181,11 +186,6 @@ class Reader:
             self.tokens.setdefault(handle, []).extend(tokens[:count])
             del tokens[:count]
         assert not tokens
-        for entry in message.prompt_logprobs:
-            before, of = np.frombuffer(entry.ranks, np.int32), -np.frombuffer(entry.logprobs, np.float32)
-            assert entry.handle not in self.tokens, "a prompt's log-probabilities come after its output's beginning"
-            pairs = zip(before.tolist(), of.astype(int).tolist(), strict=True)
-            self.prompt_scores.setdefault(entry.handle, []).extend(pairs)
         for finished in message.finished:
             assert finished.handle not in self.finished | self.errors, "two finals for one request"
             self.finished[finished.handle] = finished

@@ -1,6 +1,5 @@
 """The engine core's loop over a real socket, with the fake worker behind it: what a client sees."""
 
-import itertools
 import json
 import time
 from pathlib import Path
@@ -378,34 +377,3 @@ def test_draining_finishes_what_runs_and_refuses_what_comes(harness: Harness) ->
     assert reader.finished[1].num_output_tokens == 5
     harness.thread.join(10)
     assert not harness.thread.is_alive()
-
-
-def test_log_probabilities_of_prompts(core: Harness) -> None:
-    """One for each token but the first, once, also where the cache has the prompt; others get none."""
-    client = core.client()
-    prompt = [7 * i % 50 + 10 for i in range(40)]
-    wanted = SamplingParams(max_tokens=3, prompt_logprobs=0)
-    for handle, (tokens, sampling) in enumerate(
-        [(prompt, wanted), (prompt, SamplingParams(max_tokens=3)), (prompt[:1], wanted), (prompt, wanted)]
-    ):
-        client.send(encode(add(handle, tokens, sampling=sampling)))
-    reader = Reader(client)
-    reader.read_finals(4)
-    pairs = list(itertools.pairwise(prompt))
-    assert reader.prompt_scores == {0: pairs, 3: pairs}
-    assert reader.finished[1].num_cached_tokens > 0
-    assert [reader.finished[handle].num_cached_tokens for handle in (0, 2, 3)] == [0, 0, 0]
-
-
-def test_token_ids_must_be_in_the_vocabulary(core: Harness) -> None:
-    client, beyond = core.client(), core.config.model.vocab_size
-    fields = [
-        {"allowed_token_ids": [1, beyond]},
-        {"bad_words_token_ids": [[1], [2, beyond]]},
-        {"thinking_token_budget": 1, "thinking_end_token_ids": [beyond]},
-    ]
-    for handle, each in enumerate(fields):
-        client.send(encode(add(handle, sampling=SamplingParams(**each))))
-    reader = Reader(client)
-    reader.read_finals(3)
-    assert [reader.errors[handle].message.split(":")[0] for handle in range(3)] == [list(each)[-1] for each in fields]
