@@ -7,15 +7,17 @@ if TYPE_CHECKING:
     from frontend.client import EngineClient as EngineClient
     from frontend.client import EngineError as EngineError
     from frontend.llm import LLM as LLM
+    from frontend.llm import BeamSearchParams as BeamSearchParams
     from frontend.llm import SamplingParams as SamplingParams
 
 _HOMES = {
+    "BeamSearchParams": "frontend.llm",
     "EngineClient": "frontend.client",
     "EngineError": "frontend.client",
     "LLM": "frontend.llm",
     "SamplingParams": "frontend.llm",
 }
-__all__ = ["LLM", "EngineClient", "EngineError", "SamplingParams"]
+__all__ = ["LLM", "BeamSearchParams", "EngineClient", "EngineError", "SamplingParams"]
 
 
 def __getattr__(name: str) -> Any:

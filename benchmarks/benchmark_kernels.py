@@ -36,6 +36,8 @@ ROWS = {
     "filtered": "sampling",
     "filter_thresholds": "sampling",
     "penalties": "sampling",
+    "keep_allowed": "sampling",
+    "follow_sequences": "sampling",
     "token_logprobs": "sampling",
     "linear": "products",
 }

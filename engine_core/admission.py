@@ -77,8 +77,9 @@ class Admission:
         for tokens in (prompt, output):
             if len(tokens) and (tokens.min() < 0 or tokens.max() >= self._vocab_size):
                 raise Refused(ERROR_INVALID, f"Token ids must be from 0 to {self._vocab_size - 1}.")
-        if any(token >= self._vocab_size for token in message.sampling.logit_bias):
-            raise Refused(ERROR_INVALID, f"logit_bias: token ids must be from 0 to {self._vocab_size - 1}.")
+        for name, ids in message.sampling.named_token_ids.items():
+            if any(token >= self._vocab_size for token in ids):
+                raise Refused(ERROR_INVALID, f"{name}: token ids must be from 0 to {self._vocab_size - 1}.")
         num_wanted = message.sampling.max_tokens or 1
         if len(prompt) + num_wanted > self._capacity:
             holder = "context" if self._capacity == self._max_model_len else "KV cache"

@@ -14,7 +14,7 @@ from engine_core.ipc.messages import FinishedRequest, RequestError, RequestLogpr
 from engine_core.ipc.step import StepResult
 from engine_core.request import Request
 from engine_core.row_table import RowTable
-from engine_core.step_records import Finished, StepOutputs
+from engine_core.step_records import Finished, ScoredTokens, StepOutputs
 
 
 class Client:
@@ -29,6 +29,7 @@ class Client:
         self._handles: list[np.ndarray] = []
         self._token_ids: list[np.ndarray] = []
         self._logprobs: list[RequestLogprobs] = []
+        self._prompt_logprobs: list[RequestLogprobs] = []
         self._finished: list[FinishedRequest] = []
         self._errors: list[RequestError] = []
 
@@ -39,7 +40,7 @@ class Client:
 
     @property
     def has_outputs(self) -> bool:
-        return bool(self._handles or self._finished or self._errors)
+        return bool(self._handles or self._prompt_logprobs or self._finished or self._errors)
 
     def add_tokens(self, handles: np.ndarray, token_ids: np.ndarray) -> None:
         self._handles.append(handles)
@@ -47,6 +48,9 @@ class Client:
 
     def add_logprobs(self, logprobs: RequestLogprobs) -> None:
         self._logprobs.append(logprobs)
+
+    def add_prompt_logprobs(self, logprobs: RequestLogprobs) -> None:
+        self._prompt_logprobs.append(logprobs)
 
     def add_finished(self, finished: FinishedRequest) -> None:
         self._finished.append(finished)
@@ -66,12 +70,13 @@ class Client:
                 num_tokens=np.ones(len(handles) // 4, np.int32).tobytes(),
                 token_ids=b"".join([column.tobytes() for column in self._token_ids]),
                 logprobs=self._logprobs,
+                prompt_logprobs=self._prompt_logprobs,
                 finished=self._finished,
                 errors=self._errors,
             )
         )
         self._handles, self._token_ids = [], []
-        self._logprobs, self._finished, self._errors = [], [], []
+        self._logprobs, self._prompt_logprobs, self._finished, self._errors = [], [], [], []
         return frame
 
 
@@ -117,6 +122,10 @@ class Clients:
             if client is not None:
                 index, handle = int(outputs.indices[position]), int(handles[position])
                 client.add_logprobs(_logprobs_of(result, index, handle, int(num_logprobs[position])))
+        for part in outputs.scored:
+            client = self._by_number.get(part.request.client_number)
+            if client is not None:
+                client.add_prompt_logprobs(_scores_of(result, part))
 
     def send(self, socket: zmq.Socket, step: int) -> list[Client]:
         """Sends one frame to each client that has outputs and credit. Returns clients found to be gone."""
@@ -184,4 +193,19 @@ def _logprobs_of(result: StepResult, index: int, handle: int, num_top: int) -> R
         ranks=result.ranks[index, :1].tobytes(),
         top_token_ids=result.top_token_ids[index, 0, :num_top].tobytes(),
         top_logprobs=result.top_logprobs[index, 0, :num_top].tobytes(),
+    )
+
+
+def _scores_of(result: StepResult, part: ScoredTokens) -> RequestLogprobs:
+    """Log-probabilities of tokens of a prompt."""
+    num_top = part.request.sampling.prompt_logprobs or 0
+    scores = result.scores[part.offset : part.offset + part.count]
+    return RequestLogprobs(
+        handle=part.request.handle,
+        num_tokens=part.count,
+        num_top=num_top,
+        logprobs=scores["logprob"].tobytes(),
+        ranks=scores["rank"].tobytes(),
+        top_token_ids=scores["top_token_ids"][:, :num_top].tobytes(),
+        top_logprobs=scores["top_logprobs"][:, :num_top].tobytes(),
     )

@@ -96,6 +96,8 @@ class KVCacheManager:
         """Blocks that hold the beginning of `tokens` (int32 [num_tokens]): at most all but the last token's."""
         most = (len(tokens) - 1) // self.block_size if self._caching else 0
         self._extend_chain(request, tokens, most)
+        # What predicts a token of the prompt that is still to be scored has to be computed.
+        most = min(most, (request.num_scored - 1) // self.block_size) if request.wants_scores else most
         return self._search.find(request.block_hashes[:most])
 
     def bring_back(self, request: Request, hit: PrefixHit, count: int) -> PrefixHit:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from engine_core.ipc.sampling_params import MAX_SEQUENCE_TOKENS
 from engine_core.ipc.step import (
     NUM_BLOCK_DELTAS,
     NUM_BULK,
@@ -9,6 +10,8 @@ from engine_core.ipc.step import (
     NUM_LOADS,
     NUM_MASKS,
     NUM_ROW_INITS,
+    NUM_SCORED,
+    NUM_SCORED_TOPS,
     NUM_SEQS,
     NUM_SHARED_KEYS,
     NUM_SHARING_SEQS,
@@ -19,6 +22,8 @@ from engine_core.ipc.step import (
 )
 from engine_core.request import Request
 from engine_core.row_table import RowTable
+from engine_core.step_records import ScoredTokens
+from engine_core.token_sequences import num_sequence_words, sequence_words, thinking_begin
 
 
 class PlanWriter:
@@ -64,6 +69,24 @@ class PlanWriter:
         record["bias_length"] = len(sampling.logit_bias)
         stops = _held_back(request, eos_token_ids)
         record["stop_offset"], record["stop_length"] = self._append_bulk(stops)
+        record["allowed_offset"], record["allowed_length"] = self._append_bulk(sampling.allowed_token_ids or ())
+        self._add_sequences(request, record)
+
+    def _add_sequences(self, request: Request, record: np.void) -> None:
+        sampling, tokens = request.sampling, request.tokens
+        record["num_sequences"], record["thinking_budget"] = 0, -1
+        if not sampling.uses_sequences:
+            return
+        words = sequence_words(sampling, tokens, request.num_prompt_tokens)
+        record["sequences_offset"], _ = self._append_bulk(words)
+        record["num_sequences"] = len(words) // MAX_SEQUENCE_TOKENS - 1
+        if sampling.thinking_token_budget is not None:
+            record["thinking_budget"] = sampling.thinking_token_budget
+            record["thinking_begin"] = thinking_begin(
+                tokens[request.num_prompt_tokens :].tolist(),
+                sampling.thinking_start_token_ids,
+                sampling.thinking_end_token_ids,
+            )
 
     def add_blocks(self, row: int, first_index: int, blocks: list[int], group: int) -> None:
         """Entries `first_index ...` of a row's block table."""
@@ -117,12 +140,38 @@ class PlanWriter:
         header[NUM_LOADS] = 0
         header[NUM_SHARED_KEYS] = 0
         header[NUM_SHARING_SEQS] = 0
+        header[NUM_SCORED] = 0
         return samples
 
     def share(self, num_keys: int, num_seqs: int) -> None:
         """The first `num_keys` keys of the first `num_seqs` rows lie in the same blocks; after `finish`."""
         self._plan.header[NUM_SHARED_KEYS] = num_keys
         self._plan.header[NUM_SHARING_SEQS] = num_seqs
+
+    def score_prompts(self, table: RowTable, rows: np.ndarray, counts: np.ndarray) -> list[ScoredTokens]:
+        """Asks for log-probabilities of prompts where the rows that run want them; after `finish`."""
+        scored: list[ScoredTokens] = []
+        plan, offset, num_tops = self._plan, 0, 0
+        places = np.cumsum(counts) - counts
+        for index in np.flatnonzero(table.wants_scores[rows]):
+            row = rows[index]
+            request, start = table.request(row), int(table.num_computed[row])
+            # The token at the end of a chunk says how likely the next one was, which the plan need not compute.
+            first = max(start + 1, request.num_scored)
+            end = min(start + int(counts[index]) + 1, request.num_prompt_tokens)
+            table.wants_scores[row] = end < request.num_prompt_tokens
+            if first >= end:
+                continue
+            part = slice(offset, offset + end - first)
+            place = int(places[index]) + first - 1 - start
+            plan.scored_indices[part] = np.arange(place, place + end - first)
+            plan.scored_token_ids[part] = table.history[row, first:end]
+            scored.append(ScoredTokens(request, first, end - first, offset))
+            num_tops = max(num_tops, request.sampling.prompt_logprobs or 0)
+            offset += end - first
+        plan.header[NUM_SCORED] = offset
+        plan.header[NUM_SCORED_TOPS] = num_tops
+        return scored
 
     def add_copies(self, stores: np.ndarray, loads: np.ndarray) -> None:
         """What goes to host memory and comes back from there (each int32 [count, 2]); after `finish`."""
@@ -161,4 +210,5 @@ def _held_back(request: Request, eos_token_ids: tuple[int, ...]) -> list[int]:
 
 def _num_bulk_words(request: Request, eos_token_ids: tuple[int, ...]) -> int:
     history = len(request.tokens) if request.sampling.uses_penalties else 0
-    return history + 2 * len(request.sampling.logit_bias) + len(_held_back(request, eos_token_ids))
+    lists = 2 * len(request.sampling.logit_bias) + len(request.sampling.allowed_token_ids or ())
+    return history + lists + len(_held_back(request, eos_token_ids)) + num_sequence_words(request.sampling)

@@ -48,6 +48,7 @@ class Request:
         "num_prior_tokens",
         "num_prompt_tokens",
         "num_registered_blocks",
+        "num_scored",
         "penalty_slot",
         "priority",
         "request_id",
@@ -118,6 +119,8 @@ class Request:
         """What the hash of the first block follows, once it is known."""
         self.block_hashes: list[bytes] = []
         self.num_registered_blocks = 0
+        self.num_scored = 1 if sampling.prompt_logprobs is not None else self.num_prompt_tokens
+        """Leading tokens of the prompt whose log-probabilities are not wanted any more: the first has none."""
         self.num_cached_tokens = 0
         self.num_preemptions = 0
         self.arrival_number = arrival_number
@@ -131,6 +134,11 @@ class Request:
         """The only way to change the status."""
         assert status in TRANSITIONS[self.status], (self.request_id, self.status, status)
         self.status = status
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether there are tokens of the prompt whose log-probabilities are still wanted."""
+        return self.num_scored < self.num_prompt_tokens
 
     def __repr__(self) -> str:
         return f"Request({self.request_id!r}, {self.status.value}, row={self.row})"

@@ -50,6 +50,8 @@ class RowTable:
         self.has_stop_ids = np.zeros(num_rows, np.bool_)
         self.num_logprobs = np.zeros(num_rows, np.int32)
         """Alternatives that the client wants beside each token; -1: no log-probabilities at all."""
+        self.wants_scores = np.zeros(num_rows, np.bool_)
+        """Whether steps still have to be planned that find log-probabilities of the row's prompt."""
         self.handle = np.zeros(num_rows, np.uint32)
         self.client_number = np.zeros(num_rows, np.int32)
         # One row per request and as wide as the context, but untouched pages of zeros cost nothing. They are small
@@ -94,6 +96,7 @@ class RowTable:
         self.checks_eos[row] = not request.sampling.ignore_eos
         self.has_stop_ids[row] = bool(request.stop_token_ids)
         self.num_logprobs[row] = -1 if request.sampling.logprobs is None else request.sampling.logprobs
+        self.wants_scores[row] = request.wants_scores
         self.handle[row] = request.handle
         self.client_number[row] = request.client_number
         return row

@@ -26,7 +26,7 @@ from engine_core.prompt_hashing import PromptHashing
 from engine_core.request import Request, RequestStatus
 from engine_core.retirement import Retirement
 from engine_core.row_table import RowTable
-from engine_core.step_records import Finished, ScheduledStep, StepOutputs
+from engine_core.step_records import Finished, ScheduledStep, ScoredTokens, StepOutputs
 
 
 class Scheduler:
@@ -107,6 +107,7 @@ class Scheduler:
         writer.share(self._beginning.num_keys(rows[:num_decoding]), num_decoding)
         if self.kv.host is not None:
             writer.add_copies(*self.kv.host.dispatch(step_id))
+        scored = writer.score_prompts(table, rows, counts) if table.wants_scores[rows].any() else []
         table.num_computed[rows] += counts
         table.num_inflight[rows] += samples
         table.last_step[rows] = step_id
@@ -118,6 +119,7 @@ class Scheduler:
             samples.astype(np.bool_),
             table.num_computed[rows],
             writer.num_tokens,
+            scored,
         )
 
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:
@@ -139,13 +141,14 @@ class Scheduler:
             table.request(row).first_token_time = now
         self.policy.count_sampled(rows)
         self._tables.register_sampled(rows, known_before)
+        scored = _count_scored(step)
         if self.kv.has_windows and self._tables.release_behind(step):
             self._refused = None
         finished = self._find_finished(rows, tokens, known_before)
         if self.kv.host is not None:
             self.kv.host.collect(step.step_id, result.num_host_slots)
         self._retirement.collected(step.step_id)
-        return StepOutputs(indices, rows, tokens, intervals, is_first, finished)
+        return StepOutputs(indices, rows, tokens, intervals, is_first, scored, finished)
 
     # Running requests
 
@@ -318,3 +321,11 @@ class Scheduler:
     def _leave_running(self, request: Request) -> None:
         self.table.running[request.row] = False
         self.num_running -= 1
+
+
+def _count_scored(step: ScheduledStep) -> list[ScoredTokens]:
+    """What a step found of prompts whose requests have not ended."""
+    wanted = [part for part in step.scored if part.request.status is not RequestStatus.FINISHED]
+    for part in wanted:
+        part.request.num_scored = part.first + part.count
+    return wanted

@@ -8,6 +8,18 @@ from engine_core.request import Request
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredTokens:
+    """Neighbouring tokens of a prompt whose log-probabilities a step finds."""
+
+    request: Request
+    first: int
+    """The number of the first one in the prompt."""
+    count: int
+    offset: int
+    """Where they stand among the step's scores."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduledStep:
     """What the engine core remembers of a dispatched step until its result comes. Arrays are [num_seqs]."""
 
@@ -18,6 +30,7 @@ class ScheduledStep:
     ends: np.ndarray
     """Tokens of each row that are computed once the step is."""
     num_tokens: int
+    scored: list[ScoredTokens]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +54,6 @@ class StepOutputs:
     intervals: np.ndarray
     """Seconds since the row's token before; for a first token, since the request's arrival."""
     is_first: np.ndarray
+    scored: list[ScoredTokens]
+    """Of those that the step found, what was not known before."""
     finished: list[Finished]

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from msgspec import UNSET, UnsetType
 
-from frontend.generation import Generation
 from frontend.output_processor import OutputPiece, TokenLogprobs
 from frontend.parsers.events import ToolCall
+from frontend.prompt_logprobs import by_token_id
 from frontend.protocol.chat import (
     AnswerToolCall,
     AssistantMessage,
@@ -36,6 +36,7 @@ class ChatAnswer:
         tokenizer: TextTokenizer,
         *,
         logprobs: bool,
+        prompt_logprobs: int | None,
         prompt_token_ids: list[int] | None,
     ) -> None:
         """`prompt_token_ids`: given when the client wants to see token ids."""
@@ -44,10 +45,11 @@ class ChatAnswer:
         self._model = model
         self._tokenizer = tokenizer
         self._logprobs = logprobs
+        self._prompt_logprobs = prompt_logprobs
         self._prompt_token_ids = prompt_token_ids
         self._started: set[int] = set()
 
-    def whole(self, pieces: list[OutputPiece], generation: Generation) -> ChatCompletion:
+    def whole(self, pieces: list[OutputPiece], usage: Usage) -> ChatCompletion:
         choices = [
             ChatChoice(
                 index=index,
@@ -64,7 +66,12 @@ class ChatAnswer:
             created=self._created,
             model=self._model,
             choices=choices,
-            usage=generation.usage(),
+            usage=usage,
+            prompt_logprobs=(
+                UNSET
+                if self._prompt_logprobs is None
+                else by_token_id(pieces[0].prompt_logprobs, self._prompt_logprobs, self._tokenizer)
+            ),
             prompt_token_ids=UNSET if self._prompt_token_ids is None else self._prompt_token_ids,
         )
 

@@ -6,6 +6,7 @@ from msgspec import UNSET
 
 from frontend.input_processor import Prompt
 from frontend.output_processor import OutputPiece, TokenLogprobs
+from frontend.prompt_logprobs import by_token_id, text_offsets
 from frontend.protocol.common import Usage
 from frontend.protocol.completions import Completion, CompletionChoice, CompletionLogprobs
 from frontend.streaming import ChunkUsage
@@ -25,7 +26,8 @@ class CompletionAnswer:
         num_samples: int,
         *,
         echo: bool,
-        logprobs: bool,
+        logprobs: int | None,
+        prompt_logprobs: int | None,
         return_token_ids: bool,
     ) -> None:
         self._id = response_id
@@ -36,6 +38,7 @@ class CompletionAnswer:
         self._num_samples = num_samples
         self._echo = echo
         self._logprobs = logprobs
+        self._prompt_logprobs = prompt_logprobs
         self._return_token_ids = return_token_ids
         self._started: set[int] = set()
 
@@ -69,10 +72,15 @@ class CompletionAnswer:
         is_first = index not in self._started
         self._started.add(index)
         choice = CompletionChoice(index=index, text=piece.text)
-        if self._echo and is_first:
-            choice.text = self._prompt_text(prompt) + piece.text
-        if self._logprobs:
-            choice.logprobs = self._logprobs_of(piece.logprobs)
+        prompt_text = self._prompt_text(prompt) if self._echo else ""
+        if is_first:
+            choice.text = prompt_text + piece.text
+        if self._logprobs is not None:
+            choice.logprobs = self._logprobs_of(piece.logprobs, len(prompt_text))
+            if self._echo and is_first:
+                self._put_first(choice.logprobs, prompt, prompt_text, piece.prompt_logprobs)
+        if self._prompt_logprobs is not None:
+            choice.prompt_logprobs = by_token_id(piece.prompt_logprobs, self._prompt_logprobs, self._tokenizer)
         if self._return_token_ids:
             choice.token_ids = piece.token_ids
             choice.prompt_token_ids = list(prompt.token_ids) if is_first else UNSET
@@ -83,16 +91,30 @@ class CompletionAnswer:
             return prompt.text
         return self._tokenizer.decode(list(prompt.token_ids), skip_special_tokens=False)
 
-    def _logprobs_of(self, tokens: list[TokenLogprobs]) -> CompletionLogprobs:
-        """One entry per token, the one that ended the output included."""
+    def _put_first(
+        self, logprobs: CompletionLogprobs, prompt: Prompt, prompt_text: str, tokens: list[TokenLogprobs]
+    ) -> None:
+        """The prompt's tokens before the output's; nothing says how likely the first one was."""
+        text, token_ids = self._tokenizer.token_text, prompt.token_ids
+        before = self._logprobs_of(tokens, 0)
+        logprobs.tokens[:0] = [text(token_ids[0]), *before.tokens]
+        logprobs.token_logprobs[:0] = [None, *before.token_logprobs]
+        logprobs.top_logprobs[:0] = [None, *before.top_logprobs]
+        logprobs.text_offset[:0] = text_offsets(self._tokenizer, token_ids, prompt_text)
+
+    def _logprobs_of(self, tokens: list[TokenLogprobs], first_offset: int) -> CompletionLogprobs:
+        """One entry per token, the one that ended the output included. `first_offset`: where the text begins."""
         text = self._tokenizer.token_text
         return CompletionLogprobs(
             tokens=[text(token.token_id) for token in tokens],
             token_logprobs=[token.logprob for token in tokens],
             # The sampled token is always there: one more than asked for, when it is not among the most likely.
             top_logprobs=[
-                {**{text(other): logprob for other, logprob in token.top}, text(token.token_id): token.logprob}
+                {
+                    **{text(other): logprob for other, logprob in token.top[: self._logprobs]},
+                    text(token.token_id): token.logprob,
+                }
                 for token in tokens
             ],
-            text_offset=[token.text_offset for token in tokens],
+            text_offset=[first_offset + token.text_offset for token in tokens],
         )

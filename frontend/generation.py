@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_core.ipc.messages import ERROR_SHUTTING_DOWN, FINISH_ABORT
+from frontend.beam_search import BeamParams
 from frontend.client import EngineClient, EngineError, RequestStream, StreamGroup
 from frontend.errors import from_engine, unavailable
 from frontend.input_processor import Prompt
@@ -27,6 +28,8 @@ class Order:
     share_key: str | None = None
     cache_salt: str | None = None
     trace_context: str | None = None
+    beams: Sequence[BeamParams] = ()
+    """Instead of being sampled, each prompt's answers are searched for like this."""
 
 
 class Generation:

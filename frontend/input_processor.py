@@ -13,6 +13,7 @@ import msgspec
 
 from engine_core.ipc.messages import ERROR_CONTEXT_LENGTH
 from engine_core.ipc.sampling_params import SamplingParams
+from frontend.bad_words import bad_word_sequences
 from frontend.chat_template import ChatTemplate, RequestTemplates, check_kwargs
 from frontend.conversation import template_messages
 from frontend.errors import ApiError, bad_request
@@ -24,6 +25,7 @@ from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import from_validation
 from frontend.protocol.unsupported import refuse_unsupported
 from frontend.stop_strings import check_stop_strings
+from frontend.thinking_budget import thinking_fields
 from frontend.tokenizer import TextTokenizer
 from frontend.tools import template_tools, tool_schemas
 
@@ -44,6 +46,7 @@ _SAMPLING_FIELDS = (
     "seed",
     "stop_token_ids",
     "ignore_eos",
+    "allowed_token_ids",
 )
 
 
@@ -54,6 +57,7 @@ class Limits:
     max_model_len: int
     max_logprobs: int
     vocab_size: int
+    eos_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,7 @@ class InputProcessor:
         *,
         max_tokens: int | None,
         logprobs: int | None,
+        prompt_logprobs: int | None = None,
         default_max_tokens: int | None = None,
     ) -> dict[str, Any]:
         """The sampling parameters of one prompt, checked, as the wire has them."""
@@ -186,19 +191,48 @@ class InputProcessor:
         values["max_tokens"] = (
             max_tokens if max_tokens is not None else min(room, int(default_max_tokens or models_max_tokens or room))
         )
-        if logprobs is not None:
-            if not 0 <= logprobs <= self.limits.max_logprobs:
-                name = "top_logprobs" if isinstance(request, ChatCompletionRequest) else "logprobs"
-                raise bad_request(f"{name} must be from 0 to {self.limits.max_logprobs}, not {logprobs}.", name)
-            values["logprobs"] = logprobs
+        own_name = "top_logprobs" if isinstance(request, ChatCompletionRequest) else "logprobs"
+        for field, name, count in (
+            ("logprobs", own_name, logprobs),
+            ("prompt_logprobs", "prompt_logprobs", prompt_logprobs),
+        ):
+            if count is not None:
+                if not 0 <= count <= self.limits.max_logprobs:
+                    raise bad_request(f"{name} must be from 0 to {self.limits.max_logprobs}, not {count}.", name)
+                values[field] = count
         values.setdefault("seed", secrets.randbits(63))
+        if request.bad_words:
+            try:
+                values["bad_words_token_ids"] = bad_word_sequences(request.bad_words, self._tokenizer)
+            except ValueError as error:
+                raise bad_request(str(error), "bad_words") from error
+        if request.thinking_token_budget is not None:
+            values |= self._thinking_budget(request, prompt, request.thinking_token_budget)
         try:
             msgspec.convert(values, SamplingParams)
         except msgspec.ValidationError as error:
             raise from_validation(error) from error
-        self._check_token_ids(values.get("stop_token_ids", ()), "stop_token_ids")
-        self._check_token_ids(values.get("logit_bias", ()), "logit_bias")
+        for name in ("stop_token_ids", "logit_bias", "allowed_token_ids"):
+            self._check_token_ids(values.get(name, ()), name)
         return values
+
+    def _thinking_budget(self, request: GenerationRequest, prompt: Prompt, budget: int) -> dict[str, Any]:
+        if not isinstance(request, ChatCompletionRequest) or self._parsers.reasoning_format is None:
+            raise bad_request(
+                "thinking_token_budget needs a chat with a model whose reasoning is known (--reasoning-parser).",
+                "thinking_token_budget",
+            )
+        return thinking_fields(budget, self._parsers_for(request), self._text_of(prompt), self._tokenizer)
+
+    def _parsers_for(self, request: ChatCompletionRequest) -> ParserPlan:
+        """A message that is gone on with has its reasoning behind it."""
+        return self._parsers.without_reasoning() if request.continue_final_message else self._parsers
+
+    def _text_of(self, prompt: Prompt) -> str:
+        """Its end tells whether the model goes on with reasoning, also where the prompt was truncated."""
+        if prompt.text is not None:
+            return prompt.text
+        return self._tokenizer.decode(list(prompt.token_ids), skip_special_tokens=False)
 
     def output_options(self, request: GenerationRequest) -> OutputOptions:
         stop_strings = request.stop_strings
@@ -216,15 +250,10 @@ class InputProcessor:
 
     def chat_output_options(self, request: ChatCompletionRequest, prompt: Prompt) -> OutputOptions:
         """Those of `output_options`, and how the model's text is told apart."""
-        text = prompt.text
-        if text is None:  # truncated: its end is what tells whether the model goes on with reasoning
-            text = self._tokenizer.decode(list(prompt.token_ids), skip_special_tokens=False)
-        # A message that is gone on with has its reasoning behind it.
-        reads_reasoning = not request.continue_final_message
-        plan = self._parsers if reads_reasoning else self._parsers.without_reasoning()
+        schemas = tool_schemas(request.tools, request.tool_choice)
         return replace(
             self.output_options(request),
-            parsers=plan.for_request(text, tool_schemas(request.tools, request.tool_choice)),
+            parsers=self._parsers_for(request).for_request(self._text_of(prompt), schemas),
             parallel_tool_calls=request.parallel_tool_calls is not False,
         )
 
@@ -241,6 +270,8 @@ class InputProcessor:
                 f"not {num_samples * num_prompts}.",
                 name if num_samples > 1 else "prompt",
             )
+        if request.prompt_logprobs is not None and request.stream:
+            raise bad_request("prompt_logprobs must not come with stream: true.", "prompt_logprobs")
         if request.stream_options is not None and not request.stream:
             raise bad_request("stream_options must come with stream: true.", "stream_options")
         if request.response_format is not None and request.response_format.get("type") != "text":

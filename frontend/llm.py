@@ -21,23 +21,28 @@ import msgspec
 
 from engine_core.config.errors import ConfigError
 from engine_core.ipc.sampling_params import SamplingParams as EngineSamplingParams
+from frontend.bad_words import bad_word_sequences
+from frontend.beam_generation import search_many
+from frontend.beam_search import BeamParams, EarlyStopping, FinishedBeam
 from frontend.chat_template import check_kwargs, load_chat_template
 from frontend.cli.flags import GROUPS, make_args
 from frontend.cli.resolve import resolve
 from frontend.client import EngineError, Finished
 from frontend.client.request_stream import Inbox, RequestStream
 from frontend.conversation import template_messages
+from frontend.detokenizer import Detokenizer
 from frontend.local_engine import LocalEngine
 from frontend.output_processor import OutputOptions, OutputPiece, OutputProcessor, TokenLogprobs
+from frontend.prompt_logprobs import by_token_id
 from frontend.protocol.chat import ChatMessage
-from frontend.protocol.common import MAX_CHOICES
+from frontend.protocol.common import MAX_CHOICES, PromptLogprob
 from frontend.stop_strings import check_stop_strings
 from frontend.supervisor.progress import ProgressDisplay
 from frontend.tokenizer import TextTokenizer
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
 """A text, token ids, or {"prompt": text} or {"prompt_token_ids": ids}."""
-_TEXT_FIELDS = ("n", "stop", "include_stop_str_in_output", "skip_special_tokens")
+_TEXT_FIELDS = ("n", "stop", "include_stop_str_in_output", "skip_special_tokens", "bad_words")
 
 
 class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -49,6 +54,8 @@ class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defau
     """Strings that end an answer; they are not part of it."""
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    bad_words: Sequence[str] = ()
+    """Words that an answer must not have."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,10 +67,13 @@ class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defau
     def stop_strings(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else list(self.stop)
 
-    def for_engine(self, sample_index: int) -> dict[str, Any]:
-        """The fields that travel to the engine."""
+    def for_engine(self, sample_index: int, tokenizer: TextTokenizer) -> dict[str, Any]:
+        """The fields that travel to the engine. Raises `ValueError` for bad words that are too many or too long."""
         fields = msgspec.to_builtins(self)
         fields = {name: value for name, value in fields.items() if name not in _TEXT_FIELDS}
+        if self.bad_words:
+            words = [*self.bad_words_token_ids, *bad_word_sequences(self.bad_words, tokenizer)]
+            fields["bad_words_token_ids"] = words
         return {**fields, "sample_index": sample_index} if sample_index else fields
 
 
@@ -89,6 +99,8 @@ class RequestOutput:
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
+    prompt_logprobs: list[dict[int, PromptLogprob] | None] | None = None
+    """By token id, one entry for each token of the prompt; None for its first."""
     metrics: Finished | None = None
     """The engine's figures of the answer that ended last."""
 
@@ -96,6 +108,41 @@ class RequestOutput:
     def num_cached_tokens(self) -> int:
         """Tokens of the prompt that this answer found in the prefix cache."""
         return 0 if self.metrics is None else self.metrics.num_cached_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearchParams:
+    """How `LLM.beam_search` searches; `BeamParams` says what the numbers mean."""
+
+    beam_width: int
+    max_tokens: int
+    ignore_eos: bool = False
+    length_penalty: float = 1.0
+    early_stopping: EarlyStopping = False
+
+    def for_search(self, eos_token_ids: tuple[int, ...]) -> BeamParams:
+        return BeamParams(self.beam_width, self.max_tokens, eos_token_ids, self.length_penalty, self.early_stopping)
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearchSequence:
+    """One answer that was searched for."""
+
+    text: str
+    token_ids: list[int]
+    cum_logprob: float
+    score: float
+    """`cum_logprob` under the length penalty, which answers are ordered by."""
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearchOutput:
+    """A prompt with its answers, best first."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    sequences: list[BeamSearchSequence]
 
 
 class LLM:
@@ -151,6 +198,35 @@ class LLM:
             # The template writes the special tokens itself.
             prompts.append((text, self.tokenizer.encode(text, add_special_tokens=False)))
         return self._answer(prompts, sampling_params, use_tqdm)
+
+    def beam_search(
+        self, prompts: PromptInput | Sequence[PromptInput], params: BeamSearchParams
+    ) -> list[BeamSearchOutput]:
+        """The best answers to each prompt by beam search, in the order of the prompts. Raises `ValueError` before
+        anything runs, `EngineError`."""
+        inputs = [self._prompt(prompt) for prompt in _as_list(prompts)]
+        eos = () if params.ignore_eos else self._config.model.eos_token_ids
+        beams = params.for_search(eos)
+        for _, token_ids in inputs:
+            self._check(token_ids, SamplingParams(max_tokens=params.max_tokens))
+        if not self._finalizer.alive:
+            raise ValueError("This LLM was closed.")
+        window = max(1, self._config.scheduler.max_num_waiting // beams.width)
+        try:
+            searches = search_many(self._engine.client, [ids for _, ids in inputs], beams, window)
+            found = self._engine.run(searches)
+        except EngineError as error:
+            raise self._engine.explain(error) from error
+        return [
+            BeamSearchOutput(text, ids, [self._beam(ids, one) for one in beams_of])
+            for (text, ids), beams_of in zip(inputs, found, strict=True)
+        ]
+
+    def _beam(self, prompt: list[int], found: FinishedBeam) -> BeamSearchSequence:
+        ids = list(found.beam.token_ids)
+        detokenizer = Detokenizer(self.tokenizer, prompt, skip_special_tokens=True)
+        text = "".join([detokenizer.step(token_id) for token_id in ids]) + detokenizer.flush()
+        return BeamSearchSequence(text, ids, found.beam.logprob, found.score, found.reason)
 
     def close(self) -> None:
         """Ends the engine. May be called twice."""
@@ -227,6 +303,8 @@ class _Job:
         self.output = output
         self.index = index
         self.params = params
+        self._tokenizer = tokenizer
+        self._sampling = params.for_engine(index, tokenizer)
         options = OutputOptions(
             stop_strings=params.stop_strings,
             include_stop=params.include_stop_str_in_output,
@@ -240,7 +318,7 @@ class _Job:
     def start(self, engine: LocalEngine, inbox: Inbox) -> RequestStream:
         stream = engine.client.generate(
             array("i", self.output.prompt_token_ids),
-            self.params.for_engine(self.index),
+            self._sampling,
             request_id=f"{self.output.request_id}-{self.index}",
         )
         stream.move_to(inbox)
@@ -253,6 +331,9 @@ class _Job:
         done.finish_reason, done.stop_reason = piece.finish_reason, piece.stop_reason
         done.logprobs = piece.logprobs if self.params.logprobs is not None else None
         self.output.metrics = metrics or self.output.metrics
+        num_top = self.params.prompt_logprobs
+        if num_top is not None and self.index == 0:
+            self.output.prompt_logprobs = by_token_id(piece.prompt_logprobs, num_top, self._tokenizer)
 
 
 async def _run_jobs(engine: LocalEngine, jobs: list[_Job], window: int, use_tqdm: bool) -> None:

@@ -49,6 +49,8 @@ class TokenLogprobs:
     top: list[tuple[int, float]]
     text_offset: int
     """Where its text begins in the output."""
+    rank: int
+    """1: none was more likely."""
     is_hidden: bool = False
     """Ended the output without being part of its text."""
     is_reasoning: bool = False
@@ -62,6 +64,8 @@ class OutputPiece:
     """In the order of the output, none of them empty; joined when asked for, since a long answer has thousands."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """Of the prompt's second token and those after it; whole in the first piece."""
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     """The stop string, or the stop token id of the request, that ended it."""
@@ -92,6 +96,7 @@ class OutputPiece:
         self.parts.extend(later.parts)
         self.token_ids.extend(later.token_ids)
         self.logprobs.extend(later.logprobs)
+        self.prompt_logprobs.extend(later.prompt_logprobs)
         self.finish_reason, self.stop_reason = later.finish_reason, later.stop_reason
 
 
@@ -111,6 +116,7 @@ class OutputProcessor:
 
     def __init__(self, tokenizer: TextTokenizer, prompt_token_ids: Sequence[int], options: OutputOptions) -> None:
         self.num_prompt_tokens = len(prompt_token_ids)
+        self._prompt_token_ids = prompt_token_ids
         self.num_output_tokens = 0
         """Tokens up to the end of the output, the one that ended it included."""
         self.num_reasoning_tokens: int | None = None if options.parsers is None else 0
@@ -135,6 +141,11 @@ class OutputProcessor:
         piece = OutputPiece()
         if self.finished:
             return piece
+        if delta.prompt_logprobs is not None:
+            columns, token_ids = delta.prompt_logprobs, self._prompt_token_ids
+            piece.prompt_logprobs = [
+                _logprobs_of(columns, i, token_ids[i + 1], 0) for i in range(len(columns.logprobs))
+            ]
         finished = delta.finished
         last = len(delta.token_ids) - 1
         for i, token_id in enumerate(delta.token_ids):
@@ -213,10 +224,12 @@ class OutputProcessor:
         piece.finish_reason, piece.stop_reason = reason, stop_reason
 
 
-def _logprobs_of(columns: LogprobColumns, i: int, token_id: int, text_offset: int, is_hidden: bool) -> TokenLogprobs:
+def _logprobs_of(
+    columns: LogprobColumns, i: int, token_id: int, text_offset: int, is_hidden: bool = False
+) -> TokenLogprobs:
     start, end = i * columns.num_top, (i + 1) * columns.num_top
     top = zip(columns.top_token_ids[start:end], map(_finite, columns.top_logprobs[start:end]), strict=True)
-    return TokenLogprobs(token_id, _finite(columns.logprobs[i]), list(top), text_offset, is_hidden)
+    return TokenLogprobs(token_id, _finite(columns.logprobs[i]), list(top), text_offset, columns.ranks[i], is_hidden)
 
 
 def _finite(logprob: float) -> float:

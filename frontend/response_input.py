@@ -34,6 +34,10 @@ def check_response_request(asked: ResponsesRequest) -> None:
         raise bad_request("conversation is not supported: use previous_response_id.", "conversation")
     if asked.prompt is not None:
         raise bad_request("prompt is not supported: use input and instructions.", "prompt")
+    if asked.prompt_logprobs is not None:
+        raise bad_request("prompt_logprobs is not supported here: use /v1/chat/completions.", "prompt_logprobs")
+    if asked.use_beam_search:
+        raise bad_request("use_beam_search is not supported here: use /v1/chat/completions.", "use_beam_search")
     for index, name in enumerate(asked.include or ()):
         if name != LOGPROBS_INCLUDED and name not in _WITHOUT_EFFECT:
             raise bad_request(f"include must not have {name[:64]!r}, which there is not.", f"include[{index}]")
@@ -60,6 +64,8 @@ def as_chat(asked: ResponsesRequest, messages: list[ChatMessage]) -> ChatComplet
     """`messages`: the whole conversation."""
     with_logprobs = wants_logprobs(asked)
     shared = {name: getattr(asked, name) for name in asked.__struct_fields__ if name in _SHARED}
+    if asked.thinking_token_budget is None and asked.reasoning is not None:
+        shared["thinking_token_budget"] = asked.reasoning.max_tokens
     return ChatCompletionRequest(
         messages=messages,
         max_tokens=asked.max_output_tokens,

@@ -53,6 +53,7 @@ class FrontendState:
                 max_model_len=min(self.config.max_model_len, info.max_model_len),
                 max_logprobs=self.config.max_logprobs,
                 vocab_size=info.vocab_size,
+                eos_token_ids=self.config.eos_token_ids,
             )
             self._input_processor = InputProcessor(
                 self.tokenizer,

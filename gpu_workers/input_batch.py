@@ -19,6 +19,7 @@ from engine_core.ipc.step import (
     StepShape,
 )
 from gpu_workers.operations import HostOperations, StepInputs
+from gpu_workers.sampling.row_sequences import RowSequences
 
 
 class PenaltyPool:
@@ -59,6 +60,9 @@ class InputBatch:
         self.bias_values = torch.zeros(num_rows, MAX_LOGIT_BIAS)
         self.stop_ids: dict[int, torch.Tensor] = {}
         """Per row with min_tokens: the ids that are masked until then."""
+        self.allowed_ids: dict[int, torch.Tensor] = {}
+        """Per row that has such a list: the only ids that can be sampled."""
+        self.sequences: dict[int, RowSequences] = {}
 
     def apply(self, plan: StepPlan) -> None:
         """Takes over a plan's row records, then its block table entries."""
@@ -86,6 +90,12 @@ class InputBatch:
         self.stop_ids.pop(row, None)
         if record["stop_length"]:
             self.stop_ids[row] = _ids(bulk, int(record["stop_offset"]), int(record["stop_length"]))
+        self.allowed_ids.pop(row, None)
+        if record["allowed_length"]:
+            self.allowed_ids[row] = _ids(bulk, int(record["allowed_offset"]), int(record["allowed_length"]))
+        self.sequences.pop(row, None)
+        if record["num_sequences"]:
+            self.sequences[row] = RowSequences(record, bulk)
         slot = int(record["penalty_slot"])
         if slot >= 0:
             history = _ids(bulk, int(record["history_offset"]), int(record["history_length"]))

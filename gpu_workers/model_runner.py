@@ -45,6 +45,8 @@ class PreparedStep:
     num_seqs: int
     context: ForwardContext
     sampled: np.ndarray  # [num_sampled]: which scheduled rows sample
+    scored_token_ids: torch.Tensor  # [num_scored]: of prompts; their places follow the samples' in `logits_indices`
+    num_scored_tops: int
     rows: torch.Tensor  # [num_sampled]
     positions: torch.Tensor  # [num_sampled]: tokens before the sampled one
 
@@ -120,7 +122,9 @@ class ModelRunner:
         """One whole step; callers that overlap its parts use them singly."""
         started = time.monotonic_ns()
         step = self.prepare(plan)
-        output = self.sample(step, self.forward(step))
+        hidden = self.forward(step)
+        self.score(step, hidden, result)
+        output = self.sample(step, hidden)
         self.publish(step, output, result, started)
 
     @torch.inference_mode()
@@ -138,15 +142,28 @@ class ModelRunner:
         )
         sampled = np.flatnonzero(plan.samples[:num_seqs])
         index = torch.from_numpy(sampled)
+        scored_indices, scored_token_ids = (
+            torch.from_numpy(array[: plan.num_scored].astype(np.int64))
+            for array in (plan.scored_indices, plan.scored_token_ids)
+        )
         context = ForwardContext(
             input_ids=inputs.input_ids,
             positions=inputs.positions,
-            logits_indices=inputs.query_start_loc[1:][index] - 1,
+            logits_indices=torch.cat([inputs.query_start_loc[1:][index] - 1, scored_indices]),
             kv_cache=self._kv_cache,
             attention=attention,
             workspace=self._workspace,
         )
-        return PreparedStep(plan.step_id, num_seqs, context, sampled, rows[index], inputs.seq_lens[index])
+        return PreparedStep(
+            step_id=plan.step_id,
+            num_seqs=num_seqs,
+            context=context,
+            sampled=sampled,
+            scored_token_ids=scored_token_ids,
+            num_scored_tops=plan.num_scored_tops,
+            rows=rows[index],
+            positions=inputs.seq_lens[index],
+        )
 
     def _plan_attention(
         self, tables: torch.Tensor, slots: torch.Tensor, query_start_loc: torch.Tensor, seq_lens: torch.Tensor
@@ -161,14 +178,32 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, step: PreparedStep) -> torch.Tensor:
-        """Logits [num_sampled, vocab_size]."""
-        logits: torch.Tensor = self._model.module(step.context)
-        return logits
+        """Hidden states [num_sampled + num_scored, hidden_size]."""
+        return self._model.module.last_hidden(step.context)
 
     @torch.inference_mode()
-    def sample(self, step: PreparedStep, logits: torch.Tensor) -> SamplerOutput | None:
+    def score(self, step: PreparedStep, hidden: torch.Tensor, result: StepResult) -> None:
+        """Writes how likely the tokens of prompts were that the plan asks for; their logits never exist all at once."""
+        hidden, num_rows = hidden[len(step.sampled) :], self._config.scheduler.max_scored_rows
+        num_top = min(step.num_scored_tops, self._config.model.vocab_size)
+        for start in range(0, len(hidden), num_rows):
+            part = slice(start, min(start + num_rows, len(hidden)))
+            logits = self._operations.make_finite(self._model.module.logits(hidden[part]))
+            logprobs, ranks, top_ids, top_logprobs = self._operations.token_logprobs(
+                logits, step.scored_token_ids[part], num_top
+            )
+            scores = result.scores[part]
+            scores["logprob"], scores["rank"] = logprobs.numpy(), ranks.numpy()
+            scores["top_token_ids"][:, :num_top] = top_ids.numpy()
+            scores["top_logprobs"][:, :num_top] = top_logprobs.numpy()
+
+    @torch.inference_mode()
+    def sample(self, step: PreparedStep, hidden: torch.Tensor) -> SamplerOutput | None:
         """Chooses tokens; None where no row samples in this step."""
-        return self._sampler.sample(logits, step.rows, step.positions) if len(step.sampled) else None
+        if len(step.sampled) == 0:
+            return None
+        logits = self._model.module.logits(hidden[: len(step.sampled)])
+        return self._sampler.sample(logits, step.rows, step.positions)
 
     def publish(self, step: PreparedStep, output: SamplerOutput | None, result: StepResult, started_ns: int) -> None:
         """Writes the result's arrays."""

@@ -58,6 +58,10 @@ class RowTensors:
     bias_ids: torch.Tensor  # [S, max biases]
     bias_values: torch.Tensor  # [S, max biases]
     stop_ids: torch.Tensor  # [S, max ids held back]
+    allowed_ids: torch.Tensor  # [S, max ids allowed]
+    sequences: torch.Tensor  # [S, max sequences, their tokens]
+    latest_tokens: torch.Tensor  # [S, tokens of a sequence]: of position p at p modulo their number
+    thinking_begin: torch.Tensor  # [S]
     prompt_mask: torch.Tensor  # [penalty slots, V]
     output_counts: torch.Tensor  # [penalty slots, V]
 
@@ -92,6 +96,10 @@ def _apply_plan_kernel(
     bias_ids,
     bias_values,
     stop_ids,
+    allowed_ids,
+    sequences,
+    latest_tokens,
+    thinking_begin,
     prompt_mask,
     output_counts,
     stride_group: tl.constexpr,
@@ -99,6 +107,9 @@ def _apply_plan_kernel(
     vocab_size: tl.constexpr,
     max_biases: tl.constexpr,
     max_stops: tl.constexpr,
+    max_allowed: tl.constexpr,
+    max_sequences: tl.constexpr,
+    SEQUENCE_TOKENS: tl.constexpr,  # a power of two
     AT_ROW_INITS: tl.constexpr,
     AT_BLOCK_DELTAS: tl.constexpr,
     AT_BULK: tl.constexpr,
@@ -112,6 +123,11 @@ def _apply_plan_kernel(
     FIELD_BIAS_LENGTH: tl.constexpr,
     FIELD_STOP_OFFSET: tl.constexpr,
     FIELD_STOP_LENGTH: tl.constexpr,
+    FIELD_ALLOWED_OFFSET: tl.constexpr,
+    FIELD_ALLOWED_LENGTH: tl.constexpr,
+    FIELD_SEQUENCES_OFFSET: tl.constexpr,
+    FIELD_NUM_SEQUENCES: tl.constexpr,
+    FIELD_THINKING_BEGIN: tl.constexpr,
     FIELDS_POW2: tl.constexpr,
     BIASES_POW2: tl.constexpr,
     STOPS_POW2: tl.constexpr,
@@ -150,11 +166,33 @@ def _apply_plan_kernel(
         is_stop = stop < tl.minimum(tl.load(record + FIELD_STOP_LENGTH), max_stops)
         tl.store(stop_ids + row * max_stops + stop, tl.load(stop_words + stop, mask=is_stop, other=0), mask=is_stop)
 
+        chunk = tl.arange(0, CHUNK)
+        allowed_words = slot + AT_BULK + tl.load(record + FIELD_ALLOWED_OFFSET)
+        num_allowed = tl.minimum(tl.load(record + FIELD_ALLOWED_LENGTH), max_allowed)
+        for start in range(0, num_allowed, CHUNK):
+            index = start + chunk
+            is_allowed = index < num_allowed
+            allowed = tl.load(allowed_words + index, mask=is_allowed, other=0)
+            tl.store(allowed_ids + row * max_allowed + index, allowed, mask=is_allowed)
+
+        num_sequences = tl.load(record + FIELD_NUM_SEQUENCES)
+        if num_sequences > 0:
+            sequence_words = slot + AT_BULK + tl.load(record + FIELD_SEQUENCES_OFFSET)
+            num_words = tl.minimum(num_sequences, max_sequences) * SEQUENCE_TOKENS
+            for start in range(0, num_words, CHUNK):
+                index = start + chunk
+                is_word = index < num_words
+                words = tl.load(sequence_words + index, mask=is_word, other=0)
+                tl.store(sequences + row * max_sequences * SEQUENCE_TOKENS + index, words, mask=is_word)
+            latest = tl.arange(0, SEQUENCE_TOKENS)
+            words = tl.load(sequence_words + num_sequences * SEQUENCE_TOKENS + latest)
+            tl.store(latest_tokens + row * SEQUENCE_TOKENS + latest, words)
+            tl.store(thinking_begin + row, tl.load(record + FIELD_THINKING_BEGIN))
+
         penalty_slot = tl.load(record + FIELD_PENALTY_SLOT).to(tl.int64)
         if penalty_slot >= 0:
             seen = prompt_mask + penalty_slot * vocab_size
             counts = output_counts + penalty_slot * vocab_size
-            chunk = tl.arange(0, CHUNK)
             for start in range(0, vocab_size, CHUNK):
                 inside = start + chunk < vocab_size
                 tl.store(seen + start + chunk, tl.zeros((CHUNK,), tl.uint8), mask=inside)
@@ -269,6 +307,11 @@ _INIT_FIELDS = (
     "bias_length",
     "stop_offset",
     "stop_length",
+    "allowed_offset",
+    "allowed_length",
+    "sequences_offset",
+    "num_sequences",
+    "thinking_begin",
 )
 
 
@@ -284,6 +327,8 @@ class StepPreparation:
         assert step.slot_mapping.is_contiguous()
         assert len(step.slot_mapping) == len(rows.block_tables)
         max_biases, max_stops = rows.bias_ids.shape[1], rows.stop_ids.shape[1]
+        _, max_sequences, sequence_tokens = rows.sequences.shape
+        assert sequence_tokens == triton.next_power_of_2(sequence_tokens) == rows.latest_tokens.shape[1]
         strides = {"stride_group": rows.block_tables.stride(0), "stride_row": rows.block_tables.stride(1)}
         tensors = {name: getattr(rows, name) for name in RowTensors.__slots__ if name != "last_token"}
         self._apply_plan = bind(
@@ -296,6 +341,9 @@ class StepPreparation:
                 "vocab_size": rows.prompt_mask.shape[1],
                 "max_biases": max_biases,
                 "max_stops": max_stops,
+                "max_allowed": rows.allowed_ids.shape[1],
+                "max_sequences": max_sequences,
+                "SEQUENCE_TOKENS": sequence_tokens,
                 "NUM_FIELDS": places.num_fields,
                 "FIELDS_POW2": triton.next_power_of_2(places.num_fields),
                 "BIASES_POW2": triton.next_power_of_2(max_biases),

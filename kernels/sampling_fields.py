@@ -27,6 +27,7 @@ class FieldColumns:
     """In which column of the records each field stands that the kernels read."""
 
     num_prompt_tokens: int
+    num_output_tokens: int
     min_tokens: int
     top_k: int
     sample_index: int
@@ -35,6 +36,9 @@ class FieldColumns:
     penalty_slot: int
     bias_length: int
     stop_length: int
+    allowed_length: int
+    num_sequences: int
+    thinking_budget: int
     temperature: int
     top_p: int
     min_p: int

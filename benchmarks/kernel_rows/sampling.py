@@ -167,6 +167,52 @@ def penalties(bench: Bench) -> Iterator[Case]:
     yield Case(f"{num_rows} x {logits.vocab_size}", calls, check, logits.num_bytes / 4 * (8 + 4 + 1), "copy")
 
 
+def keep_allowed(bench: Bench) -> Iterator[Case]:
+    """In place, over and over: all logits of a row written but for those of its list."""
+    from kernels.logits_masks import keep_allowed
+
+    num_rows, num_allowed = bench.pick((64, 1024), (3, 20))
+    logits = Logits(bench, num_rows, allowed_length=num_allowed)
+    chosen = [torch.randperm(logits.vocab_size)[:num_allowed] for _ in range(num_rows)]
+    allowed = torch.stack(chosen).to(torch.int32).to(bench.device)
+
+    def check() -> None:
+        before = logits.sets[-1].clone()
+        keep_allowed(logits.sets[-1], logits.step, allowed)
+        kept = logits.sets[-1].gather(1, allowed.long())
+        assert (kept == before.gather(1, allowed.long())).all()
+        assert int((logits.sets[-1] > -1e30).sum()) == num_rows * num_allowed
+
+    calls = [lambda one=one: keep_allowed(one, logits.step, allowed) for one in logits.sets]
+    yield Case(f"{num_rows} x {logits.vocab_size}, {num_allowed}", calls, check, logits.num_bytes, "copy")
+
+
+def follow_sequences(bench: Bench) -> Iterator[Case]:
+    """128 bad words in each row, of which one is complete but for its last token. Bound by the launch."""
+    from kernels.logits_masks import follow_sequences
+
+    num_rows, num_sequences, length = bench.pick(64, 3), bench.pick(130, 5), 16
+    logits = Logits(bench, num_rows, num_sequences=num_sequences, thinking_budget=-1, num_output_tokens=50)
+
+    def integers(*shape: int, value: int = 0) -> torch.Tensor:
+        return torch.full(shape, value, dtype=torch.int32, device=bench.device)
+
+    sequences = integers(num_rows, num_sequences, length, value=-1)
+    sequences[:, 2:, 0], sequences[:, 2:, 1] = 7, 9  # complete behind 9
+    sequences[:, 2:-1, 1] = 8
+    state = integers(num_rows, length), integers(num_rows), integers(num_rows, value=9)
+
+    def check() -> None:
+        before = logits.sets[-1].clone()
+        follow_sequences(logits.sets[-1], logits.step, sequences, *state)
+        assert (logits.sets[-1][:, 7] < -1e30).all()
+        before[:, 7] = logits.sets[-1][:, 7]
+        assert torch.equal(before, logits.sets[-1])
+
+    calls = [lambda one=one: follow_sequences(one, logits.step, sequences, *state) for one in logits.sets]
+    yield Case(f"{num_rows} x {num_sequences - 2} words", calls, check, sequences.numel() * 4, "read")
+
+
 def token_logprobs(bench: Bench) -> Iterator[Case]:
     from kernels.token_logprobs import token_logprobs
 

@@ -14,6 +14,9 @@ from engine_core.config.model_config import ModelConfig
 PolicyName = Literal["fcfs", "priority", "fair"]
 
 _SHORT_STEP_NS = 2_000_000
+_MIN_SCORED_ROWS = 64
+_SCORED_ROWS_STEP = 16
+"""Slices begin at addresses that are as well aligned as the whole, so that they need no kernels of their own."""
 
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +56,12 @@ class SchedulerConfig(_Config, frozen=True, kw_only=True):
     """Levels by which a priority improves with each second of waiting."""
     steps_in_flight: int = 3
     """At most; the last of them only while steps are short."""
+
+    @property
+    def max_scored_rows(self) -> int:
+        """Tokens of prompts whose logits exist at once where their log-probabilities are wanted: enough to be worth
+        reading the whole projection for."""
+        return -(-max(self.max_num_seqs, _MIN_SCORED_ROWS) // _SCORED_ROWS_STEP) * _SCORED_ROWS_STEP
 
     def most_in_flight(self, step_ns: int) -> int:
         """How many steps may be under way where the one collected last took that long (0: nobody knows).
@@ -141,6 +150,8 @@ class FrontendConfig(_Config, frozen=True, kw_only=True):
     """Seconds of silence after which the supervisor ends the server; 0: never."""
     max_model_len: int
     max_logprobs: int
+    eos_token_ids: tuple[int, ...] = ()
+    """The model's own, for what looks for the end of an answer before the engine does (beam search)."""
     api_key_digests: tuple[str, ...] = ()
     """SHA-256, in hex, of the keys of which a request must have one; empty: no key is wanted."""
     allowed_origins: tuple[str, ...] = ()

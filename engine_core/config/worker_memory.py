@@ -27,10 +27,12 @@ COMMUNICATION_BYTES = 256 * MIB
 
 PENALTY_BYTES_PER_TOKEN = 5
 """Per penalty row and vocabulary entry: whether the prompt has it, and an int32 count of the output's."""
-CPU_ROW_BYTES = 12 * 1024 + 128
-"""Per row beside its block table: up to 1024 logit biases (an int64 and a float32 each) and its numbers."""
-CUDA_ROW_BYTES = 8 * 1024 + 4 * (128 + 64) + 128
-"""The same on a GPU: biases (an int32 and a float32 each), ids that may not be sampled yet, its numbers."""
+CPU_ROW_BYTES = (12 + 8) * 1024 + 128 * 16 * 32 + 256
+"""Per row beside its block table: up to 1024 logit biases (an int64 and a float32 each) and allowed ids, 128 bad words
+of 16 tokens as Python's numbers, and its own numbers."""
+CUDA_ROW_BYTES = (8 + 4) * 1024 + 4 * (128 + 64) + 4 * (130 + 1) * 16 + 256
+"""The same on a GPU: biases (an int32 and a float32 each), allowed ids, ids that may not be sampled yet, sequences of
+tokens and the latest ones, its numbers."""
 PLAN_SLOTS = 6
 """Copies of a plan on a GPU: one per slot of the ring, and an empty one."""
 SAMPLER_ROW_BYTES = 32 * 1024
@@ -40,8 +42,10 @@ _CPU_ACTIVATION_COPIES = 4
 """Copies of the residual stream that are alive at once: it, its normed form, an operation's input and output."""
 _CPU_LOGIT_COPIES = 4
 """Copies of the float32 logits in the sampler: logits, probabilities, sorted values and indices."""
-_CUDA_LOGIT_COPIES = 2
-"""Logits, and a copy of them as they were for log-probabilities."""
+_CPU_SCORE_COPIES = 2
+"""Copies of a slice of a prompt's logits, before those of the sampler are made: logits, and what ranks them."""
+SCORE_BYTES = 4 * (2 + 2 * 20)
+"""What a result has for each token of a step: its log-probability and rank, and the same of 20 others."""
 
 # Paged attention's tiles (`kernels/attention_workspace.py`): programs and rows of a tile. Each program may leave two
 # partial results.
@@ -86,6 +90,7 @@ def worker_memory(
     penalty_bytes = scheduler.max_num_penalty_rows * model.vocab_size * PENALTY_BYTES_PER_TOKEN
     table_bytes = len(groups) * scheduler.max_num_seqs * -(-scheduler.max_model_len // block_size) * 4
     logit_bytes = scheduler.max_num_seqs * model.vocab_size * 4
+    scored_logit_bytes = scheduler.max_scored_rows * model.vocab_size * 4
     rope_values = (1 if model.sliding_rope is None else 2) * scheduler.max_model_len * model.head_dim
     attention_bytes = len(set(groups.windows)) * _attention_buffer_bytes(model, scheduler)
     if groups.windows == (0,):  # the float32 results of the keys that all rows begin with
@@ -93,7 +98,7 @@ def worker_memory(
     if device == "cpu":
         return WorkerMemory(
             activation_bytes=_cpu_activation_bytes(model, scheduler, dtype_bytes),
-            sampler_bytes=_CPU_LOGIT_COPIES * logit_bytes,
+            sampler_bytes=max(_CPU_LOGIT_COPIES * logit_bytes, _CPU_SCORE_COPIES * scored_logit_bytes),
             buffer_bytes=rope_values * dtype_bytes,
             row_bytes=table_bytes + scheduler.max_num_seqs * (CPU_ROW_BYTES + _history_bytes(scheduler)),
             penalty_bytes=penalty_bytes,
@@ -102,7 +107,8 @@ def worker_memory(
         )
     return WorkerMemory(
         activation_bytes=_cuda_activation_bytes(model, scheduler, dtype_bytes),
-        sampler_bytes=_CUDA_LOGIT_COPIES * logit_bytes + scheduler.max_num_seqs * SAMPLER_ROW_BYTES,
+        # The logits, and beside them a slice of a prompt's, or the same ones as they were for log-probabilities.
+        sampler_bytes=logit_bytes + scored_logit_bytes + scheduler.max_num_seqs * SAMPLER_ROW_BYTES,
         buffer_bytes=rope_values * 4 + attention_bytes + _PRODUCT_BUFFER_BYTES,
         row_bytes=table_bytes + scheduler.max_num_seqs * CUDA_ROW_BYTES + _plan_bytes(scheduler, len(groups)),
         penalty_bytes=penalty_bytes,
@@ -154,11 +160,11 @@ def _attention_buffer_bytes(model: ModelConfig, scheduler: SchedulerConfig) -> i
 
 def _plan_bytes(scheduler: SchedulerConfig, num_groups: int) -> int:
     """Plans on the device, a little more than `engine_core/ipc/step.py` lays out: a row's whole history, tokens and
-    block table entries, records."""
+    block table entries, records; and of results what they have for every token of a step."""
     length = scheduler.max_model_len + scheduler.max_num_batched_tokens
-    words = 2 * length + 2 * scheduler.max_num_batched_tokens + 128 * scheduler.max_num_seqs
+    words = 2 * length + 4 * scheduler.max_num_batched_tokens + 128 * scheduler.max_num_seqs
     words += (num_groups - 1) * (length // 2 + 4 * scheduler.max_num_seqs)
-    return PLAN_SLOTS * 4 * words
+    return PLAN_SLOTS * (4 * words + SCORE_BYTES * scheduler.max_num_batched_tokens)
 
 
 def _history_bytes(scheduler: SchedulerConfig) -> int:

@@ -163,6 +163,8 @@ class RequestOutputs(_Message, frozen=True, kw_only=True, tag="outputs", omit_de
     num_tokens: bytes = b""  # int32 [num_requests]
     token_ids: bytes = b""  # int32 [sum of num_tokens]
     logprobs: list[RequestLogprobs] = []
+    prompt_logprobs: list[RequestLogprobs] = []
+    """Of the next tokens of prompts, of which the first one has none. All have come when an output begins."""
     finished: list[FinishedRequest] = []
     errors: list[RequestError] = []
 

@@ -4,7 +4,9 @@ The names follow the OpenAI API and its usual extensions. This module knows noth
 frontend's business, the engine sees token ids only.
 """
 
+import itertools
 import math
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -13,6 +15,10 @@ from msgspec import Meta
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
 MAX_LOGPROBS = 20
+MAX_ALLOWED_TOKEN_IDS = 1024
+MAX_BAD_WORDS = 128
+MAX_SEQUENCE_TOKENS = 16
+"""Of a bad word, and of what begins or ends thinking."""
 
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
@@ -42,10 +48,21 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     seed: int | None = None
     sample_index: Annotated[int, Meta(ge=0, lt=2**16)] = 0
     """Which of the `n` parallel samples of one prompt this is; enters the key of the random numbers."""
+    allowed_token_ids: list[TokenId] | None = None
+    """No other token can be sampled; None: all can."""
+    bad_words_token_ids: list[list[TokenId]] = []
+    """Sequences that the output must not have: the last token of each cannot be sampled behind the others."""
+    thinking_token_budget: int | None = None
+    """After so many tokens of thinking its end is forced: the next tokens are `thinking_end_token_ids`."""
+    thinking_start_token_ids: list[TokenId] = []
+    """With what an output begins to think; empty: it thinks from its first token on."""
+    thinking_end_token_ids: list[TokenId] = []
     stop_token_ids: list[TokenId] = []
     ignore_eos: bool = False
     logprobs: int | None = None
     """None: none; k: the sampled token's log-probability and those of the k most likely tokens."""
+    prompt_logprobs: int | None = None
+    """The same for each token of the prompt but the first, which nothing predicts."""
 
     def __post_init__(self) -> None:
         _check("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1", self.max_tokens)
@@ -70,12 +87,44 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         _check(
             "stop_token_ids", len(self.stop_token_ids) <= MAX_STOP_TOKEN_IDS, f"{MAX_STOP_TOKEN_IDS} or fewer", "more"
         )
-        _check(
-            "logprobs",
-            self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
-            f"from 0 to {MAX_LOGPROBS}",
-            self.logprobs,
-        )
+        self._check_sequences()
+        for name in ("logprobs", "prompt_logprobs"):
+            count = getattr(self, name)
+            _check(name, count is None or 0 <= count <= MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}", count)
+
+    def _check_sequences(self) -> None:
+        allowed = self.allowed_token_ids
+        if allowed is not None:
+            _check("allowed_token_ids", len(allowed) > 0, "at least one id", "none")
+            wanted = f"{MAX_ALLOWED_TOKEN_IDS} or fewer"
+            _check("allowed_token_ids", len(allowed) <= MAX_ALLOWED_TOKEN_IDS, wanted, len(allowed))
+        words = self.bad_words_token_ids
+        _check("bad_words_token_ids", len(words) <= MAX_BAD_WORDS, f"{MAX_BAD_WORDS} or fewer", len(words))
+        lengths = f"of 1 to {MAX_SEQUENCE_TOKENS} tokens each"
+        for word in words:
+            _check("bad_words_token_ids", 1 <= len(word) <= MAX_SEQUENCE_TOKENS, lengths, f"of {len(word)}")
+        budget, end = self.thinking_token_budget, self.thinking_end_token_ids
+        _check("thinking_token_budget", budget is None or 0 <= budget < 2**31, "0 or more", budget)
+        for name in ("thinking_start_token_ids", "thinking_end_token_ids"):
+            count = len(getattr(self, name))
+            _check(name, count <= MAX_SEQUENCE_TOKENS, f"{MAX_SEQUENCE_TOKENS} or fewer", count)
+        _check("thinking_end_token_ids", budget is None or len(end) > 0, "given with a budget", "empty")
+
+    @property
+    def uses_sequences(self) -> bool:
+        """Whether what can be sampled depends on the last tokens of the output."""
+        return bool(self.bad_words_token_ids) or self.thinking_token_budget is not None
+
+    @property
+    def named_token_ids(self) -> dict[str, Iterable[int]]:
+        """The ids of tokens that must be in the vocabulary, by field."""
+        return {
+            "logit_bias": self.logit_bias,
+            "allowed_token_ids": self.allowed_token_ids or (),
+            "bad_words_token_ids": itertools.chain.from_iterable(self.bad_words_token_ids),
+            "thinking_start_token_ids": self.thinking_start_token_ids,
+            "thinking_end_token_ids": self.thinking_end_token_ids,
+        }
 
     @property
     def uses_penalties(self) -> bool:

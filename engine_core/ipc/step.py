@@ -10,6 +10,10 @@ A plan is a delta against the rows that the workers keep (DESIGN "Steps in fligh
 first) is the one that the row sampled last and that never left the device. Where `samples[i]` is 1 a token is sampled
 from the last position's logits and becomes the row's last token.
 
+A plan whose header says `num_scored` > 0 also wants to know how likely tokens of prompts were. `scored_indices[j]` is
+the place, among all tokens of the step, whose logits predict the prompt's token `scored_token_ids[j]`: that one may
+belong to a later chunk. `scores[j]` of the result is what they say of it.
+
 A plan whose header says `num_masks` > 0 has a late part (`Ring.wait_late`): what a grammar allows can only be known
 when the token before is, and that is while the step is computed already. Mask k is for the scheduled row
 `mask_rows[k]`, which the plan names so that all other rows can be sampled without waiting.
@@ -28,7 +32,19 @@ import msgspec
 import numpy as np
 
 from engine_core.ipc.arrays import ArrayLayout
-from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP_TOKEN_IDS
+from engine_core.ipc.sampling_params import (
+    MAX_ALLOWED_TOKEN_IDS,
+    MAX_BAD_WORDS,
+    MAX_LOGIT_BIAS,
+    MAX_LOGPROBS,
+    MAX_SEQUENCE_TOKENS,
+    MAX_STOP_TOKEN_IDS,
+)
+
+MAX_SEQUENCES = 2 + MAX_BAD_WORDS
+"""Of a row: what begins thinking, what ends it, bad words."""
+THINKING_NOT_BEGUN, THINKING_ENDED = -1, -2
+"""In a record's `thinking_begin`, in place of a number of tokens."""
 
 _CACHED_ENTRIES = 8192
 """Of 64 prompts that share 2,048 tokens, at 16 a block: so many can start in one step. In 128 KiB, 3 us over PCIe."""
@@ -77,8 +93,9 @@ class StepShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def max_bulk(self) -> int:
-        """One request's longest token history, biases and stop ids, beside a share for short ones."""
+        """One request's longest token history and all its lists, beside a share for short ones."""
         one = self.max_model_len + 2 * MAX_LOGIT_BIAS + MAX_STOP_TOKEN_IDS + 64
+        one += MAX_ALLOWED_TOKEN_IDS + (MAX_SEQUENCES + 1) * MAX_SEQUENCE_TOKENS
         return one + max(self.max_num_batched_tokens, 64 * self.max_num_seqs)
 
 
@@ -102,6 +119,15 @@ ROW_INIT_DTYPE = np.dtype(
         ("bias_length", "<i4"),
         ("stop_offset", "<i4"),  # bulk: token ids that may not be sampled before min_tokens
         ("stop_length", "<i4"),
+        ("allowed_offset", "<i4"),  # bulk: the only ids that can be sampled
+        ("allowed_length", "<i4"),  # 0: all can
+        # bulk: `num_sequences` sequences of MAX_SEQUENCE_TOKENS ids each, the last id first, -1 where they are shorter:
+        # what begins thinking, what ends it, bad words. Behind them the latest tokens of the output, of position p
+        # at index p % MAX_SEQUENCE_TOKENS.
+        ("sequences_offset", "<i4"),
+        ("num_sequences", "<i4"),
+        ("thinking_budget", "<i4"),  # -1: none
+        ("thinking_begin", "<i4"),  # output tokens before the first that is thinking, or THINKING_...
         ("temperature", "<f4"),
         ("top_p", "<f4"),
         ("min_p", "<f4"),
@@ -113,9 +139,19 @@ ROW_INIT_DTYPE = np.dtype(
 NUM_ROW_FIELDS = ROW_INIT_DTYPE.itemsize // 4
 ROW_FIELD_INDEX = {name: offset // 4 for name, (_, offset, *_) in ROW_INIT_DTYPE.fields.items()}  # type: ignore[union-attr]
 
+# What the logits before a prompt's token say of it, and the most likely tokens in its place; all of 4 bytes as well.
+SCORE_DTYPE = np.dtype(
+    [
+        ("logprob", "<f4"),
+        ("rank", "<i4"),  # 1 is the most likely
+        ("top_token_ids", "<i4", (MAX_LOGPROBS,)),
+        ("top_logprobs", "<f4", (MAX_LOGPROBS,)),
+    ]
+)
+
 # Indexes into a plan's header.
 STEP_ID, NUM_SEQS, NUM_TOKENS, NUM_GIVEN, NUM_ROW_INITS, NUM_BLOCK_DELTAS, NUM_BULK, NUM_MASKS = range(8)
-NUM_STORES, NUM_LOADS, NUM_SHARED_KEYS, NUM_SHARING_SEQS = 8, 9, 10, 11
+NUM_STORES, NUM_LOADS, NUM_SHARED_KEYS, NUM_SHARING_SEQS, NUM_SCORED, NUM_SCORED_TOPS = range(8, 14)
 # Indexes into a result's header.
 RESULT_STEP_ID, RESULT_NUM_SEQS, STARTED_NS, ENDED_NS, NUM_HOST_SLOTS = range(5)
 
@@ -134,6 +170,8 @@ def plan_layout(shape: StepShape) -> ArrayLayout:
             "row_inits": (ROW_INIT_DTYPE, (s,)),
             "block_deltas": ("<i4", (shape.max_block_deltas, 4)),  # (group, row, index in its table, block id)
             "bulk": ("<i4", (shape.max_bulk,)),
+            "scored_indices": ("<i4", (t,)),
+            "scored_token_ids": ("<i4", (t,)),
             "stores": ("<i4", (shape.max_stores, 2)),  # (block, slot of the host's memory)
             "loads": ("<i4", (shape.max_loads, 2)),  # the same
             "mask_rows": ("<i4", (s if shape.num_mask_words else 0,)),
@@ -158,6 +196,7 @@ def result_layout(shape: StepShape) -> ArrayLayout:
             "ranks": ("<i4", (s, k)),
             "top_token_ids": ("<i4", (s, k, MAX_LOGPROBS)),
             "top_logprobs": ("<f4", (s, k, MAX_LOGPROBS)),
+            "scores": (SCORE_DTYPE, (shape.max_num_batched_tokens,)),
         }
     )
 
@@ -175,6 +214,8 @@ class StepPlan:
     row_inits: np.ndarray
     block_deltas: np.ndarray
     bulk: np.ndarray
+    scored_indices: np.ndarray
+    scored_token_ids: np.ndarray
     stores: np.ndarray
     loads: np.ndarray
     mask_rows: np.ndarray
@@ -203,6 +244,16 @@ class StepPlan:
     @property
     def num_shared_keys(self) -> int:
         return int(self.header[NUM_SHARED_KEYS])
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens of prompts whose log-probabilities are wanted."""
+        return int(self.header[NUM_SCORED])
+
+    @property
+    def num_scored_tops(self) -> int:
+        """The most alternatives that any of them wants."""
+        return int(self.header[NUM_SCORED_TOPS])
 
     @property
     def num_stores(self) -> int:
@@ -240,6 +291,8 @@ class StepResult:
     ranks: np.ndarray
     top_token_ids: np.ndarray
     top_logprobs: np.ndarray
+    scores: np.ndarray
+    """Of the plan's scored tokens, in its order; tops beyond the plan's `num_scored_tops` mean nothing."""
 
     @classmethod
     def over(cls, layout: ArrayLayout, buffer: memoryview | bytearray) -> "StepResult":

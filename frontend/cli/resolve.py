@@ -71,7 +71,7 @@ def resolve(args: ServeArgs) -> Resolved:
     files = read_model(args)
     engine, plan = resolve_engine(args, files, probe_device(args.device))
     hang_timeout = _resolve_hang_timeout(args, engine)
-    return Resolved(engine, _resolve_frontend(args, files.folder, engine.scheduler, hang_timeout), plan)
+    return Resolved(engine, _resolve_frontend(args, files.folder, engine, hang_timeout), plan)
 
 
 def read_model(args: ServeArgs, with_weights: bool = True) -> ModelFiles:
@@ -191,7 +191,7 @@ def _resolve_hang_timeout(args: ServeArgs, engine: EngineConfig) -> float:
     return args.hang_timeout
 
 
-def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig, hang_timeout: float) -> FrontendConfig:
+def _resolve_frontend(args: ServeArgs, folder: Path, engine: EngineConfig, hang_timeout: float) -> FrontendConfig:
     chat_template = None
     if args.chat_template is not None:
         file = Path(args.chat_template).expanduser()
@@ -219,8 +219,9 @@ def _resolve_frontend(args: ServeArgs, folder: Path, scheduler: SchedulerConfig,
         strict_requests=args.strict_requests,
         drain_timeout=args.drain_timeout,
         hang_timeout=hang_timeout,
-        max_model_len=scheduler.max_model_len,
+        max_model_len=engine.scheduler.max_model_len,
         max_logprobs=MAX_LOGPROBS,
+        eos_token_ids=engine.model.eos_token_ids,
         api_key_digests=tuple(digest_of(key) for key in _api_keys(args)),
         allowed_origins=tuple(args.allowed_origins),
         trust_request_chat_template=args.trust_request_chat_template,

@@ -61,6 +61,8 @@ class TokenDelta:
     logprobs: LogprobColumns | None = None
     finished: Finished | None = None
     """Set in the last delta of a request, and only there."""
+    prompt_logprobs: LogprobColumns | None = None
+    """Of the prompt's second token and those after it, where they were asked for; complete with the first token."""
 
 
 @dataclass(frozen=True, slots=True)

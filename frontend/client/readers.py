@@ -70,6 +70,11 @@ class Readers:
             stream = streams.get(handle)
             if stream is not None:
                 stream.push_logprobs(columns)
+        for row in message.get("prompt_logprobs", ()):
+            handle, columns = wire.logprob_columns(row)
+            stream = streams.get(handle)
+            if stream is not None:
+                stream.push_prompt_logprobs(columns)
         for handle, token_ids in wire.new_tokens(message):
             stream = streams.get(handle)
             if stream is not None:

@@ -51,6 +51,7 @@ class RequestStream:
         "_inbox",
         "_leave",
         "_logprobs",
+        "_prompt_logprobs",
         "_queued",
         "_token_ids",
         "closed",
@@ -68,6 +69,7 @@ class RequestStream:
         self._queued = False
         self._token_ids = int32_array()
         self._logprobs: LogprobColumns | None = None
+        self._prompt_logprobs: LogprobColumns | None = None
         self._finished: Finished | None = None
         self._error: EngineError | None = None
 
@@ -86,6 +88,13 @@ class RequestStream:
             self._logprobs = columns
         else:
             self._logprobs.extend(columns)
+
+    def push_prompt_logprobs(self, columns: LogprobColumns) -> None:
+        """They wait for the first token."""
+        if self._prompt_logprobs is None:
+            self._prompt_logprobs = columns
+        else:
+            self._prompt_logprobs.extend(columns)
 
     def finish(self, finished: Finished) -> None:
         self._finished = finished
@@ -119,9 +128,9 @@ class RequestStream:
         if self._error is not None and not self._token_ids:
             self.closed = True
             raise self._error
-        delta = TokenDelta(self._token_ids, self._logprobs, self._finished)
+        delta = TokenDelta(self._token_ids, self._logprobs, self._finished, self._prompt_logprobs)
         self._token_ids = int32_array()
-        self._logprobs = None
+        self._logprobs = self._prompt_logprobs = None
         self._queued = False
         if self._finished is not None:
             self.closed = True

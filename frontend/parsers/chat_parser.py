@@ -56,6 +56,13 @@ class ParserPlan:
         """Harmony stays: its channels are more than reasoning."""
         return self if self.reasoning_format == HARMONY else ParserPlan(self.tool_format, None)
 
+    def thinking_markers(self, prompt: str) -> tuple[str, str] | None:
+        """What begins (nothing: it has begun) and what ends the reasoning behind a prompt; None: there is none."""
+        if self.reasoning_format is None:
+            return None
+        markers: tuple[str, str] | None = REASONING_FORMATS[self.reasoning_format].load().thinking_markers(prompt)
+        return markers
+
     def for_request(self, prompt: str, tools: ToolSchemas) -> "ParserMaker | None":
         """None: the request's outputs are content as they are."""
         if self.reasoning_format is None and (self.tool_format is None or not tools):

@@ -26,6 +26,11 @@ class Harmony(Parser):
         self._wants_calls = wants_calls
         super().__init__()
 
+    @classmethod
+    def thinking_markers(cls, prompt: str) -> tuple[str, str] | None:
+        """As `ReasoningParser` has it. The model begins a message in another channel once this one has ended."""
+        return f"{_CHANNEL}analysis{_MESSAGE}", _ENDS[0]
+
     def read(self, cursor: Cursor) -> Steps[None]:
         while True:
             begins = yield from cursor.skip_any(_HEADERS)

@@ -51,6 +51,12 @@ class ToolParser(Parser):
 class ReasoningParser(Parser):
     """Finds reasoning; all else is content."""
 
+    @classmethod
+    @abstractmethod
+    def thinking_markers(cls, prompt: str) -> tuple[str, str] | None:
+        """What begins and what ends the reasoning of an output that continues `prompt`: nothing begins it where it is
+        reasoning from the first token on. None: it has no reasoning."""
+
     def __init__(self, prompt: str) -> None:
         """`prompt`: what the output continues, for it may end within the reasoning."""
         self.in_reasoning = False

@@ -15,6 +15,13 @@ class ThinkParser(ReasoningParser):
     """Whether an output is reasoning also without a start marker, unless the prompt has closed it."""
     markers = (start, end)
 
+    @classmethod
+    def thinking_markers(cls, prompt: str) -> tuple[str, str] | None:
+        prompt = prompt.rstrip()
+        if prompt.endswith(cls.end):
+            return None
+        return ("" if cls.always_reasons or prompt.endswith(cls.start) else cls.start), cls.end
+
     def read(self, cursor: Cursor) -> Steps[None]:
         self.in_reasoning = self._prompt.endswith(self.start) or (
             self.always_reasons and not self._prompt.endswith(self.end)

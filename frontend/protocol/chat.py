@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from frontend.protocol.common import GenerationRequest, Usage
+from frontend.protocol.common import GenerationRequest, PromptLogprobs, Usage
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -133,6 +133,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 
 

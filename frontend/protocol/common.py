@@ -48,6 +48,13 @@ class GenerationRequest(UnsupportedFields, kw_only=True):
     cache_salt: str | None = None
     return_token_ids: bool | None = None
     truncate_prompt_tokens: int | None = None
+    prompt_logprobs: int | None = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[int] | None = None
+    thinking_token_budget: int | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | str | None = None
     user: str | None = None
     response_format: dict[str, Any] | None = None
 
@@ -74,6 +81,18 @@ def share_key_of(headers: Mapping[str, str]) -> str | None:
     if key is None:
         return None
     return hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+class PromptLogprob(msgspec.Struct, kw_only=True):
+    """How likely a token was in its place in the prompt."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[int, PromptLogprob] | None]
+"""By token id; null for a prompt's first token."""
 
 
 class PromptTokensDetails(msgspec.Struct, kw_only=True):

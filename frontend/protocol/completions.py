@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from frontend.protocol.common import GenerationRequest, Usage
+from frontend.protocol.common import GenerationRequest, PromptLogprobs, Usage
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):
@@ -20,6 +20,12 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     def num_samples(self) -> int:
         """How many outputs each prompt gets, of which `n` are answered."""
         return self.num_choices if self.best_of is None else self.best_of
+
+    @property
+    def scored_tops(self) -> int | None:
+        """How many alternatives to each token of the prompt are wanted for `prompt_logprobs` or `echo`."""
+        wanted = (self.prompt_logprobs, self.logprobs if self.echo else None)
+        return max((count for count in wanted if count is not None), default=None)
 
     @property
     def num_prompts(self) -> int:
@@ -44,6 +50,7 @@ class CompletionChoice(msgspec.Struct, kw_only=True):
     logprobs: CompletionLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: str | int | UnsetType | None = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     token_ids: list[int] | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 

@@ -49,6 +49,8 @@ class ReasoningSettings(msgspec.Struct, kw_only=True):
     effort: str | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     """Given: an answer's reasoning stands in its item's summary, in the model's own words, and not in its content."""
+    max_tokens: int | None = None
+    """Another name of `thinking_token_budget`."""
 
 
 class ResponsesRequest(UnsupportedFields, kw_only=True):
@@ -68,6 +70,9 @@ class ResponsesRequest(UnsupportedFields, kw_only=True):
     seed: int | None = None
     priority: int | None = None
     cache_salt: str | None = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[int] | None = None
+    thinking_token_budget: int | None = None
     text: TextSettings | None = None
     tools: list[FunctionTool] | None = None
     tool_choice: str | dict[str, Any] | None = None
@@ -77,6 +82,8 @@ class ResponsesRequest(UnsupportedFields, kw_only=True):
     truncation: str | None = None
     conversation: Any = None
     prompt: Any = None
+    prompt_logprobs: Any = None
+    use_beam_search: Any = None
     metadata: dict[str, str] | None = None
     # Accepted because clients send them; none changes what is generated here.
     max_tool_calls: int | None = None

@@ -10,8 +10,6 @@ import msgspec
 from frontend.errors import bad_request
 
 _SENTENCES = {
-    "allowed_token_ids": "allowed_token_ids is not supported: logit_bias of 100 favours tokens.",
-    "bad_words": "bad_words is not supported: logit_bias of -100 rules out single tokens.",
     "documents": "documents is not supported: put them into messages.",
     "function_call": "function_call is not supported: use tool_choice.",
     "functions": "functions is not supported: use tools.",
@@ -19,9 +17,7 @@ _SENTENCES = {
     "guided_grammar": "guided_grammar is not supported: say in the prompt how the answer must look.",
     "guided_json": "guided_json is not supported: say in the prompt how the answer must look.",
     "guided_regex": "guided_regex is not supported: say in the prompt how the answer must look.",
-    "prompt_logprobs": "prompt_logprobs is not supported: logprobs gives those of the output.",
     "structured_outputs": "structured_outputs is not supported: say in the prompt how the answer must look.",
-    "use_beam_search": "use_beam_search is not supported: use best_of of /v1/completions, or temperature 0.",
     "web_search_options": "web_search_options is not supported: this server searches nothing.",
 }
 
@@ -29,8 +25,6 @@ _SENTENCES = {
 class UnsupportedFields(msgspec.Struct, kw_only=True):
     """They are known by name so that they are refused and not ignored. None, false and nothing in a list are fine."""
 
-    allowed_token_ids: Any = None
-    bad_words: Any = None
     documents: Any = None
     function_call: Any = None
     functions: Any = None
@@ -38,9 +32,7 @@ class UnsupportedFields(msgspec.Struct, kw_only=True):
     guided_grammar: Any = None
     guided_json: Any = None
     guided_regex: Any = None
-    prompt_logprobs: Any = None
     structured_outputs: Any = None
-    use_beam_search: Any = None
     web_search_options: Any = None
 
 
@@ -50,3 +42,27 @@ def refuse_unsupported(request: UnsupportedFields) -> None:
         value = getattr(request, name)
         if value is not None and value is not False and value != []:
             raise bad_request(sentence, name)
+
+
+_BESIDE_BEAMS: dict[str, Any] = {
+    "stream": None,
+    "min_tokens": 0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "logit_bias": {},
+    "stop": [],
+    "bad_words": [],
+    "allowed_token_ids": None,
+    "thinking_token_budget": None,
+    "prompt_logprobs": None,
+}
+"""With what value each of them asks for nothing."""
+
+
+def refuse_beside_beams(request: msgspec.Struct) -> None:
+    """Raises a 400 for what beam search, which looks at plain log-probabilities, would not heed."""
+    for name, nothing in _BESIDE_BEAMS.items():
+        value = getattr(request, name)
+        if value is not None and value is not False and value != nothing:
+            raise bad_request(f"use_beam_search must not come with {name}.", "use_beam_search")

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from frontend.beam_generation import BeamGeneration
+from frontend.beam_input import beam_params
 from frontend.chat_answer import ChatAnswer
 from frontend.errors import bad_request
 from frontend.generation import Generation, Order
@@ -30,14 +32,18 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             model,
             state.tokenizer,
             logprobs=bool(chat.logprobs),
+            prompt_logprobs=chat.prompt_logprobs,
             prompt_token_ids=list(order.prompts[0].token_ids) if chat.return_token_ids else None,
         )
+        if order.beams:
+            beams = BeamGeneration(order, chat.num_choices, state.tokenizer, state.client)
+            return json_response(answer.whole(await beams.collect(), beams.usage()), headers=headers)
         generation = Generation(order, state.tokenizer, state.client)
         try:
             if chat.stream:
                 await stream_answer(request, generation, answer, chat.stream_options, state.keep_alive, headers)
                 return None
-            return json_response(answer.whole(await generation.collect(), generation), headers=headers)
+            return json_response(answer.whole(await generation.collect(), generation.usage()), headers=headers)
         finally:
             generation.close()
 
@@ -54,14 +60,21 @@ async def chat_order(
         raise bad_request("top_logprobs must come with logprobs: true.", "top_logprobs")
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
     prompt = await processor.chat_prompt(chat)
+    sampling = processor.sampling(
+        chat, prompt, max_tokens=chat.max_answer_tokens, logprobs=logprobs, prompt_logprobs=chat.prompt_logprobs
+    )
+    beams = []
+    if chat.use_beam_search:
+        beams.append(beam_params(chat, chat.num_choices, sampling["max_tokens"], processor.limits))
     return Order(
         response_id=response_id,
         prompts=[prompt],
-        samplings=[processor.sampling(chat, prompt, max_tokens=chat.max_answer_tokens, logprobs=logprobs)],
+        samplings=[sampling],
         num_samples=chat.num_choices,
         options=processor.chat_output_options(chat, prompt),
         priority=chat.priority or 0,
         share_key=share_key_of(headers),
         cache_salt=chat.cache_salt,
         trace_context=trace_context_of(headers),
+        beams=beams,
     )

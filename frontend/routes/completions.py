@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from frontend.beam_generation import BeamGeneration
+from frontend.beam_input import beam_params
 from frontend.best_of import best_outputs
 from frontend.completion_answer import CompletionAnswer
 from frontend.errors import bad_request
@@ -42,18 +44,24 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             prompts,
             completion.num_choices,
             echo=bool(completion.echo),
-            logprobs=completion.logprobs is not None,
+            logprobs=completion.logprobs,
+            prompt_logprobs=completion.prompt_logprobs,
             return_token_ids=bool(completion.return_token_ids),
         )
-        if completion.max_tokens == 0:
+        if completion.max_tokens == 0 and completion.scored_tops is None:
             return _echo_only(completion, prompts, answer, headers)
         order = _order(completion, prompts, response_id, processor, request.headers)
+        if order.beams:
+            beams = BeamGeneration(order, completion.num_choices, state.tokenizer, state.client)
+            return json_response(answer.whole(await beams.collect(), beams.usage()), headers=headers)
         generation = Generation(order, state.tokenizer, state.client)
         try:
             if completion.stream:
                 await stream_answer(request, generation, answer, completion.stream_options, state.keep_alive, headers)
                 return None
             pieces = await generation.collect()
+            if completion.max_tokens == 0:
+                return _scored_only(pieces, answer, generation, headers)
             if completion.num_samples > completion.num_choices:
                 pieces = best_outputs(pieces, completion.num_samples, completion.num_choices)
             return json_response(answer.whole(pieces, generation.usage()), headers=headers)
@@ -71,10 +79,15 @@ def _check(completion: CompletionRequest) -> None:
         raise bad_request(f"best_of must be at most {MAX_CHOICES}, not {completion.best_of}.", "best_of")
     if completion.num_samples > completion.num_choices and completion.stream:
         raise bad_request("best_of must equal n with stream: true: the best is known at the end.", "best_of")
-    if completion.echo and completion.logprobs is not None:
-        raise bad_request("logprobs with echo: log-probabilities of the prompt are not supported yet.", "echo")
-    if completion.max_tokens == 0 and (not completion.echo or completion.stream):
-        raise bad_request("max_tokens must be at least 1; 0 is for echo without a stream.", "max_tokens")
+    if completion.use_beam_search and completion.echo and completion.logprobs is not None:
+        raise bad_request("use_beam_search must not come with echo and logprobs.", "use_beam_search")
+    if completion.use_beam_search and completion.max_tokens == 0:
+        raise bad_request("max_tokens must be at least 1 with use_beam_search.", "max_tokens")
+    wants_prompt = completion.echo or completion.prompt_logprobs is not None
+    if completion.max_tokens == 0 and (not wants_prompt or completion.stream):
+        raise bad_request(
+            "max_tokens must be at least 1; 0 is for echo or prompt_logprobs, without a stream.", "max_tokens"
+        )
 
 
 def _echo_only(
@@ -86,6 +99,15 @@ def _echo_only(
     return json_response(answer.whole(pieces, figures), headers=headers)
 
 
+def _scored_only(
+    pieces: list[OutputPiece], answer: CompletionAnswer, generation: Generation, headers: dict[str, str]
+) -> HTTPResponse:
+    """What the engine says of the prompts, without the token that it generated behind each."""
+    pieces = [OutputPiece(prompt_logprobs=piece.prompt_logprobs, finish_reason="length") for piece in pieces]
+    figures = usage(generation.usage().prompt_tokens, 0)
+    return json_response(answer.whole(pieces, figures), headers=headers)
+
+
 def _order(
     completion: CompletionRequest,
     prompts: list[Prompt],
@@ -94,25 +116,32 @@ def _order(
     headers: Mapping[str, str],
 ) -> Order:
     # Outputs are compared by their log-probabilities, wanted or not.
-    is_ranked = completion.num_samples > completion.num_choices
+    is_ranked = completion.num_samples > completion.num_choices and not completion.use_beam_search
     logprobs = 0 if is_ranked and completion.logprobs is None else completion.logprobs
+    samplings = [
+        processor.sampling(
+            completion,
+            prompt,
+            max_tokens=1 if completion.max_tokens == 0 else completion.max_tokens,
+            logprobs=logprobs,
+            prompt_logprobs=completion.scored_tops,
+            default_max_tokens=DEFAULT_MAX_TOKENS,
+        )
+        for prompt in prompts
+    ]
+    beams = [
+        beam_params(completion, completion.num_samples, sampling["max_tokens"], processor.limits)
+        for sampling in (samplings if completion.use_beam_search else ())
+    ]
     return Order(
         response_id=response_id,
         prompts=prompts,
-        samplings=[
-            processor.sampling(
-                completion,
-                prompt,
-                max_tokens=completion.max_tokens,
-                logprobs=logprobs,
-                default_max_tokens=DEFAULT_MAX_TOKENS,
-            )
-            for prompt in prompts
-        ],
+        samplings=samplings,
         num_samples=completion.num_samples,
         options=processor.output_options(completion),
         priority=completion.priority or 0,
         share_key=share_key_of(headers),
         cache_salt=completion.cache_salt,
         trace_context=trace_context_of(headers),
+        beams=beams,
     )

@@ -7,8 +7,14 @@ which kernels a step launches is decided before the step's results are known.
 import numpy as np
 import torch
 
-from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
+from engine_core.ipc.sampling_params import (
+    MAX_ALLOWED_TOKEN_IDS,
+    MAX_LOGIT_BIAS,
+    MAX_SEQUENCE_TOKENS,
+    MAX_STOP_TOKEN_IDS,
+)
 from engine_core.ipc.step import (
+    MAX_SEQUENCES,
     NUM_BLOCK_DELTAS,
     NUM_ROW_FIELDS,
     NUM_ROW_INITS,
@@ -24,7 +30,7 @@ from kernels.prepare_step import PlanPlaces, RowTensors, StepPreparation, StepTe
 MAX_HELD_BACK = MAX_STOP_TOKEN_IDS + 64
 """Stop token ids and EOS ids of one row that may not be sampled before `min_tokens`."""
 
-RANDOM, FILTERS, BIAS, HELD_BACK, PENALTIES, LOGPROBS = (1 << bit for bit in range(6))
+RANDOM, FILTERS, BIAS, HELD_BACK, PENALTIES, LOGPROBS, ALLOWED, SEQUENCES = (1 << bit for bit in range(8))
 """What a row needs of the sampler, as bits."""
 
 
@@ -35,12 +41,34 @@ def plan_places(shape: StepShape) -> PlanPlaces:
     return PlanPlaces(arrays, ROW_FIELD_INDEX, NUM_ROW_FIELDS, *shared)
 
 
+class ScoredPlaces:
+    """Where a plan has the tokens of prompts whose log-probabilities it wants."""
+
+    def __init__(self, shape: StepShape) -> None:
+        offsets = plan_layout(shape).offsets
+        self._bulk, self._indices, self._token_ids = (
+            offsets[name] // 4 for name in ("bulk", "scored_indices", "scored_token_ids")
+        )
+
+    def end_in_bulk(self, num_scored: int) -> int:
+        """How many words from the bulk region's beginning a plan with so many of them takes."""
+        return self._token_ids + num_scored - self._bulk
+
+    def find(self, slot: torch.Tensor, num_scored: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The places of the tokens before them and they themselves, int32 [num_scored], in the device's copy."""
+        return (
+            slot[self._indices : self._indices + num_scored],
+            slot[self._token_ids : self._token_ids + num_scored],
+        )
+
+
 class DeviceRows:
     """The rows of one worker and the inputs of the step that runs. Legend as in `kernels/prepare_step.py`."""
 
     def __init__(self, shape: StepShape, vocab_size: int, num_penalty_slots: int, device: torch.device) -> None:
         num_rows, num_tokens = shape.max_num_seqs, shape.max_num_batched_tokens
         self._needs = np.zeros(num_rows, np.int32)
+        self.scored_places = ScoredPlaces(shape)
         self._empty_plan = torch.zeros(plan_layout(shape).num_bytes // 4, dtype=torch.int32, device=device)
 
         def zeros(*size: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
@@ -54,6 +82,10 @@ class DeviceRows:
             bias_ids=zeros(num_rows, MAX_LOGIT_BIAS),
             bias_values=zeros(num_rows, MAX_LOGIT_BIAS, dtype=torch.float32),
             stop_ids=zeros(num_rows, MAX_HELD_BACK),
+            allowed_ids=zeros(num_rows, MAX_ALLOWED_TOKEN_IDS),
+            sequences=zeros(num_rows, MAX_SEQUENCES, MAX_SEQUENCE_TOKENS),
+            latest_tokens=zeros(num_rows, MAX_SEQUENCE_TOKENS),
+            thinking_begin=zeros(num_rows),
             prompt_mask=zeros(num_penalty_slots, vocab_size, dtype=torch.uint8),
             output_counts=zeros(num_penalty_slots, vocab_size),
         )
@@ -102,4 +134,5 @@ def _needs(inits: np.ndarray) -> np.ndarray:
     bits = np.where(random, RANDOM, 0) | np.where(filters, FILTERS, 0)
     bits |= np.where(inits["bias_length"] > 0, BIAS, 0) | np.where(inits["stop_length"] > 0, HELD_BACK, 0)
     bits |= np.where(inits["penalty_slot"] >= 0, PENALTIES, 0) | np.where(inits["num_logprobs"] >= 0, LOGPROBS, 0)
+    bits |= np.where(inits["allowed_length"] > 0, ALLOWED, 0) | np.where(inits["num_sequences"] > 0, SEQUENCES, 0)
     return bits.astype(np.int32)

@@ -2,13 +2,15 @@
 
 A step is a handful of launches on one stream: the plan's deltas and inputs, one graph (attention's task map, all
 layers, for decode steps the logits too), the sampler. The tokens that it samples are the rows' last tokens when the
-next step begins, so that step can be queued before any of them is known to the CPU.
+next step begins, so that step can be queued before any of them is known to the CPU. A step that also finds
+log-probabilities of prompts runs without a graph, in the graphs' memory: it is wanted rarely and needs other outputs.
 
 The rings are opened by `open`; `step(n)` queues the plan of sequence number n, and `finished(n)` is called from the
 publisher's thread when its result is complete.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
@@ -18,6 +20,7 @@ from engine_core.ipc.step import NUM_BULK, StepPlan, StepResult, StepShape, plan
 from gpu_workers.cuda.device_queue import DeviceQueue
 from gpu_workers.cuda.device_rows import LOGPROBS, DeviceRows
 from gpu_workers.cuda.pinned_blocks import PinnedBlocks
+from gpu_workers.cuda.prompt_scores import PromptScores
 from gpu_workers.cuda.publisher import LaunchedStep, Publisher
 from gpu_workers.cuda.sampler import DeviceSampler
 from gpu_workers.cuda.step_graphs import StepGraphs
@@ -64,7 +67,9 @@ class CudaRunner:
         self._rows = DeviceRows(shape, model.vocab_size, config.scheduler.max_num_penalty_rows, device)
         self._hidden = torch.zeros(max_num_seqs, model.hidden_size, dtype=dtype, device=device)
         self._logits = torch.zeros(max_num_seqs, model.vocab_size, dtype=torch.float32, device=device)
-        self._sampler = DeviceSampler(self._rows, shape, self._logits)
+        raw = torch.zeros(config.scheduler.max_scored_rows, model.vocab_size, dtype=torch.float32, device=device)
+        self._sampler = DeviceSampler(self._rows, shape, self._logits, raw)
+        self._scores = PromptScores(self._model.module, shape, raw)
         cache_dtype, group_size = (
             torch_dtype(config.cache.dtype),
             model.num_attention_heads // model.num_key_value_heads,
@@ -97,6 +102,7 @@ class CudaRunner:
             torch.cuda.empty_cache()  # the graphs' own pool takes the place of what the warm-up used
             self._graphs = StepGraphs()
             self._graphs.capture(self._forward, sizes, progress)
+        self._warm_up_scores(sizes[0])
         self._sampler.warm_up()
         self._queue.synchronize()
         if config.cache.num_host_blocks:
@@ -130,11 +136,12 @@ class CudaRunner:
         plans, results = plan_layout(self._shape), result_layout(self._shape)
         self._plan_ring = plan_ring
         self._plans = [StepPlan.over(plans, slot) for slot in plan_ring.slots]
-        first, short, whole = results.offsets["num_sampled"], results.offsets["logprobs"], results.num_bytes
-        self._token_words, self._result_words = slice(first // 4, short // 4), slice(first // 4, whole // 4)
+        first, short, whole = (results.offsets[name] // 4 for name in ("num_sampled", "logprobs", "scores"))
+        self._token_words, self._result_words = slice(first, short), slice(first, whole)
         rings = (plan_ring.buffer, result_ring.buffer)
         self._queue.open(_words(plan_ring), _words(result_ring), rings, plans.offsets["bulk"] // 4)
         self._sampler.open(self._queue.device_results)
+        self._scores.open(self._queue.device_results)
         self._publisher = Publisher(
             self._queue, [StepResult.over(results, slot) for slot in result_ring.slots], finished
         )
@@ -154,32 +161,59 @@ class CudaRunner:
         plan = self._plans[slot]
         num_seqs, num_tokens = plan.num_seqs, plan.num_tokens
         needs = self._rows.note(plan)
-        size = self._size(num_tokens, num_seqs, plan.num_shared_keys)
+        num_scored = plan.num_scored
+        size = self._size(num_tokens, num_seqs, plan.num_shared_keys, num_scored > 0)
         num_host_slots = 0
         if self._host_blocks is not None:
             self._host_blocks.copy(plan)
             num_host_slots = self._host_blocks.num_ready
-        staged = self._queue.begin(slot, int(plan.header[NUM_BULK]))
+        places = self._rows.scored_places
+        num_bulk_words = places.end_in_bulk(num_scored) if num_scored else int(plan.header[NUM_BULK])
+        staged = self._queue.begin(slot, num_bulk_words)
         self._rows.prepare(plan, staged, size.num_seqs, size.num_tokens)
-        if self._graphs is None:
+        if num_scored:
+            self._forward_and_score(size, *places.find(staged, num_scored), slot)
+        elif self._graphs is None:
             self._forward(size)
         else:
             self._graphs.replay(size)
         if not size.is_decode:
             self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])
         self._sampler.sample(num_seqs, needs, slot)
-        self._queue.end(slot, self._result_words if needs & LOGPROBS else self._token_words)
+        words = self._result_words if needs & LOGPROBS else self._token_words
+        if num_scored:
+            words = slice(words.start, self._scores.end_word(num_scored))
+        self._queue.end(slot, words)
         self._publisher.put(LaunchedStep(sequence, slot, plan.step_id, num_seqs, num_host_slots))
 
-    def _size(self, num_tokens: int, num_seqs: int, num_shared_keys: int) -> StepSize:
+    def _size(self, num_tokens: int, num_seqs: int, num_shared_keys: int, has_scored: bool) -> StepSize:
         """What the step is padded to: a graph's size, or nothing where steps run eagerly."""
-        is_shared = self._sizes.shares(num_tokens, num_seqs, num_shared_keys)
+        is_shared = not has_scored and self._sizes.shares(num_tokens, num_seqs, num_shared_keys)
         if self._graphs is None:
-            return StepSize(num_tokens, num_seqs, num_tokens == num_seqs, is_shared)
-        return self._sizes.fit(num_tokens, num_seqs, is_shared)
+            return StepSize(num_tokens, num_seqs, num_tokens == num_seqs and not has_scored, is_shared)
+        return self._sizes.fit_mixed(num_tokens) if has_scored else self._sizes.fit(num_tokens, num_seqs, is_shared)
 
     def _forward(self, size: StepSize) -> None:
         """From the step's tensors to the logits of a decode step, or to the last hidden states of a mixed one."""
+        hidden = self._last_hidden(size, self._rows.step.logits_indices[: size.num_seqs])
+        if size.is_decode:
+            self._model.module.logits(hidden, self._logits[: size.num_seqs])
+        else:
+            self._hidden[: size.num_seqs].copy_(hidden)
+
+    def _forward_and_score(
+        self, size: StepSize, indices: torch.Tensor, token_ids: torch.Tensor, slot: int | None
+    ) -> None:
+        """As `_forward`, of a mixed step; also finds how likely `token_ids` of prompts are behind the step's tokens
+        `indices` (each int32 [num_scored])."""
+        with nullcontext() if self._graphs is None else self._graphs.memory():
+            samples = self._rows.step.logits_indices[: size.num_seqs]
+            hidden = self._last_hidden(size, torch.cat((samples, indices)))
+            self._hidden[: size.num_seqs].copy_(hidden[: size.num_seqs])
+            self._scores.write(hidden[size.num_seqs :], token_ids, slot)
+
+    def _last_hidden(self, size: StepSize, logits_indices: torch.Tensor) -> torch.Tensor:
+        """The layers; the last hidden states of the tokens `logits_indices`."""
         step, num_seqs, num_tokens = self._rows.step, size.num_seqs, size.num_tokens
         # Mixed steps launch the long variant anyway, and need no graph of their own for this.
         has_shared = size.is_shared or (self._shares_beginnings and not size.is_decode)
@@ -204,16 +238,12 @@ class CudaRunner:
         context = ForwardContext(
             input_ids=step.input_ids[:num_tokens],
             positions=step.positions[:num_tokens],
-            logits_indices=step.logits_indices[:num_seqs],
+            logits_indices=logits_indices,
             kv_cache=self._kv_cache,
             attention=attention,
             workspace=None,
         )
-        hidden = self._model.module.last_hidden(context)
-        if size.is_decode:
-            self._model.module.logits(hidden, self._logits[:num_seqs])
-        else:
-            self._hidden[:num_seqs].copy_(hidden)
+        return self._model.module.last_hidden(context)
 
     def _warm_up(self, sizes: list[StepSize]) -> None:
         """Runs every kernel once, on steps of nothing but padding: the largest of each kind (its memory is then there
@@ -228,6 +258,12 @@ class CudaRunner:
             self._forward(size)
         for num_seqs in {1, self._shape.max_num_seqs}:
             self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])
+
+    def _warm_up_scores(self, size: StepSize) -> None:
+        """A step of nothing but padding, all of whose tokens are scored."""
+        self._rows.pad(size.num_seqs, size.num_tokens)
+        nothing = torch.zeros(size.num_tokens, dtype=torch.int32, device=self._queue.device)
+        self._forward_and_score(size, nothing, nothing, slot=None)
 
 
 def _words(ring: Ring) -> list[torch.Tensor]:

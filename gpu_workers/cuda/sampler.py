@@ -1,7 +1,8 @@
 """From logits to tokens on a GPU: launches what the step's rows need and nothing else.
 
 The order is that of the CPU's sampler (`gpu_workers/sampling/sampler.py`): log-probabilities are those of the raw
-logits; then logit bias, penalties and stops held back, then filters and draw. Results go into device memory laid
+logits; then logit bias, penalties, stops held back, allowed tokens, bad words and thinking, then filters and draw.
+Results go into device memory laid
 out like a result's slot.
 """
 
@@ -11,13 +12,24 @@ import torch
 
 from engine_core.ipc.sampling_params import MAX_LOGPROBS
 from engine_core.ipc.step import ROW_FIELD_INDEX, StepShape, result_layout
-from gpu_workers.cuda.device_rows import BIAS, FILTERS, HELD_BACK, LOGPROBS, PENALTIES, RANDOM, DeviceRows
+from gpu_workers.cuda.device_rows import (
+    ALLOWED,
+    BIAS,
+    FILTERS,
+    HELD_BACK,
+    LOGPROBS,
+    PENALTIES,
+    RANDOM,
+    SEQUENCES,
+    DeviceRows,
+)
+from kernels.logits_masks import follow_sequences, keep_allowed
 from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back_stops
 from kernels.sample import TokenSampler
 from kernels.sampling_fields import FieldColumns, SampledRows
 from kernels.token_logprobs import token_logprobs
 
-_CHANGES_LOGITS = BIAS | HELD_BACK | PENALTIES
+_CHANGES_LOGITS = BIAS | HELD_BACK | PENALTIES | ALLOWED | SEQUENCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +45,9 @@ class _DeviceResult:
 
 
 class DeviceSampler:
-    def __init__(self, rows: DeviceRows, shape: StepShape, logits: torch.Tensor) -> None:
-        """`logits` float32 [S, V]: where those of every step are."""
+    def __init__(self, rows: DeviceRows, shape: StepShape, logits: torch.Tensor, raw: torch.Tensor) -> None:
+        """`logits` float32 [S, V]: where those of every step are. `raw` float32 [S or more, V]: room for them as they
+        were, for steps that change them and want log-probabilities."""
         vocab_size, device = logits.shape[1], logits.device
         self._rows = rows
         self._shape = shape
@@ -45,9 +58,9 @@ class DeviceSampler:
         )
         self._logits = logits
         self._tokens = TokenSampler(logits, self._all_rows, rows.rows.last_token, rows.rows.output_counts)
-        self._raw = torch.zeros(shape.max_num_seqs, vocab_size, dtype=torch.float32, device=device)
-        """Logits as they were, for steps that change them and want log-probabilities."""
-        self._scratch = self._views(torch.zeros(result_layout(shape).num_bytes // 4, dtype=torch.int32, device=device))
+        self._raw = raw
+        num_words = result_layout(shape).offsets["scores"] // 4
+        self._scratch = self._views(torch.zeros(num_words, dtype=torch.int32, device=device))
 
     def open(self, results: list[torch.Tensor]) -> None:
         """`results`: int32 words laid out like the slots of the result ring, one for each slot."""
@@ -97,6 +110,10 @@ class DeviceSampler:
             apply_penalties(logits, step, rows.prompt_mask, rows.output_counts)
         if needs & HELD_BACK:
             hold_back_stops(logits, step, rows.stop_ids)
+        if needs & ALLOWED:
+            keep_allowed(logits, step, rows.allowed_ids)
+        if needs & SEQUENCES:
+            follow_sequences(logits, step, rows.sequences, rows.latest_tokens, rows.thinking_begin, rows.last_token)
 
     def _views(self, words: torch.Tensor) -> _DeviceResult:
         """A result's arrays over its int32 words; one token per sequence so far."""

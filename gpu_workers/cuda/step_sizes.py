@@ -59,6 +59,10 @@ class StepSizes:
         if num_tokens == num_seqs:
             size = self._decode[bisect_left(self._decode, num_seqs)]
             return StepSize(size, size, True)
+        return self.fit_mixed(num_tokens)
+
+    def fit_mixed(self, num_tokens: int) -> StepSize:
+        """The smallest size that holds a step of any number of sequences."""
         return StepSize(self._mixed[bisect_left(self._mixed, num_tokens)], self._max_num_seqs, False)
 
 

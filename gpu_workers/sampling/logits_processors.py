@@ -10,6 +10,9 @@ import torch
 from gpu_workers.input_batch import InputBatch
 from gpu_workers.operations import HostOperations
 
+LOWEST = torch.finfo(torch.float32).min
+"""Instead of -inf where all tokens of a row may be ruled out."""
+
 
 def add_logit_bias(
     logits: torch.Tensor,
@@ -70,4 +73,40 @@ def apply_penalties(
     logits[index] = penalized
 
 
-PROCESSORS = (add_logit_bias, hold_back_stops, apply_penalties)
+def keep_allowed(
+    logits: torch.Tensor,
+    records: np.ndarray,
+    rows: torch.Tensor,
+    positions: torch.Tensor,
+    batch: InputBatch,
+    operations: HostOperations,
+) -> None:
+    """Rules out all tokens but those of a row's list."""
+    for i in np.flatnonzero(records["allowed_length"]):
+        ids = batch.allowed_ids[int(rows[i])]
+        ids = ids[ids < logits.shape[1]]
+        kept = logits[i, ids]
+        logits[i] = LOWEST
+        logits[i, ids] = kept
+
+
+def follow_sequences(
+    logits: torch.Tensor,
+    records: np.ndarray,
+    rows: torch.Tensor,
+    positions: torch.Tensor,
+    batch: InputBatch,
+    operations: HostOperations,
+) -> None:
+    """Rules out what would complete a bad word; forces the end of thinking where its budget is used up."""
+    for i in np.flatnonzero(records["num_sequences"]):
+        sequences = batch.sequences[int(rows[i])]
+        ruled_out = [token for token in sequences.ruled_out() if token < logits.shape[1]]
+        logits[i, ruled_out] = LOWEST
+        forced = sequences.forced()
+        if forced is not None:
+            logits[i] = LOWEST
+            logits[i, forced] = 0.0
+
+
+PROCESSORS = (add_logit_bias, hold_back_stops, apply_penalties, keep_allowed, follow_sequences)

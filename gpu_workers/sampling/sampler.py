@@ -1,7 +1,8 @@
 """From logits to tokens: log-probabilities, logits processors, filters, the draw.
 
 The order is vLLM's default: log-probabilities are those of the raw logits (before bias, penalties and temperature);
-then logit bias and min_tokens, penalties, and for rows that are not greedy temperature, min-p, top-k, top-p, the draw.
+then logit bias and min_tokens, penalties, allowed tokens, bad words and the end of thinking, and for rows that are not
+greedy temperature, min-p, top-k, top-p, the draw.
 Whether an operation runs at all is decided on the host from the rows' records.
 """
 
@@ -81,6 +82,8 @@ class Sampler:
 
     def _remember(self, records: np.ndarray, rows: torch.Tensor, token_ids: torch.Tensor) -> None:
         self._batch.last_token[rows] = token_ids
+        for i in np.flatnonzero(records["num_sequences"]):
+            self._batch.sequences[int(rows[i])].sampled(int(token_ids[i]))
         counted = np.flatnonzero(records["penalty_slot"] >= 0)
         if len(counted):
             index = torch.from_numpy(counted)

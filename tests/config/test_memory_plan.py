@@ -21,6 +21,7 @@ from engine_core.config.worker_memory import (
     GRAPH_BYTES,
     NUM_GRAPHS,
     SAMPLER_ROW_BYTES,
+    SCORE_BYTES,
 )
 from tests.config.models import make_model_folder
 
@@ -70,7 +71,8 @@ def test_figures_by_hand(tmp_path: Path, dtype: str, size: int) -> None:
     # 64 tokens x (4 hidden states of 32, and 3 x 64 of the MLP, more than the attention's 3 x 32 + 2 x 16), the keys
     # and values of 100 tokens and a mask of 64 x 100 float32.
     assert worker.activation_bytes == 64 * (4 * 32 + 3 * 64) * size + 100 * 2 * 16 * size + 64 * 100 * 4
-    assert worker.sampler_bytes == 8 * 96 * 4 * 4  # float32 logits of 8 rows, four times
+    # float32 logits of 8 rows, four times, take less than those of 64 tokens of a prompt, twice
+    assert worker.sampler_bytes == 2 * 64 * 96 * 4
     assert worker.buffer_bytes == 100 * 8 * size  # RoPE: cosines and sines of 100 positions, heads of 8
     assert plan.fixed_bytes == plan.weight_bytes + sum(
         (
@@ -93,13 +95,13 @@ def test_figures_of_a_gpu_by_hand(tmp_path: Path, dtype: str, size: int) -> None
     # 64 tokens x (residual, the layer before's output, normed input of 32; gate and up 2 x 64, their product 64), and
     # the last hidden states of 8 rows, gathered and copied.
     assert worker.activation_bytes == (64 * (3 * 32 + 3 * 64) + 2 * 8 * 32) * size
-    assert worker.sampler_bytes == 8 * (2 * 96 * 4 + SAMPLER_ROW_BYTES)
+    assert worker.sampler_bytes == 8 * (96 * 4 + SAMPLER_ROW_BYTES) + 64 * 96 * 4
     # RoPE in float32; partial results of 132 x 4 programs with 16 rows and of 132 with 128, two each, heads padded to
     # 16 values and two sums; the task map of 64 tokens and twice 8 sequences; partial products of 132 x 3 programs with
     # 64 x 8 values, and as many counters. And results of 8 rows' common beginning: 4 heads of 8 values, a sum for each.
     partials = (132 * 4 * 2 * 16 + 132 * 2 * 128) * (16 + 2) * 4
     assert worker.buffer_bytes == 100 * 8 * 4 + partials + (64 + 16) * 32 + 132 * 3 * (64 * 8 + 1) * 4 + 8 * 4 * 9 * 4
-    assert worker.row_bytes == 8 * (7 * 4 + CUDA_ROW_BYTES) + 6 * 4 * (2 * 100 + 4 * 64 + 128 * 8)
+    assert worker.row_bytes == 8 * (7 * 4 + CUDA_ROW_BYTES) + 6 * (4 * (2 * 100 + 6 * 64 + 128 * 8) + 64 * SCORE_BYTES)
     assert worker.penalty_bytes == 2 * 96 * 5
     eager = plan_for(tmp_path, GPU, dtype, cuda_graphs=False)
     assert eager.worker.runtime_bytes == CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES

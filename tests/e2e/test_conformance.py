@@ -69,8 +69,13 @@ def test_20_echo(http: httpx.Client) -> None:
     assert complete(http, echo=True)["choices"][0]["text"] == "A list" + text
     only = complete(http, echo=True, max_tokens=0)
     assert (only["choices"][0]["text"], only["usage"]["completion_tokens"]) == ("A list", 0)
-    refused = http.post("/v1/completions", json={"prompt": "A list", "echo": True, "logprobs": 1})
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "echo")
+    for max_tokens in (0, 1):
+        scored = complete(http, echo=True, logprobs=1, max_tokens=max_tokens)
+        logprobs = scored["choices"][0]["logprobs"]
+        count = scored["usage"]["prompt_tokens"] + max_tokens
+        assert {len(column) for column in logprobs.values()} == {count}
+        assert (logprobs["token_logprobs"][0], logprobs["top_logprobs"][0]) == (None, None)
+        assert None not in logprobs["token_logprobs"][1:]
 
 
 def test_21_every_form_of_a_prompt(http: httpx.Client) -> None:

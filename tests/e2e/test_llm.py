@@ -51,6 +51,18 @@ def test_outputs_come_in_order_with_their_figures(llm: LLM) -> None:
         assert output.metrics.num_output_tokens == 4 + i
 
 
+def test_prompts_with_their_log_probabilities(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, n=2)
+    for output in llm.generate(PROMPTS, params, use_tqdm=False):
+        entries = output.prompt_logprobs
+        assert entries is not None
+        assert entries[0] is None
+        for token_id, entry in zip(output.prompt_token_ids[1:], entries[1:], strict=True):
+            assert entry is not None
+            assert entry[token_id].decoded_token == llm.tokenizer.token_text(token_id)
+            assert max(entry.values(), key=lambda value: value.logprob).rank == 1
+
+
 def test_more_prompts_than_may_wait(llm: LLM) -> None:
     short = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
     assert len(texts(llm, PROMPTS * 20, short)) == 80

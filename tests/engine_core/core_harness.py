@@ -166,12 +166,19 @@ class Reader:
         self.tokens: dict[int, list[int]] = {}
         self.finished: dict[int, FinishedRequest] = {}
         self.errors: dict[int, RequestError] = {}
+        self.prompt_scores: dict[int, list[tuple[int, int]]] = {}
+        """As `FakeWorker` gives them: the token before, and the token."""
         self.num_frames = 0
 
     def read_frame(self) -> None:
         message = decode_core_message(self.socket.recv())
         assert isinstance(message, RequestOutputs)
         self.num_frames += 1
+        for entry in message.prompt_logprobs:
+            before, of = np.frombuffer(entry.ranks, np.int32), -np.frombuffer(entry.logprobs, np.float32)
+            assert entry.handle not in self.tokens, "a prompt's log-probabilities come after its output's beginning"
+            pairs = zip(before.tolist(), of.astype(int).tolist(), strict=True)
+            self.prompt_scores.setdefault(entry.handle, []).extend(pairs)
         tokens = np.frombuffer(message.token_ids, np.int32).tolist()
         for handle, count in zip(
             np.frombuffer(message.handles, np.uint32).tolist(), np.frombuffer(message.num_tokens, np.int32), strict=True

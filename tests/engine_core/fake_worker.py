@@ -86,6 +86,7 @@ class FakeWorker:
         result.header[NUM_HOST_SLOTS] = len(self._host)
         result.top_token_ids[:] = UNWRITTEN
         chunks = self._write_all(plan)
+        self._score(plan, chunks, result)
         for index, (row, start, tokens) in enumerate(chunks):
             for group in range(self.shape.num_groups):
                 assert self._read(group, row, start, len(tokens)) == tokens, "a slot holds another sequence's token"
@@ -95,6 +96,13 @@ class FakeWorker:
                 result.num_sampled[index] = 1
                 result.sampled[index, 0] = token
         return result
+
+    def _score(self, plan: StepPlan, chunks: list[tuple[int, int, tuple[int, ...]]], result: StepResult) -> None:
+        """Says of each scored token minus itself as its log-probability, and the token before it as its rank."""
+        given = [token for _, start, tokens in chunks for token in tokens[start:]]
+        scores = result.scores[: plan.num_scored]
+        scores["logprob"] = -plan.scored_token_ids[: plan.num_scored]
+        scores["rank"] = [given[index] for index in plan.scored_indices[: plan.num_scored]]
 
     def _copy(self, plan: StepPlan) -> None:
         """Stores, then loads, as a worker whose copies of one kind run in any order."""

@@ -17,7 +17,7 @@ def prompt_ids(setup: Setup) -> list[int]:
 
 
 def piece(*logprobs: float) -> OutputPiece:
-    return OutputPiece(logprobs=[TokenLogprobs(1, logprob, [], 0) for logprob in logprobs])
+    return OutputPiece(logprobs=[TokenLogprobs(1, logprob, [], 0, 1) for logprob in logprobs])
 
 
 def test_the_best_are_those_with_the_highest_mean():

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 
 from engine_core.config.engine_config import EngineConfig
+from engine_core.ipc.sampling_params import MAX_SEQUENCE_TOKENS
 from engine_core.ipc.step import (
     NUM_LOADS,
+    NUM_SCORED,
+    NUM_SCORED_TOPS,
     NUM_STORES,
     ROW_INIT_DTYPE,
     StepPlan,
@@ -20,6 +23,7 @@ from engine_core.ipc.step import (
     plan_layout,
     result_layout,
 )
+from engine_core.token_sequences import sequence_words, thinking_begin
 from gpu_workers.model_runner import ModelRunner
 
 GONE = -1
@@ -29,7 +33,9 @@ Pairs = list[tuple[int, int]]
 
 @dataclass
 class Request:
-    """One request and what it has produced. `sampling` has fields of the row record, `bias` and `stops`."""
+    """One request and what it has produced. `sampling` has fields of the row record, `bias` and `stops`;
+    `prompt_logprobs`, how many alternatives to each token of the prompt are wanted; `allowed`; and `sequences`, the
+    parameters of bad words and thinking."""
 
     prompt: list[int]
     max_tokens: int
@@ -37,6 +43,8 @@ class Request:
     sampling: dict[str, Any] = field(default_factory=dict)
     output: list[int] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
+    prompt_logprobs: list[dict[str, Any]] = field(default_factory=list)
+    """Of the prompt's second token and those after it."""
     num_computed: int = 0
     blocks: list[list[int]] = field(default_factory=list)
     """By index in the block tables: one for each layer group, `GONE` where it lies behind the group's window."""
@@ -69,6 +77,8 @@ class PlanBuilder:
         record = np.zeros(1, ROW_INIT_DTYPE)
         values = {**NEUTRAL, **request.sampling}
         bias, stops = values.pop("bias", {}), values.pop("stops", [])
+        values.pop("prompt_logprobs", None)
+        allowed, sequences = values.pop("allowed", []), values.pop("sequences", None)
         for name, value in values.items():
             record[name] = value
         record["row"], record["num_computed_tokens"] = request.row, request.num_computed
@@ -78,6 +88,16 @@ class PlanBuilder:
         record["bias_offset"], record["bias_length"] = self._append(list(bias))
         self._append(np.array(list(bias.values()), np.float32).view(np.int32))
         record["stop_offset"], record["stop_length"] = self._append(stops)
+        record["allowed_offset"], record["allowed_length"] = self._append(allowed)
+        if sequences is not None:
+            tokens = np.array(request.prompt + request.output, np.int32)
+            record["sequences_offset"], count = self._append(sequence_words(sequences, tokens, len(request.prompt)))
+            record["num_sequences"] = count // MAX_SEQUENCE_TOKENS - 1
+            budget = sequences.thinking_token_budget
+            record["thinking_budget"] = -1 if budget is None else budget
+            record["thinking_begin"] = thinking_begin(
+                request.output, sequences.thinking_start_token_ids, sequences.thinking_end_token_ids
+            )
         self.plan.row_inits[self._num_inits] = record[0]
         self._num_inits += 1
 
@@ -92,6 +112,14 @@ class PlanBuilder:
         for array, word, pairs in ((self.plan.stores, NUM_STORES, stores), (self.plan.loads, NUM_LOADS, loads)):
             array[: len(pairs)] = np.array(pairs).reshape(-1, 2)
             self.plan.header[word] = len(pairs)
+
+    def score(self, parts: list[tuple[int, list[int], int]]) -> None:
+        """`parts`: the place of the token before the first one, tokens of a prompt, and how many tops they want."""
+        indices = [place + j for place, tokens, _ in parts for j in range(len(tokens))]
+        self.plan.scored_indices[: len(indices)] = indices
+        self.plan.scored_token_ids[: len(indices)] = [token for _, tokens, _ in parts for token in tokens]
+        self.plan.header[NUM_SCORED] = len(indices)
+        self.plan.header[NUM_SCORED_TOPS] = max((count for _, _, count in parts), default=0)
 
     def finish(self, scheduled: list[tuple[int, int, list[int], bool]]) -> None:
         """`scheduled`: row, number of query tokens, given tokens, whether it samples."""
@@ -151,6 +179,7 @@ class Driver:
         self.num_steps += 1
         builder = PlanBuilder(self._plan, self.num_steps)
         budget, scheduled, chosen = self.shape.max_num_batched_tokens, [], []
+        scored: list[tuple[int, list[int], int]] = []
         for request in live:
             fed_back = request.num_computed == request.num_tokens - 1 and request.sampled_here
             num_query = 1 if fed_back else min(budget, request.num_tokens - request.num_computed)
@@ -170,18 +199,39 @@ class Driver:
             tokens = [] if fed_back else (request.prompt + request.output)[request.num_computed : end]
             scheduled.append((request.row, num_query, tokens, end == request.num_tokens))
             chosen.append(request)
+            wanted, begin = request.sampling.get("prompt_logprobs", -1), request.num_computed
+            if wanted >= 0:
+                place = self.shape.max_num_batched_tokens - budget - num_query
+                scored.append((place, request.prompt[begin + 1 : end + 1], wanted))
             request.num_computed = end
         builder.finish(scheduled)
+        builder.score(scored)
         builder.copy_blocks(*self.copies)
         self.copies = ([], [])
         self.runner.execute(self._plan, self.result)
         assert self.result.step_id == self.num_steps
         assert self.result.num_seqs == len(chosen)
+        self._collect_scores([r for r in chosen if "prompt_logprobs" in r.sampling], [len(t) for _, t, _ in scored])
         for i, request in enumerate(chosen):
             self._release_behind(request)
             assert self.result.num_sampled[i] == (request.num_computed == request.num_tokens)
             if self.result.num_sampled[i]:
                 self._collect(request, i)
+
+    def _collect_scores(self, requests: list[Request], counts: list[int]) -> None:
+        scores = iter(self.result.scores)
+        for request, count in zip(requests, counts, strict=True):
+            num_tops = request.sampling["prompt_logprobs"]
+            for _ in range(count):
+                score = next(scores)
+                tops = zip(score["top_token_ids"].tolist(), score["top_logprobs"].tolist(), strict=True)
+                request.prompt_logprobs.append(
+                    {
+                        "logprob": float(score["logprob"]),
+                        "rank": int(score["rank"]),
+                        "tops": dict(list(tops)[:num_tops]),
+                    }
+                )
 
     def _collect(self, request: Request, i: int) -> None:
         request.output.append(int(self.result.sampled[i, 0]))

@@ -10,6 +10,7 @@ import torch
 import triton
 from torch.profiler import ProfilerActivity, profile
 
+from engine_core.ipc.sampling_params import SamplingParams
 from tests.gpu_workers.plan_driver import Driver, Request
 from tests.gpu_workers.ring_runner import RingRunner
 from tests.gpu_workers.small_models import engine_config, save_model
@@ -33,12 +34,12 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 def requests_of_all_kinds(rng: random.Random) -> list[Request]:
     """Every feature of the sampler, prompts in chunks, rows that decode beside them."""
     kinds: list[dict[str, Any]] = [
-        {},
+        {"allowed": list(range(50)), "sequences": SamplingParams(bad_words_token_ids=[[3], [5, 6]])},
         {"temperature": 0.8, "seed_low": 3},
         {"temperature": 0.8, "top_k": 5, "top_p": 0.9, "min_p": 0.01, "num_logprobs": 3},
         {"penalty_slot": 0, "repetition_penalty": 1.3, "presence_penalty": 0.1, "bias": {3: 2.0}},
         {"temperature": 1.0, "top_p": 0.5, "stops": [4, 5], "min_tokens": 3, "penalty_slot": 1},
-        {"num_logprobs": 20},
+        {"num_logprobs": 20, "prompt_logprobs": 3},
     ]
     return [
         Request([rng.randrange(1, 200) for _ in range(rng.randrange(1, 90))], rng.randrange(5, 20), row, kind)

@@ -12,6 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from engine_core.config.model_config import SUPPORTED_ARCHITECTURES
+from engine_core.ipc.sampling_params import SamplingParams
+from engine_core.token_sequences import thinking_begin
 from gpu_workers.models.registry import MODELS
 from tests.gpu_workers.plan_driver import Driver, Request
 from tests.gpu_workers.ring_runner import RingRunner
@@ -185,6 +187,101 @@ def test_logprobs_are_those_of_the_raw_logits(small: tuple[PreTrainedModel, Driv
                 assert value == pytest.approx(float(row[other]), abs=1e-4)
     assert all(got["logprob"] == max(got["tops"].values()) for got in greedy.logprobs)
     assert [len(got["tops"]) for got in penalized.logprobs] == [20] * 5
+
+
+@torch.no_grad()
+def test_prompts_are_scored_in_chunks(small: tuple[PreTrainedModel, Driver]) -> None:
+    """Long and short ones beside each other and beside rows that want none; a slice is longer than a step here, so the
+    slices of the CPU and the GPU are cut by `test_a_long_chunk_is_scored_in_slices`."""
+    model, driver = small
+    rng = random.Random(17)
+    kinds = [{"prompt_logprobs": 3}, {}, {"prompt_logprobs": 0, "num_logprobs": 2}, {"prompt_logprobs": 20}]
+    requests = [Request(random_prompt(rng, length), 3, row, kinds[row]) for row, length in enumerate((61, 5, 13, 1))]
+    driver.run(requests)
+    for request in requests:
+        assert_greedy(model, request)
+        if "prompt_logprobs" in request.sampling:
+            assert_scored(model, request)
+
+
+def assert_scored(model: PreTrainedModel, request: Request) -> None:
+    """One entry for each token of the prompt but the first, as the reference has it."""
+    wanted = model(torch.tensor([request.prompt])).logits[0].log_softmax(-1)
+    assert len(request.prompt_logprobs) == len(request.prompt) - 1
+    for row, token, got in zip(wanted, request.prompt[1:], request.prompt_logprobs, strict=False):
+        assert got["logprob"] == pytest.approx(float(row[token]), abs=1e-4)
+        assert int((row > row[token] + 1e-5).sum()) < got["rank"] <= int((row > row[token] - 1e-5).sum())
+        assert len(got["tops"]) == request.sampling["prompt_logprobs"]
+        for other, value in got["tops"].items():
+            assert value == pytest.approx(float(row[other]), abs=1e-4)
+        if got["rank"] == 1 and got["tops"]:
+            assert got["logprob"] == max(got["tops"].values())
+
+
+@torch.no_grad()
+def test_a_long_chunk_is_scored_in_slices(device: Device, tmp_path: Path) -> None:
+    model = save_model(tmp_path)
+    driver = device.driver(tmp_path, max_num_batched_tokens=96, num_blocks=60)
+    assert driver.config.scheduler.max_scored_rows == 64
+    request = Request(random_prompt(random.Random(18), 90), 2, 0, {"prompt_logprobs": 2})
+    driver.run([request])
+    assert_greedy(model, request)
+    assert_scored(model, request)
+
+
+@torch.no_grad()
+def test_masks_follow_the_output(small: tuple[PreTrainedModel, Driver]) -> None:
+    """Each token is the most likely of those that the row's lists leave; the same after the row was started again with
+    the tokens so far."""
+    model, driver = small
+    rng = random.Random(20)
+    prompt = random_prompt(rng, 9)
+    plain = run_one(driver, prompt, 12).output
+    bad_words = [plain[:1], plain[2:4], [*plain[4:7], plain[7]], [prompt[-1], plain[0]]]
+    kinds: list[dict[str, Any]] = [
+        {"allowed": [3, 7, 200, 5, 9, 11]},
+        {"sequences": SamplingParams(bad_words_token_ids=bad_words)},
+        {"sequences": SamplingParams(thinking_token_budget=4, thinking_end_token_ids=[8, 9, 10])},
+        {
+            "allowed": sorted({*plain, *range(60)}),
+            "sequences": SamplingParams(
+                thinking_token_budget=2,
+                thinking_start_token_ids=plain[1:3],
+                thinking_end_token_ids=[205],
+            ),
+        },
+    ]
+    requests = [Request(prompt, 12, row, kind) for row, kind in enumerate(kinds)]
+    driver.run(requests)
+    for request in requests:
+        again = Request(prompt, 12, request.row, request.sampling, output=request.output[:5])
+        driver.run([again])
+        assert again.output == request.output
+        logits = model(torch.tensor([prompt + request.output])).logits[0]
+        for i, token in enumerate(request.output):
+            allowed = possible(request.sampling, request.output[:i])
+            row = logits[len(prompt) - 1 + i]
+            assert token in allowed, (request.sampling, i)
+            assert float(row[sorted(allowed)].max() - row[token]) < NEAR_TIE
+    assert requests[2].output[4:7] == [8, 9, 10]
+    assert requests[3].output[3:6].count(205) == 1
+    assert requests[1].output != plain
+
+
+def possible(sampling: dict[str, Any], output: list[int]) -> set[int]:
+    """The tokens that may come next, looked up in the whole output."""
+    allowed = set(sampling.get("allowed", range(SHAPE["vocab_size"])))
+    params = sampling.get("sequences")
+    if params is None:
+        return allowed
+    for word in params.bad_words_token_ids:
+        if output[len(output) - len(word) + 1 :] == word[:-1] and len(output) >= len(word) - 1:
+            allowed.discard(word[-1])
+    begin = thinking_begin(output, params.thinking_start_token_ids, params.thinking_end_token_ids)
+    if params.thinking_token_budget is not None and 0 <= begin <= len(output) - params.thinking_token_budget:
+        end = params.thinking_end_token_ids
+        return {end[(len(output) - params.thinking_token_budget - begin) % len(end)]}
+    return allowed
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is i
 from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS
 from engine_core.ipc.step import NUM_SHARED_KEYS, NUM_SHARING_SEQS, ROW_INIT_DTYPE, StepPlan, StepShape, plan_layout
 from gpu_workers.cuda.device_rows import (
+    ALLOWED,
     BIAS,
     FILTERS,
     HELD_BACK,
@@ -16,6 +17,7 @@ from gpu_workers.cuda.device_rows import (
     MAX_HELD_BACK,
     PENALTIES,
     RANDOM,
+    SEQUENCES,
     DeviceRows,
     plan_places,
 )
@@ -140,12 +142,18 @@ def test_a_plan_starts_rows_and_extends_tables() -> None:
     bias_offset, _ = step.append([3, VOCAB + 5, 8])
     step.append(np.array([1.5, -2.0, 0.25], np.float32).view(np.int32).tolist())
     stop_offset, stop_length = step.append([11, 12])
+    allowed = torch.randperm(VOCAB, generator=generator)[:1024].tolist()
+    allowed_offset, _ = step.append(allowed)
+    sequences_offset, _ = step.append(list(range(90 * 16)))
+    step.append(list(range(500, 516)))
     step.start(0, row=4, num_computed_tokens=21, num_prompt_tokens=1200, penalty_slot=1)
     step.plan.row_inits[0]["history_offset"], step.plan.row_inits[0]["history_length"] = offset, length
     step.start(1, row=9, num_computed_tokens=0, temperature=0.5, top_k=3, num_logprobs=2)
     record = step.plan.row_inits[1]
     record["bias_offset"], record["bias_length"] = bias_offset, 3
     record["stop_offset"], record["stop_length"] = stop_offset, stop_length
+    record["allowed_offset"], record["allowed_length"] = allowed_offset, 1024
+    record["sequences_offset"], record["num_sequences"], record["thinking_begin"] = sequences_offset, 90, -2
     deltas = torch.stack(
         [
             torch.arange(300) // 13 % 2,
@@ -160,7 +168,7 @@ def test_a_plan_starts_rows_and_extends_tables() -> None:
     step.plan.rows[0], step.plan.num_query_tokens[0], step.plan.num_given[0] = 9, 1, 1
     step.plan.header[2] = 1
 
-    assert device_rows.note(step.plan) == RANDOM | FILTERS | BIAS | HELD_BACK | LOGPROBS
+    assert device_rows.note(step.plan) == RANDOM | FILTERS | BIAS | HELD_BACK | LOGPROBS | ALLOWED | SEQUENCES
     device_rows.prepare(step.plan, step.slot.to(DEVICE), 1, 1)
 
     apply_block_deltas(before["block_tables"], deltas.to(DEVICE))
@@ -172,6 +180,11 @@ def test_a_plan_starts_rows_and_extends_tables() -> None:
     assert rows.bias_ids[9, :3].tolist() == [3, VOCAB + 5, 8]
     assert rows.bias_values[9, :3].tolist() == [1.5, -2.0, 0.25]
     assert rows.stop_ids[9, :2].tolist() == [11, 12]
+    assert rows.allowed_ids[9].tolist() == allowed
+    assert rows.sequences[9].flatten()[: 90 * 16].tolist() == list(range(90 * 16))
+    assert not rows.sequences[9, 90:].any()
+    assert rows.latest_tokens[9].tolist() == list(range(500, 516))
+    assert rows.thinking_begin[[4, 9]].tolist() == [0, -2]
     assert rows.bias_ids.shape[1] == MAX_LOGIT_BIAS
     assert rows.stop_ids.shape[1] == MAX_HELD_BACK
     seen = torch.zeros(VOCAB, dtype=torch.uint8)

@@ -1,0 +1,27 @@
+"""From a request to the parameters of its beam search, checked."""
+
+from frontend.beam_search import BeamParams, EarlyStopping
+from frontend.errors import bad_request
+from frontend.input_processor import Limits
+from frontend.protocol.common import GenerationRequest
+from frontend.protocol.unsupported import refuse_beside_beams
+
+
+def beam_params(request: GenerationRequest, num_beams: int, max_tokens: int, limits: Limits) -> BeamParams:
+    """Raises a 400 for what beam search would not heed, and for what is out of range."""
+    refuse_beside_beams(request)
+    if not isinstance(request.early_stopping, bool | None) and request.early_stopping != "never":
+        raise bad_request("early_stopping must be true, false or 'never'.", "early_stopping")
+    early_stopping: EarlyStopping = "never" if request.early_stopping == "never" else bool(request.early_stopping)
+    eos = () if request.ignore_eos else limits.eos_token_ids
+    try:
+        return BeamParams(
+            width=num_beams,
+            max_tokens=max_tokens,
+            eos_token_ids=tuple(dict.fromkeys((*eos, *(request.stop_token_ids or ())))),
+            length_penalty=1.0 if request.length_penalty is None else request.length_penalty,
+            early_stopping=early_stopping,
+        )
+    except ValueError as error:
+        is_penalty = str(error).startswith("length_penalty")
+        raise bad_request(str(error), "length_penalty" if is_penalty else "n") from error
