@@ -40,6 +40,7 @@ ROWS = {
     "follow_sequences": "sampling",
     "token_logprobs": "sampling",
     "linear": "products",
+    "library_linear": "products",
 }
 """Row to the module of kernel_rows/ that has it."""
 CEILINGS = {"read": "read_bytes_per_second", "copy": "copy_bytes_per_second", "matmul": "flops_per_second"}
