@@ -109,7 +109,8 @@ def measure(
     num_seqs: int, total_tokens: int, policy: PolicyName = "fcfs", num_groups: int = 1, sliding_window: int = 0
 ) -> dict[str, object]:
     """CPU ms per step in windows of generated tokens, once all requests decode."""
-    max_tokens = total_tokens // num_seqs
+    # Requests come a few a turn: the first one must not end before the last one decodes.
+    max_tokens = total_tokens // num_seqs + num_seqs // 8
     max_model_len = PROMPT_TOKENS + max_tokens
     config = engine_config(num_seqs, max_model_len, policy, num_groups, sliding_window)
     executor = StubExecutor(StepShape(**config.step_capacities()), config.scheduler.steps_in_flight + 2)

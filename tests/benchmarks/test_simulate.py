@@ -235,7 +235,12 @@ def test_ctrl_c_ends_it_with_one_line(processes: str) -> None:
     termios.tcsetwinsize(theirs, (24, 80))
     arguments = [*ARGUMENTS, "--requests", "20000", "--replicas", "2", "--processes", processes]
     simulator = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.simulate", *arguments], cwd=ROOT, stderr=theirs, start_new_session=True
+        [sys.executable, "-m", "benchmarks.simulate", *arguments],
+        cwd=ROOT,
+        stderr=theirs,
+        start_new_session=True,
+        # A shell that runs the tests in the background has it ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     with os.fdopen(ours, "rb", buffering=0) as terminal:
