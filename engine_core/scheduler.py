@@ -100,6 +100,10 @@ class Scheduler:
         samples = writer.finish(step_id, table, rows, counts)
         if self.kv.host is not None:
             writer.add_copies(*self.kv.host.dispatch(step_id))
+        mask_rows = rows[plan.mask_rows[: plan.num_masks]]
+        num_mask_tokens = (
+            table.num_known[mask_rows] + table.num_inflight[mask_rows] - table.num_prompt_tokens[mask_rows]
+        )
         table.num_computed[rows] += counts
         table.num_inflight[rows] += samples
         table.last_step[rows] = step_id
@@ -111,6 +115,8 @@ class Scheduler:
             samples.astype(np.bool_),
             table.num_computed[rows],
             int(counts.sum()),
+            mask_rows,
+            num_mask_tokens,
         )
 
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:

@@ -19,9 +19,11 @@ from engine_core.ipc.step import (
     RESULT_NUM_SEQS,
     RESULT_STEP_ID,
     STARTED_NS,
+    LateMasks,
     StepPlan,
     StepResult,
     StepShape,
+    late_layout,
     plan_layout,
     result_layout,
 )
@@ -30,7 +32,7 @@ from gpu_workers.host_blocks import HostBlocks
 from gpu_workers.input_batch import InputBatch
 from gpu_workers.loader import ProgressCallback
 from gpu_workers.operations import load_host_operations, torch_dtype
-from gpu_workers.sampling.sampler import Sampler, SamplerOutput
+from gpu_workers.sampling.sampler import Sampler, SamplerOutput, TokenMasks
 from gpu_workers.served_model import ServedModel
 
 _WARM_UP_TOKENS = 32
@@ -47,6 +49,7 @@ class PreparedStep:
     sampled: np.ndarray  # [num_sampled]: which scheduled rows sample
     rows: torch.Tensor  # [num_sampled]
     positions: torch.Tensor  # [num_sampled]: tokens before the sampled one
+    masked: torch.Tensor  # [num_masks]: which of the sampled rows have a mask
 
 
 class ModelRunner:
@@ -100,27 +103,43 @@ class ModelRunner:
     def check(self) -> None:
         """Nothing is ever under way."""
 
-    def open(self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None]) -> None:
-        """Takes the rings over; `finished(n)` is called at the end of `step(n)`."""
+    def open(
+        self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None], sleep: Callable[[], None]
+    ) -> None:
+        """Takes the rings over; `finished(n)` is called at the end of `step(n)`, `sleep` waits for late parts."""
         plans, results = plan_layout(self._shape), result_layout(self._shape)
         self._plans = [StepPlan.over(plans, slot) for slot in plan_ring.slots]
         self._results = [StepResult.over(results, slot) for slot in result_ring.slots]
+        late = late_layout(self._shape)
+        self._late = [LateMasks.over(late, slot) for slot in plan_ring.late_slots]
+        self._plan_ring = plan_ring
         self._finished = finished
+        self._sleep = sleep
 
     def step(self, sequence: int) -> None:
         """Runs the plan with that sequence number and writes its result."""
-        slot = (sequence - 1) % len(self._plans)
-        self.execute(self._plans[slot], self._results[slot])
+        slot = self._plan_ring.slot_of(sequence)
+
+        def masks() -> LateMasks:
+            self._plan_ring.wait_late(sequence, self._sleep)
+            return self._late[slot]
+
+        self.execute(self._plans[slot], self._results[slot], masks)
         self._finished(sequence)
 
     def close(self) -> None:
         """Nothing is ever under way."""
 
-    def execute(self, plan: StepPlan, result: StepResult) -> None:
-        """One whole step; callers that overlap its parts use them singly."""
+    def execute(self, plan: StepPlan, result: StepResult, masks: Callable[[], LateMasks] | None = None) -> None:
+        """One whole step; callers that overlap its parts use them singly. `masks` waits for the plan's late part."""
         started = time.monotonic_ns()
         step = self.prepare(plan)
-        output = self.sample(step, self.forward(step))
+        logits = self.forward(step)
+        token_masks = None
+        if plan.num_masks:
+            assert masks is not None
+            token_masks = torch.from_numpy(masks().masks[: plan.num_masks])
+        output = self.sample(step, logits, token_masks)
         self.publish(step, output, result, started)
 
     @torch.inference_mode()
@@ -146,7 +165,8 @@ class ModelRunner:
             attention=attention,
             workspace=self._workspace,
         )
-        return PreparedStep(plan.step_id, num_seqs, context, sampled, rows[index], inputs.seq_lens[index])
+        masked = torch.from_numpy(np.searchsorted(sampled, plan.mask_rows[: plan.num_masks]))
+        return PreparedStep(plan.step_id, num_seqs, context, sampled, rows[index], inputs.seq_lens[index], masked)
 
     def _plan_attention(
         self, tables: torch.Tensor, slots: torch.Tensor, query_start_loc: torch.Tensor, seq_lens: torch.Tensor
@@ -166,9 +186,14 @@ class ModelRunner:
         return logits
 
     @torch.inference_mode()
-    def sample(self, step: PreparedStep, logits: torch.Tensor) -> SamplerOutput | None:
-        """Chooses tokens; None where no row samples in this step."""
-        return self._sampler.sample(logits, step.rows, step.positions) if len(step.sampled) else None
+    def sample(
+        self, step: PreparedStep, logits: torch.Tensor, token_masks: torch.Tensor | None = None
+    ) -> SamplerOutput | None:
+        """Chooses tokens; None where no row samples in this step. `token_masks` int32 [num_masks, W]."""
+        if len(step.sampled) == 0:
+            return None
+        masks = None if token_masks is None else TokenMasks(step.masked, token_masks)
+        return self._sampler.sample(logits, step.rows, step.positions, masks)
 
     def publish(self, step: PreparedStep, output: SamplerOutput | None, result: StepResult, started_ns: int) -> None:
         """Writes the result's arrays."""

@@ -13,6 +13,7 @@ from msgspec import Meta
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
 MAX_LOGPROBS = 20
+MAX_GRAMMAR_CHARS = 2**20
 
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
@@ -46,6 +47,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ignore_eos: bool = False
     logprobs: int | None = None
     """None: none; k: the sampled token's log-probability and those of the k most likely tokens."""
+    grammar: str | None = None
+    """What the output must be: llguidance's Lark, or its JSON form {"grammars": [...]}, which has JSON schemas too. The
+    end of the grammar ends the request, whatever `ignore_eos` says."""
 
     def __post_init__(self) -> None:
         _check("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1", self.max_tokens)
@@ -75,6 +79,18 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
             f"from 0 to {MAX_LOGPROBS}",
             self.logprobs,
+        )
+        _check(
+            "grammar",
+            self.grammar is None or 0 < len(self.grammar) <= MAX_GRAMMAR_CHARS,
+            f"1 to {MAX_GRAMMAR_CHARS} characters",
+            "none" if not self.grammar else f"{len(self.grammar)} characters",
+        )
+        _check(
+            "min_tokens",
+            self.grammar is None or self.min_tokens == 0,
+            "0 where a grammar says what the output is",
+            self.min_tokens,
         )
 
     @property
