@@ -27,6 +27,8 @@ class Order:
     share_key: str | None = None
     cache_salt: str | None = None
     trace_context: str | None = None
+    grammar_param: str | None = None
+    """The field to blame where the engine refuses the request's grammar."""
 
 
 class Generation:
@@ -46,7 +48,7 @@ class Generation:
         except EngineError as error:
             for stream in streams:
                 stream.close()
-            raise from_engine(error) from error
+            raise from_engine(error, self.order.grammar_param) from error
         self._group = StreamGroup(streams)
 
     @property
@@ -64,7 +66,7 @@ class Generation:
         try:
             choice, delta = await anext(self._group)
         except EngineError as error:
-            raise from_engine(error) from error
+            raise from_engine(error, self.order.grammar_param) from error
         piece = self._processors[choice].push(delta)
         if piece.finish_reason == FINISH_ABORT:
             # We do not read on after our own aborts, so this one is the engine's.

@@ -27,6 +27,8 @@ from frontend.cli.resolve import resolve
 from frontend.client import EngineError, Finished
 from frontend.client.request_stream import Inbox, RequestStream
 from frontend.conversation import template_messages
+from frontend.grammars.request_grammar import grammar_text
+from frontend.grammars.structured_outputs import StructuredOutputs
 from frontend.local_engine import LocalEngine
 from frontend.output_processor import OutputOptions, OutputPiece, OutputProcessor, TokenLogprobs
 from frontend.protocol.chat import ChatMessage
@@ -37,7 +39,7 @@ from frontend.tokenizer import TextTokenizer
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
 """A text, token ids, or {"prompt": text} or {"prompt_token_ids": ids}."""
-_TEXT_FIELDS = ("n", "stop", "include_stop_str_in_output", "skip_special_tokens")
+_TEXT_FIELDS = ("n", "stop", "include_stop_str_in_output", "skip_special_tokens", "structured_outputs")
 
 
 class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -49,6 +51,8 @@ class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defau
     """Strings that end an answer; they are not part of it."""
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputs | None = None
+    """What an answer has to be: a JSON schema, a regular expression, a choice, a grammar."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,10 +64,12 @@ class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defau
     def stop_strings(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else list(self.stop)
 
-    def for_engine(self, sample_index: int) -> dict[str, Any]:
-        """The fields that travel to the engine."""
+    def for_engine(self, sample_index: int, tokenizer: TextTokenizer) -> dict[str, Any]:
+        """The fields that travel to the engine. Raises `ValueError` for a structure that cannot be had."""
         fields = msgspec.to_builtins(self)
         fields = {name: value for name, value in fields.items() if name not in _TEXT_FIELDS}
+        if self.structured_outputs is not None:
+            fields["grammar"] = grammar_text(self.structured_outputs, tokenizer.grammar_token_id)
         return {**fields, "sample_index": sample_index} if sample_index else fields
 
 
@@ -234,13 +240,14 @@ class _Job:
             stop_token_ids=frozenset(params.stop_token_ids),
             skip_special_tokens=params.skip_special_tokens,
         )
+        self._for_engine = params.for_engine(index, tokenizer)
         self.processor = OutputProcessor(tokenizer, output.prompt_token_ids, options)
         self.piece = OutputPiece()
 
     def start(self, engine: LocalEngine, inbox: Inbox) -> RequestStream:
         stream = engine.client.generate(
             array("i", self.output.prompt_token_ids),
-            self.params.for_engine(self.index),
+            self._for_engine,
             request_id=f"{self.output.request_id}-{self.index}",
         )
         stream.move_to(inbox)

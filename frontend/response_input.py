@@ -1,13 +1,17 @@
 """`/v1/responses`: its request as the chat request that means the same."""
 
+from typing import Any
+
 from frontend.errors import ApiError, bad_request
 from frontend.protocol.chat import ChatCompletionRequest, ChatMessage, ContentPart
-from frontend.protocol.responses import InputItem, ResponsesRequest
+from frontend.protocol.responses import InputItem, ResponsesRequest, TextFormat
 
 LOGPROBS_INCLUDED = "message.output_text.logprobs"
 _WITHOUT_EFFECT = frozenset(("reasoning.encrypted_content",))
 _MAX_METADATA = 16
 _TEXT_PARTS = frozenset(("text", "input_text", "output_text"))
+_FORMATS = ("text", "json_object", "json_schema")
+_FORMAT_NAMES = {"response_format.json_schema": "text.format", "response_format": "text.format"}
 _OWN_NAMES = {"max_tokens": "max_output_tokens", "prompt": "input", "messages": "input"}
 
 
@@ -19,8 +23,10 @@ def check_response_request(asked: ResponsesRequest) -> None:
         raise bad_request("background must not come with stream: true: ask for the response by its id.", "background")
     if asked.background and asked.store is False:
         raise bad_request("background must not come with store: false: nobody could fetch the answer.", "background")
-    if asked.text is not None and asked.text.format.type != "text":
-        raise bad_request("text.format must be of type 'text': others are not supported.", "text.format")
+    if asked.text is not None and asked.text.format.type not in _FORMATS:
+        raise bad_request("text.format.type must be 'text', 'json_object' or 'json_schema'.", "text.format.type")
+    if asked.response_format is not None:
+        raise bad_request("response_format is not supported here: use text.format.", "response_format")
     if asked.tools:
         raise bad_request("tools is not supported here: use /v1/chat/completions.", "tools")
     if asked.tool_choice not in (None, "auto", "none"):
@@ -60,17 +66,34 @@ def as_chat(asked: ResponsesRequest, messages: list[ChatMessage]) -> ChatComplet
         max_tokens=asked.max_output_tokens,
         logprobs=with_logprobs,
         top_logprobs=asked.top_logprobs if with_logprobs else None,
+        response_format=None if asked.text is None else _response_format(asked.text.format),
         **unsupported,
     )
 
 
+def _response_format(form: TextFormat) -> dict[str, Any]:
+    """As a chat has it."""
+    if form.type != "json_schema":
+        return {"type": form.type}
+    return {"type": form.type, "json_schema": {"schema": form.schema}}
+
+
 def own_names(error: ApiError) -> ApiError:
     """An error about a chat's field as one about this endpoint's field."""
-    field, _, _ = (error.param or "").partition("[")
-    name = _OWN_NAMES.get(field)
-    if name is None:
+    param = error.param or ""
+    name = own_name(param)
+    if name == param:
         return error
-    return ApiError(error.status, error.message, param=name, code=error.code, headers=error.headers)
+    message = error.message.replace(param, name) if name.startswith("text.format") else error.message
+    return ApiError(error.status, message, param=name, code=error.code, headers=error.headers)
+
+
+def own_name(param: str) -> str:
+    """This endpoint's name of a chat's field."""
+    for theirs, ours in _FORMAT_NAMES.items():
+        if param.startswith(theirs):
+            return ours + param[len(theirs) :]
+    return _OWN_NAMES.get(param.partition("[")[0], param)
 
 
 def _message(item: InputItem, where: str) -> ChatMessage:
@@ -102,4 +125,5 @@ _SHARED = frozenset(ResponsesRequest.__struct_fields__) & frozenset(ChatCompleti
     "store",
     "metadata",
     "reasoning",
+    "response_format",
 }

@@ -66,6 +66,15 @@ class TextTokenizer:
         """The special tokens that are written so."""
         return frozenset(number for number in self.special_token_ids if self._added[number] in texts)
 
+    def grammar_token_id(self, text: str) -> int | None:
+        """Of the token that is written so and that a grammar has to name by its number, because it is no text there:
+        special ones, and for llguidance all added ones in angle brackets. None: there is none."""
+        token_id: int | None = self.tokenizer.token_to_id(text)
+        if token_id not in self._added:
+            return None
+        in_brackets = text.startswith("<") and text.endswith(">")
+        return token_id if in_brackets or token_id in self.special_token_ids else None
+
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids

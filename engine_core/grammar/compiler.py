@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llguidance import LLMatcher
 
 from engine_core.grammar.trials import Trial, TrialProcess
-from engine_core.grammar.vocabulary import Vocabulary
+from engine_core.grammar.vocabulary import Vocabulary, error_of
 
 CACHE_BYTES = 128 * 2**20
 _ENTRY_BYTES = 64 * 2**10
@@ -134,11 +134,10 @@ class GrammarCompiler:
             if job.compiled is None or not job.compiled.done():
                 continue
             grammar = job.compiled.result()
-            if grammar.matcher.is_error():
-                self._end(number, None, grammar.matcher.get_error())
-            else:
+            error = error_of(grammar.matcher)
+            if error is None:
                 self.cache.put(grammar, job.num_bytes)
-                self._end(number, grammar, None)
+            self._end(number, grammar if error is None else None, error)
 
     def _compile(self, text: str) -> Grammar:
         """In the thread."""

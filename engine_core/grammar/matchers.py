@@ -12,6 +12,7 @@ import numpy as np
 from llguidance import LLExecutor, LLMatcher
 
 from engine_core.grammar.compiler import Grammar
+from engine_core.grammar.vocabulary import error_of
 from engine_core.ipc.step import LateMasks
 
 _ALL = -1
@@ -156,4 +157,4 @@ class Matchers:
 
     def _give_up(self, number: int, entry: _Matcher) -> None:
         entry.is_failed = True
-        self._fail(number, entry.matcher.get_error())
+        self._fail(number, error_of(entry.matcher) or "it cannot go on")

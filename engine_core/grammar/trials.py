@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from engine_core.grammar.vocabulary import Vocabulary
+from engine_core.grammar.vocabulary import Vocabulary, error_of
 from engine_core.ipc.frames import FramesClosed, FrameSocket
 
 TRIAL_SECONDS = 1.5
@@ -167,8 +167,8 @@ def _try(trial: Trial, output: int, vocabulary: Vocabulary) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with contextlib.suppress(MemoryError):
             matcher = vocabulary.compile(trial.grammar)
-            error = matcher.get_error() or None
-            os.write(output, msgspec.msgpack.encode((error and error[:1024], max(0, _memory()[1] - resident))))
+            verdict = error_of(matcher), max(0, _memory()[1] - resident)
+            os.write(output, msgspec.msgpack.encode(verdict))
     finally:
         os._exit(0)
 

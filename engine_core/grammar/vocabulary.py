@@ -9,6 +9,14 @@ _MAX_LEXER_STATES = 20_000
 """Of one grammar, shared by all its matchers; 1 to 2 KB each."""
 
 
+def error_of(matcher: LLMatcher) -> str | None:
+    """What is wrong with a grammar, in one line; None: nothing."""
+    if not matcher.is_error():
+        return None
+    message, _, _ = matcher.get_error().partition("\n   1 |")  # the grammar's text is not what the user wrote
+    return " ".join(message.replace("<non-verbose/>", "").split())
+
+
 class VocabularyError(ValueError):
     """The model's tokenizer cannot be used for grammars; the message is a sentence."""
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from frontend.protocol.chat import ContentPart, Role
-from frontend.protocol.unsupported import UnsupportedFields
+from frontend.protocol.structure import StructureFields
 
 
 class InputItem(msgspec.Struct, kw_only=True):
@@ -16,8 +16,14 @@ class InputItem(msgspec.Struct, kw_only=True):
     content: str | list[ContentPart] | None = None
 
 
-class TextFormat(msgspec.Struct, kw_only=True):
+class TextFormat(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What the answer has to be; a schema stands here beside its name."""
+
     type: str = "text"
+    name: str | None = None
+    description: str | None = None
+    schema: Any = None
+    strict: bool | None = None
 
 
 class TextSettings(msgspec.Struct, kw_only=True):
@@ -25,7 +31,7 @@ class TextSettings(msgspec.Struct, kw_only=True):
     verbosity: str | None = None
 
 
-class ResponsesRequest(UnsupportedFields, kw_only=True):
+class ResponsesRequest(StructureFields, kw_only=True):
     input: str | list[InputItem]
     model: str | None = None
     instructions: str | None = None

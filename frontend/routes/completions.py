@@ -96,8 +96,10 @@ def _order(
     # Outputs are compared by their log-probabilities, wanted or not.
     is_ranked = completion.num_samples > completion.num_choices
     logprobs = 0 if is_ranked and completion.logprobs is None else completion.logprobs
+    grammar = processor.completion_grammar(completion)
     return Order(
         response_id=response_id,
+        grammar_param=None if grammar is None else grammar.param,
         prompts=prompts,
         samplings=[
             processor.sampling(
@@ -106,6 +108,7 @@ def _order(
                 max_tokens=completion.max_tokens,
                 logprobs=logprobs,
                 default_max_tokens=DEFAULT_MAX_TOKENS,
+                grammar=grammar,
             )
             for prompt in prompts
         ],

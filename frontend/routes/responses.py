@@ -2,6 +2,7 @@
 
 import logging
 import uuid
+from dataclasses import replace
 
 from sanic import Request
 from sanic.response import HTTPResponse
@@ -14,7 +15,7 @@ from frontend.protocol.common import share_key_of
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.protocol.responses import DeletedResponse, Response, ResponsesRequest
 from frontend.response_answer import ResponseAnswer, ResponseStream
-from frontend.response_input import as_chat, check_response_request, input_messages, own_names
+from frontend.response_input import as_chat, check_response_request, input_messages, own_name, own_names
 from frontend.responses import json_response
 from frontend.routes.chat_completions import chat_order
 from frontend.state import FrontendState
@@ -118,7 +119,8 @@ async def _order(
     # Instructions are those of this request only, so that they are no part of what is stored.
     first = [] if asked.instructions is None else [ChatMessage(role="system", content=asked.instructions)]
     try:
-        return await chat_order(as_chat(asked, first + messages), state, request.headers, response_id)
+        order = await chat_order(as_chat(asked, first + messages), state, request.headers, response_id)
+        return replace(order, grammar_param=order.grammar_param and own_name(order.grammar_param))
     except ApiError as error:
         raise own_names(error) from error
 
