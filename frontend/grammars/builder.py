@@ -10,7 +10,7 @@ from typing import Any
 from engine_core.ipc.sampling_params import MAX_GRAMMAR_CHARS
 
 _WHITE_SPACE = r"\x20|\x0D?\x0A[\x20\x09]{0,32}"
-"""Between JSON's tokens: a space, or a line break with what indents the next line. That is any usual layout, and nothing
+"""Between JSON's tokens: a space, or a line break with what indents the next line. That is any usual layout and nothing
 that a model could wander off into."""
 _OPTIONS = "x-guidance"
 """A keyword by which llguidance takes options; ours win over those of a request."""
