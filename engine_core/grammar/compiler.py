@@ -96,6 +96,12 @@ class GrammarCompiler:
         """Readable when a grammar has been compiled."""
         return self._bell
 
+    def close(self) -> None:
+        """Ends the process that tries grammars."""
+        self._thread.shutdown()
+        self.trials.close()
+        os.close(self._bell)
+
     def request(self, text: str, receiver: Receiver) -> None:
         """Calls `receiver` now, or from a later `collect`."""
         known = self.cache.get(text)

@@ -77,6 +77,11 @@ class TrialProcess:
     def submit(self, trial: Trial) -> None:
         self._frames.send(msgspec.msgpack.encode(trial))
 
+    def close(self) -> None:
+        """Ends it."""
+        self._frames.close()
+        os.waitpid(self.pid, 0)
+
     def verdicts(self) -> list[Verdict]:
         """Those that have come. Raises `FramesClosed` when the process has died."""
         return [msgspec.msgpack.decode(frame, type=Verdict) for frame in self._frames.receive()]

@@ -107,7 +107,7 @@ def error_of(response: httpx.Response, status: int) -> dict:
         ({"response_format": schema({"type": "object", "properties": []})}, f"{SCHEMA}.properties"),
         ({"response_format": schema({"anyOf": [{"type": "what"}]})}, f"{SCHEMA}.anyOf[0].type"),
         ({"response_format": schema({}), "guided_choice": ["a"]}, "guided_choice"),
-        ({"response_format": schema({"enum": ["x" * 999] * 2000})}, "response_format.json_schema"),
+        ({"guided_choice": ['"' * 1000] * 400}, "guided_choice"),  # each quote is written as four characters
         ({"response_format": schema({}), "min_tokens": 3}, "min_tokens"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"x": "y" * 20_000}}, "chat_template_kwargs"),
