@@ -109,11 +109,12 @@ class Supervisor:
             line = core_line(replica, parallel.world_size)
             child = start_core(config_file, replica, heartbeats, line)
             self._watch(self._cores, child, Watched(f"Engine core {replica}", line))
+            # Before the workers, which wait for it.
+            name = f"The grammar process of replica {replica}"
+            self._watched.append(Watched(name, grammar_line(line, parallel.world_size), core=line))
             for rank in range(parallel.world_size):
                 name = f"Worker {rank} of replica {replica}"
                 self._watched.append(Watched(name, worker_line(line, rank), core=line))
-            name = f"The grammar process of replica {replica}"
-            self._watched.append(Watched(name, grammar_line(line, parallel.world_size), core=line))
         for number, listener in enumerate(self._listeners):
             line = first_frontend + number
             child = start_frontend(config_file, number, listener.fileno(), heartbeats, line)
