@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from frontend.client import EngineClient as EngineClient
     from frontend.client import EngineError as EngineError
+    from frontend.grammars.structured_outputs import StructuredOutputs as StructuredOutputs
     from frontend.llm import LLM as LLM
     from frontend.llm import BeamSearchParams as BeamSearchParams
     from frontend.llm import SamplingParams as SamplingParams
@@ -16,8 +17,9 @@ _HOMES = {
     "EngineError": "frontend.client",
     "LLM": "frontend.llm",
     "SamplingParams": "frontend.llm",
+    "StructuredOutputs": "frontend.grammars.structured_outputs",
 }
-__all__ = ["LLM", "BeamSearchParams", "EngineClient", "EngineError", "SamplingParams"]
+__all__ = ["LLM", "BeamSearchParams", "EngineClient", "EngineError", "SamplingParams", "StructuredOutputs"]
 
 
 def __getattr__(name: str) -> Any:

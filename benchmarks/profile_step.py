@@ -32,6 +32,7 @@ from engine_core.ipc.step import (
     StepPlan,
     StepResult,
     StepShape,
+    late_layout,
     plan_layout,
     result_layout,
 )
@@ -73,12 +74,13 @@ class Profiler:
         self.runner.load(lambda done, total: None)
         self.runner.start(lambda done, total: None)
         plans, results = plan_layout(self.shape), result_layout(self.shape)
-        self._plan_ring = Ring.create("plans", plans.num_bytes, _NUM_SLOTS)
+        late_bytes = late_layout(self.shape).num_bytes
+        self._plan_ring = Ring.create("plans", plans.num_bytes, _NUM_SLOTS, 1, late_bytes)
         result_ring = Ring.create("results", results.num_bytes, _NUM_SLOTS)
         self._plans = [StepPlan.over(plans, slot) for slot in self._plan_ring.slots]
         self._results = [StepResult.over(results, slot) for slot in result_ring.slots]
         self._finished: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self.runner.open(self._plan_ring, result_ring, self._finished.put)
+        self.runner.open(self._plan_ring, result_ring, self._finished.put, lambda: None)
         self._sequence = 0
         self._rng = np.random.default_rng(0)
 

@@ -13,8 +13,9 @@ from engine_core.config.errors import ConfigError
 from engine_core.engine_core import EngineCore
 from engine_core.executors.base import ExecutorFailed
 from engine_core.executors.local import LocalExecutor
+from engine_core.grammar.process import GrammarProcess
 from engine_core.ipc.control import ControlLink, Failed, LinkClosed, Progress, Ready
-from engine_core.ipc.heartbeat import Heartbeats
+from engine_core.ipc.heartbeat import Heartbeats, grammar_line
 from engine_core.ipc.messages import ERROR_ENGINE_DEAD, ERROR_SHUTTING_DOWN, MAX_CLIENT_FRAME_BYTES
 from engine_core.ipc.sockets import bind_private, bind_router, ipc_path
 
@@ -39,11 +40,20 @@ def main() -> int:
     executor = LocalExecutor(
         config, arguments.config, arguments.replica, context, heartbeats, arguments.heartbeat_index
     )
+    grammars = GrammarProcess(
+        arguments.config,
+        arguments.replica,
+        executor.plan_fd,
+        executor.late_bells,
+        heartbeats,
+        grammar_line(arguments.heartbeat_index, config.engine.parallel.world_size),
+    )
     try:
-        return serve(config, context, executor, link, heartbeats, arguments)
+        return serve(config, context, executor, grammars, link, heartbeats, arguments)
     except LinkClosed:
         return 1  # the parent is gone; there is nobody to tell
     finally:
+        grammars.close()
         executor.shutdown()
         context.destroy(linger=0)
 
@@ -52,6 +62,7 @@ def serve(
     config: ServeConfig,
     context: zmq.Context,
     executor: LocalExecutor,
+    grammars: GrammarProcess,
     link: ControlLink,
     heartbeats: Heartbeats,
     arguments: argparse.Namespace,
@@ -64,7 +75,7 @@ def serve(
         if not executor.start(
             lambda stage, done, total, unit: link.send(Progress(stage=stage, done=done, total=total, unit=unit)),
             interrupts=[link.fileno()],
-        ):
+        ) or not grammars.wait_until_ready(interrupts=[link.fileno()]):
             return 1
     except ExecutorFailed as failure:
         link.send(Failed(message=str(failure), exit_code=failure.exit_code))
@@ -79,6 +90,7 @@ def serve(
             arguments.heartbeat_index,
             arguments.replica,
             config.frontend.served_model_names[0],
+            grammars,
         )
     except ConfigError as error:  # what `quire serve` had read was changed meanwhile
         link.send(Failed(message=str(error), exit_code=2))

@@ -19,6 +19,7 @@ from engine_core.clients import Client, Clients, final_reply, send_to
 from engine_core.config.engine_config import EngineConfig
 from engine_core.config.hash_key import read_hash_key
 from engine_core.executors.base import Executor
+from engine_core.grammar.requests import GrammarLink, GrammarRequests
 from engine_core.host_tier import make_host_tier
 from engine_core.inspector import Inspector
 from engine_core.ipc.codec import ProtocolError, decode_client_message, encode, handle_of_malformed_add
@@ -26,8 +27,11 @@ from engine_core.ipc.control import ControlLink, Drain, LinkClosed
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import (
     ERROR_DEADLINE,
+    ERROR_GRAMMAR,
     ERROR_INVALID,
+    ERROR_OVERLOADED,
     ERROR_SHUTTING_DOWN,
+    FINISH_ABORT,
     FINISH_LENGTH,
     PROTOCOL_VERSION,
     AbortRequest,
@@ -80,6 +84,7 @@ class EngineCore:
         heartbeat_index: int,
         replica: int = 0,
         model_name: str = "",
+        grammar_link: GrammarLink | None = None,
     ) -> None:
         self._config = config
         self._executor = executor
@@ -99,6 +104,7 @@ class EngineCore:
             windows=config.layer_groups().windows,
         )
         self.scheduler = Scheduler(config.scheduler, kv_cache_manager, config.model.eos_token_ids)
+        self.grammars = GrammarRequests(grammar_link, self.scheduler.table)
         self.metrics = Metrics(self.scheduler, model_name or config.model.path, replica)
         self.inspector = Inspector(self.scheduler, replica, time.monotonic())
         self.timeline = Timeline()
@@ -122,6 +128,8 @@ class EngineCore:
         self._poller.register(router, zmq.POLLIN)
         self._poller.register(link.fileno(), zmq.POLLIN)
         executor.register(self._poller)
+        if self.grammars.link is not None:
+            self._poller.register(self.grammars.link.fileno(), zmq.POLLIN)
 
     def run(self) -> None:
         """Serves until drained. Raises `ExecutorFailed` when a worker dies, `LinkClosed` when the parent does."""
@@ -144,7 +152,7 @@ class EngineCore:
         """Ends the requests whose ids begin so; their clients are told. Returns how many there were."""
         found = [request for request in self._open.all() if request.request_id.startswith(id_prefix)]
         for request in found:
-            self._end(self.scheduler.abort(request))
+            self._end(self._abort(request))
         return len(found)
 
     def has_left(self, identity: bytes) -> bool:
@@ -162,14 +170,18 @@ class EngineCore:
     def _receive(self) -> None:
         """Takes in all that has arrived; sleeps when there is nothing else to do."""
         timeout_ms = self._timeout_ms()
+        if self.grammars.link is not None:
+            self._poller.modify(self.grammars.link.fileno(), zmq.POLLIN | zmq.POLLOUT * self.grammars.link.has_unsent)
         events = dict(self._poller.poll(timeout_ms))
         if not events and timeout_ms > 0 and not self._inflight:
             self._check_when_idle()
-        pending = self.scheduler.num_running + self.scheduler.num_waiting
+        pending = self.scheduler.num_running + self.scheduler.num_waiting + self.grammars.num_held
         self._heartbeats.beat(self._heartbeat_index, self.num_collected, pending)
         self._executor.check()
         if self._link.fileno() in events:
             self._receive_control()
+        if self.grammars.link is not None and self.grammars.link.fileno() in events:
+            self._receive_grammars()
         for count in range(_MAX_FRAMES_A_TURN if self._router in events else 0):
             if count >= _FEW_FRAMES and self._has_work():
                 break
@@ -204,6 +216,15 @@ class EngineCore:
             else:
                 raise LinkClosed(f"unexpected {type(message).__name__}")
 
+    def _receive_grammars(self) -> None:
+        """Requests whose grammar is compiled go to the scheduler; those that it cannot bind (any more) end."""
+        for request, error in self.grammars.receive():
+            if error is None:
+                self.scheduler.add(request)
+                self._may_schedule = self._unchecked = True
+            else:
+                self._end_with_error(request, ERROR_GRAMMAR, f"The grammar cannot be honoured: {error}.")
+
     def _on_frame(self, identity: bytes, frame: bytes) -> None:
         client = self._clients.get(identity)
         try:
@@ -219,7 +240,7 @@ class EngineCore:
             self._on_add(client, message)
         elif isinstance(message, AbortRequest):
             for request in [client.requests[h] for h in message.handles if h in client.requests]:
-                self._end(self.scheduler.abort(request))
+                self._end(self._abort(request))
         elif isinstance(message, Credit):
             client.credit += message.amount
         elif isinstance(message, SubscribeBlockEvents):
@@ -274,7 +295,11 @@ class EngineCore:
                 raise Refused(ERROR_INVALID, f"A request {message.request_id!r} or its handle is running already.")
             if self._stop_at is not None:
                 raise Refused(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
+            if message.sampling.grammar is not None and self.grammars.refusal is not None:
+                raise Refused(ERROR_GRAMMAR, self.grammars.refusal)
             now = time.monotonic()
+            if self.grammars.num_held >= self._config.scheduler.max_num_waiting:
+                raise Refused(ERROR_OVERLOADED, "Too many grammars are being compiled; try again.", retry_after=1.0)
             request = self._admission.admit(message, client.identity, client.number, self.scheduler.policy, now)
         except Refused as refused:
             error = RequestError(
@@ -287,6 +312,9 @@ class EngineCore:
         if len(request.tokens) >= request.limit:  # a resume that had all its tokens already
             request.transition(RequestStatus.FINISHED)
             self._reply(Finished(request, FINISH_LENGTH, None, request.num_prior_tokens), now)
+            return
+        if request.sampling.grammar is not None:
+            self.grammars.hold(request)
             return
         self.scheduler.add(request)
         self._may_schedule = self._unchecked = True
@@ -311,6 +339,7 @@ class EngineCore:
     def _dispatch(self, step: ScheduledStep) -> None:
         self._executor.dispatch()
         self._inflight.append(step)
+        self.grammars.order_masks(step)
         dispatch_ns = time.monotonic_ns()
         self.timeline.planned(step.step_id, len(step.rows), step.num_tokens, self._plan_ns, dispatch_ns)
 
@@ -318,11 +347,14 @@ class EngineCore:
 
     def _update(self, result: StepResult) -> None:
         """Takes in one step's result and queues what the clients get of it."""
+        if len(self._inflight[0].mask_rows):
+            self._receive_grammars()  # a mask that could not be filled is known before its token counts
         collect_ns = time.monotonic_ns()
         now = collect_ns / 1e9
         step = self._inflight.popleft()
         self.inspector.step(now)
         outputs = self.scheduler.update(step, result, now)
+        self.grammars.accept(outputs)  # the next step may be waiting for its masks
         self._clients.add_step(outputs, result, self.scheduler.table)
         started_ns, ended_ns = int(result.header[STARTED_NS]), int(result.header[ENDED_NS])
         self._executor.release_result()
@@ -357,8 +389,15 @@ class EngineCore:
         self._reply(finished, now)
         self._may_schedule = True
 
+    def _abort(self, request: Request) -> Finished:
+        """Ends a request wherever it is."""
+        if not self.grammars.is_held(request):
+            return self.scheduler.abort(request)
+        request.transition(RequestStatus.FINISHED)
+        return Finished(request, FINISH_ABORT, None, request.num_prior_tokens)
+
     def _end_with_error(self, request: Request, code: str, message: str) -> None:
-        self.scheduler.abort(request)
+        self._abort(request)
         self.metrics.finished("error", request.num_prompt_tokens, time.monotonic() - request.arrival_time)
         client = self._close(request)
         if client is not None:
@@ -368,6 +407,7 @@ class EngineCore:
     def _close(self, request: Request) -> Client | None:
         """Forgets an ended request; returns its client if that is still there."""
         self._open.remove(request)
+        self.grammars.close(request)
         self.timeline.ended(request, time.monotonic())
         client = self._clients.get(request.client)
         if client is not None:
@@ -379,7 +419,7 @@ class EngineCore:
         self._clients.remove(client)
         self._block_events.unsubscribe(client)
         for request in list(client.requests.values()):
-            self._end(self.scheduler.abort(request))
+            self._end(self._abort(request))
 
     @property
     def is_draining(self) -> bool:
@@ -389,4 +429,5 @@ class EngineCore:
     def _is_drained(self) -> bool:
         if self._stop_at is None:
             return False
-        return not self.scheduler.has_unfinished or time.monotonic() >= self._stop_at
+        has_unfinished = self.scheduler.has_unfinished or self.grammars.num_held > 0
+        return not has_unfinished or time.monotonic() >= self._stop_at

@@ -135,7 +135,9 @@ class PlanWriter:
         header[NUM_ROW_INITS] = self._num_row_inits
         header[NUM_BLOCK_DELTAS] = self._num_block_deltas
         header[NUM_BULK] = self._num_bulk
-        header[NUM_MASKS] = 0
+        masked = np.flatnonzero(samples * table.matcher[rows])
+        plan.mask_rows[: len(masked)] = masked
+        header[NUM_MASKS] = len(masked)
         header[NUM_STORES] = 0
         header[NUM_LOADS] = 0
         header[NUM_SHARED_KEYS] = 0

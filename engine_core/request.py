@@ -42,6 +42,7 @@ class Request:
         "handle",
         "last_token_time",
         "limit",
+        "matcher",
         "num_behind",
         "num_cached_tokens",
         "num_preemptions",
@@ -111,6 +112,8 @@ class Request:
         self.row = -1
         """Kept after a preemption until no step in flight names the row."""
         self.penalty_slot = -1
+        self.matcher = 0
+        """Its number in the grammar process; 0: no grammar binds the output."""
         self.block_tables: list[list[int]] = []
         """One for each layer group, all of the same length; empty while the request has no blocks."""
         self.num_behind = 0

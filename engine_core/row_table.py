@@ -44,6 +44,9 @@ class RowTable:
         self.earliest_stop = np.zeros(num_rows, np.int32)
         """Number of known tokens from which on EOS and stop tokens count (prompt + min_tokens)."""
         self.num_at_arrival = np.zeros(num_rows, np.int32)
+        self.num_prompt_tokens = np.zeros(num_rows, np.int32)
+        self.matcher = np.zeros(num_rows, np.int64)
+        """Of the request's grammar; 0: there is none."""
         self.last_token_time = np.zeros(num_rows, np.float64)
         """Of the last token collected; before the first one, the request's arrival."""
         self.checks_eos = np.zeros(num_rows, np.bool_)
@@ -93,7 +96,9 @@ class RowTable:
         self.earliest_stop[row] = request.num_prompt_tokens + request.sampling.min_tokens
         self.num_at_arrival[row] = request.num_prompt_tokens + request.num_prior_tokens
         self.last_token_time[row] = request.last_token_time or request.arrival_time
-        self.checks_eos[row] = not request.sampling.ignore_eos
+        self.num_prompt_tokens[row] = request.num_prompt_tokens
+        self.matcher[row] = request.matcher
+        self.checks_eos[row] = not request.sampling.ignore_eos or request.matcher > 0
         self.has_stop_ids[row] = bool(request.stop_token_ids)
         self.num_logprobs[row] = -1 if request.sampling.logprobs is None else request.sampling.logprobs
         self.wants_scores[row] = request.wants_scores

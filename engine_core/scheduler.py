@@ -108,6 +108,10 @@ class Scheduler:
         if self.kv.host is not None:
             writer.add_copies(*self.kv.host.dispatch(step_id))
         scored = writer.score_prompts(table, rows, counts) if table.wants_scores[rows].any() else []
+        mask_rows = rows[plan.mask_rows[: plan.num_masks]]
+        num_mask_tokens = (
+            table.num_known[mask_rows] + table.num_inflight[mask_rows] - table.num_prompt_tokens[mask_rows]
+        )
         table.num_computed[rows] += counts
         table.num_inflight[rows] += samples
         table.last_step[rows] = step_id
@@ -120,6 +124,8 @@ class Scheduler:
             table.num_computed[rows],
             writer.num_tokens,
             scored,
+            mask_rows,
+            num_mask_tokens,
         )
 
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:

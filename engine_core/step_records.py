@@ -31,6 +31,10 @@ class ScheduledStep:
     """Tokens of each row that are computed once the step is."""
     num_tokens: int
     scored: list[ScoredTokens]
+    mask_rows: np.ndarray
+    """int32 [num_masks]: the rows that sample under a grammar, in the order of the plan's masks."""
+    num_mask_tokens: np.ndarray
+    """int32 [num_masks]: tokens of output before the one that each mask is for."""
 
 
 @dataclass(frozen=True, slots=True)

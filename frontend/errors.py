@@ -14,6 +14,7 @@ RATE_LIMIT = "rate_limit_error"
 _ENGINE_STATUS = {
     messages.ERROR_INVALID: 400,
     messages.ERROR_CONTEXT_LENGTH: 400,
+    messages.ERROR_GRAMMAR: 400,
     messages.ERROR_OVERLOADED: 429,
     messages.ERROR_DEADLINE: 504,
     messages.ERROR_ENGINE_DEAD: 503,
@@ -74,13 +75,14 @@ def unavailable(message: str, code: str) -> ApiError:
     return ApiError(503, message, code=code, headers={"Retry-After": "1"})
 
 
-def from_engine(error: "EngineError") -> ApiError:
-    """How an engine's refusal looks to an HTTP client."""
+def from_engine(error: "EngineError", grammar_param: str | None = None) -> ApiError:
+    """How an engine's refusal looks to an HTTP client. `grammar_param`: the field that the grammar came from."""
     status = _ENGINE_STATUS.get(error.code, 503)
     headers = {}
     if status in (429, 503):
         headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
-    return ApiError(status, error.message, code=error.code, headers=headers)
+    param = grammar_param if error.code == messages.ERROR_GRAMMAR else None
+    return ApiError(status, error.message, param=param, code=error.code, headers=headers)
 
 
 def _type_of(status: int) -> str:

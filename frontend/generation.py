@@ -30,6 +30,8 @@ class Order:
     trace_context: str | None = None
     beams: Sequence[BeamParams] = ()
     """Instead of being sampled, each prompt's answers are searched for like this."""
+    grammar_param: str | None = None
+    """The field to blame where the engine refuses the request's grammar."""
 
 
 class Generation:
@@ -49,7 +51,7 @@ class Generation:
         except EngineError as error:
             for stream in streams:
                 stream.close()
-            raise from_engine(error) from error
+            raise from_engine(error, self.order.grammar_param) from error
         self._group = StreamGroup(streams)
 
     @property
@@ -67,7 +69,7 @@ class Generation:
         try:
             choice, delta = await anext(self._group)
         except EngineError as error:
-            raise from_engine(error) from error
+            raise from_engine(error, self.order.grammar_param) from error
         piece = self._processors[choice].push(delta)
         if piece.finish_reason == FINISH_ABORT:
             # We do not read on after our own aborts, so this one is the engine's.

@@ -17,6 +17,7 @@ from frontend.bad_words import bad_word_sequences
 from frontend.chat_template import ChatTemplate, RequestTemplates, check_kwargs
 from frontend.conversation import template_messages
 from frontend.errors import ApiError, bad_request
+from frontend.grammars.request_grammar import RequestGrammar, chat_grammar, plain_grammar
 from frontend.output_processor import OutputOptions
 from frontend.parsers.chat_parser import ParserPlan
 from frontend.protocol.chat import ChatCompletionRequest, ChatMessage
@@ -27,7 +28,7 @@ from frontend.protocol.unsupported import refuse_unsupported
 from frontend.stop_strings import check_stop_strings
 from frontend.thinking_budget import thinking_fields
 from frontend.tokenizer import TextTokenizer
-from frontend.tools import template_tools, tool_schemas
+from frontend.tools import call_rules, is_named, template_tools, tool_schemas
 
 MAX_TOTAL_CHOICES = 512
 """Of one request; each is a request to the engine. Half of what may wait there by default (`--max-num-waiting`): one
@@ -176,6 +177,7 @@ class InputProcessor:
         logprobs: int | None,
         prompt_logprobs: int | None = None,
         default_max_tokens: int | None = None,
+        grammar: RequestGrammar | None = None,
     ) -> dict[str, Any]:
         """The sampling parameters of one prompt, checked, as the wire has them."""
         values: dict[str, Any] = dict(self._default_sampling)
@@ -200,6 +202,8 @@ class InputProcessor:
                 if not 0 <= count <= self.limits.max_logprobs:
                     raise bad_request(f"{name} must be from 0 to {self.limits.max_logprobs}, not {count}.", name)
                 values[field] = count
+        if grammar is not None:
+            values["grammar"] = grammar.text
         values.setdefault("seed", secrets.randbits(63))
         if request.bad_words:
             try:
@@ -250,12 +254,28 @@ class InputProcessor:
 
     def chat_output_options(self, request: ChatCompletionRequest, prompt: Prompt) -> OutputOptions:
         """Those of `output_options`, and how the model's text is told apart."""
-        schemas = tool_schemas(request.tools, request.tool_choice)
         return replace(
             self.output_options(request),
-            parsers=self._parsers_for(request).for_request(self._text_of(prompt), schemas),
+            parsers=self._parsers_for(request).for_request(
+                self._text_of(prompt), tool_schemas(request.tools, request.tool_choice)
+            ),
             parallel_tool_calls=request.parallel_tool_calls is not False,
+            finishes_with_calls=not is_named(request.tool_choice),
         )
+
+    def chat_grammar(self, request: ChatCompletionRequest, prompt: Prompt) -> RequestGrammar | None:
+        """What the answer has to be, if the request says so. Raises a 400."""
+        return chat_grammar(
+            request,
+            call_rules(request.tools, request.tool_choice, request.parallel_tool_calls is not False),
+            self._parsers_for(request),
+            self._text_of(prompt),
+            self._tokenizer.grammar_token_id,
+        )
+
+    def completion_grammar(self, request: GenerationRequest) -> RequestGrammar | None:
+        """The same for what has neither reasoning nor tools."""
+        return plain_grammar(request, self._tokenizer.grammar_token_id)
 
     def check_choices(self, request: GenerationRequest, num_prompts: int, num_samples: int) -> None:
         """Raises a 400 for an `n` out of range, `stream_options` without a stream, and what is not supported.
@@ -274,8 +294,6 @@ class InputProcessor:
             raise bad_request("prompt_logprobs must not come with stream: true.", "prompt_logprobs")
         if request.stream_options is not None and not request.stream:
             raise bad_request("stream_options must come with stream: true.", "stream_options")
-        if request.response_format is not None and request.response_format.get("type") != "text":
-            raise bad_request("response_format must be of type 'text': others are not supported.", "response_format")
         if request.priority is not None and not -(2**31) <= request.priority < 2**31:
             raise bad_request("priority must be a signed 32-bit number.", "priority")
         for name, limit in (("cache_salt", 256), ("request_id", 128)):

@@ -31,6 +31,8 @@ from frontend.client import EngineError, Finished
 from frontend.client.request_stream import Inbox, RequestStream
 from frontend.conversation import template_messages
 from frontend.detokenizer import Detokenizer
+from frontend.grammars.request_grammar import grammar_text
+from frontend.grammars.structured_outputs import StructuredOutputs
 from frontend.local_engine import LocalEngine
 from frontend.output_processor import OutputOptions, OutputPiece, OutputProcessor, TokenLogprobs
 from frontend.prompt_logprobs import by_token_id
@@ -42,7 +44,7 @@ from frontend.tokenizer import TextTokenizer
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
 """A text, token ids, or {"prompt": text} or {"prompt_token_ids": ids}."""
-_TEXT_FIELDS = ("n", "stop", "include_stop_str_in_output", "skip_special_tokens", "bad_words")
+_TEXT_FIELDS = ("n", "stop", "include_stop_str_in_output", "skip_special_tokens", "bad_words", "structured_outputs")
 
 
 class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -56,6 +58,8 @@ class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defau
     skip_special_tokens: bool = True
     bad_words: Sequence[str] = ()
     """Words that an answer must not have."""
+    structured_outputs: StructuredOutputs | None = None
+    """What an answer has to be: a JSON schema, a regular expression, a choice, a grammar."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,12 +72,15 @@ class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defau
         return [self.stop] if isinstance(self.stop, str) else list(self.stop)
 
     def for_engine(self, sample_index: int, tokenizer: TextTokenizer) -> dict[str, Any]:
-        """The fields that travel to the engine. Raises `ValueError` for bad words that are too many or too long."""
+        """The fields that travel to the engine. Raises `ValueError` for bad words that are too many or
+        too long, and for a structure that cannot be had."""
         fields = msgspec.to_builtins(self)
         fields = {name: value for name, value in fields.items() if name not in _TEXT_FIELDS}
         if self.bad_words:
             words = [*self.bad_words_token_ids, *bad_word_sequences(self.bad_words, tokenizer)]
             fields["bad_words_token_ids"] = words
+        if self.structured_outputs is not None:
+            fields["grammar"] = grammar_text(self.structured_outputs, tokenizer.grammar_token_id)
         return {**fields, "sample_index": sample_index} if sample_index else fields
 
 

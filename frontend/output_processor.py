@@ -38,6 +38,8 @@ class OutputOptions:
     """None: text is content as it is."""
     parallel_tool_calls: bool = True
     """False: the first call ends the output."""
+    finishes_with_calls: bool = True
+    """False: the client has named the function, and an output with its call ends like any other."""
 
 
 @dataclass(slots=True)
@@ -219,7 +221,7 @@ class OutputProcessor:
 
     def _end(self, piece: OutputPiece, reason: str, stop_reason: str | int | None) -> None:
         self.finished = True
-        if reason == messages.FINISH_STOP and self._has_calls:
+        if reason == messages.FINISH_STOP and self._has_calls and self._options.finishes_with_calls:
             reason = FINISH_TOOL_CALLS
         piece.finish_reason, piece.stop_reason = reason, stop_reason
 

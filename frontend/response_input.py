@@ -28,6 +28,8 @@ def check_response_request(asked: ResponsesRequest) -> None:
         raise bad_request("background must not come with stream: true: ask for the response by its id.", "background")
     if asked.background and asked.store is False:
         raise bad_request("background must not come with store: false: nobody could fetch the answer.", "background")
+    if asked.response_format is not None:
+        raise bad_request("response_format is not supported here: use text.format.", "response_format")
     if asked.truncation not in (None, "disabled"):
         raise bad_request("truncation must be 'disabled': nothing is left out of a conversation.", "truncation")
     if asked.conversation is not None:
@@ -81,13 +83,19 @@ def as_chat(asked: ResponsesRequest, messages: list[ChatMessage]) -> ChatComplet
 def own_names(error: ApiError) -> ApiError:
     """An error about a chat's field as one about this endpoint's field."""
     param = error.param or ""
+    renamed = own_name(param)
+    return error if renamed == param else error.renamed(renamed)
+
+
+def own_name(param: str) -> str:
+    """This endpoint's name of a chat's field."""
     if param.startswith("tools["):
-        return error.renamed(param.replace(".function", "", 1))
+        return param.replace(".function", "", 1)
     for chats, ours in _OWN_NAMES:
         if param == chats or param.startswith((f"{chats}.", f"{chats}[")):
             # Messages were counted from the beginning of the conversation, which the request does not have.
-            return error.renamed(ours if ours == "input" else ours + param[len(chats) :])
-    return error
+            return ours if ours == "input" else ours + param[len(chats) :]
+    return param
 
 
 def _chat_tool(tool: FunctionTool, where: str) -> Tool:
@@ -130,4 +138,5 @@ _SHARED = frozenset(ResponsesRequest.__struct_fields__) & frozenset(ChatCompleti
     "tool_choice",
     "store",
     "metadata",
+    "response_format",
 }

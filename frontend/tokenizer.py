@@ -40,7 +40,8 @@ class TextTokenizer:
         self._is_byte_level = "ByteLevel" in decoder_types
         self._has_byte_fallback = "ByteFallback" in decoder_types
         self._word_separator = "▁" if decoder_types & {"Metaspace", "Replace"} else None
-        self._added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
+        self.added_tokens = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
+        """Those beside the vocabulary's own, special or not, by id."""
         self.special_token_ids = frozenset(
             number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
         )
@@ -64,7 +65,16 @@ class TextTokenizer:
 
     def special_ids_of(self, texts: frozenset[str]) -> frozenset[int]:
         """The special tokens that are written so."""
-        return frozenset(number for number in self.special_token_ids if self._added[number] in texts)
+        return frozenset(number for number in self.special_token_ids if self.added_tokens[number] in texts)
+
+    def grammar_token_id(self, text: str) -> int | None:
+        """Of the token that is written so and that a grammar has to name by its number, because it is no text there:
+        special ones, and for llguidance all added ones in angle brackets. None: there is none."""
+        token_id: int | None = self.tokenizer.token_to_id(text)
+        if token_id not in self.added_tokens:
+            return None
+        in_brackets = text.startswith("<") and text.endswith(">")
+        return token_id if in_brackets or token_id in self.special_token_ids else None
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
@@ -102,7 +112,7 @@ class TextTokenizer:
 
     def _find_token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; empty for an id that the tokenizer does not have."""
-        added = self._added.get(token_id)
+        added = self.added_tokens.get(token_id)
         if added is not None:
             return added.encode()
         token = self.tokenizer.id_to_token(token_id)

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from frontend.errors import bad_request
+from frontend.grammars.request_grammar import CallRules
+from frontend.grammars.tool_calls import bound_tool
 from frontend.json_schema import check_schema
 from frontend.protocol.chat import Tool
 
@@ -35,6 +37,24 @@ def tool_schemas(tools: list[Tool] | None, tool_choice: ToolChoice) -> Mapping[s
     return {tool.function.name: tool.function.parameters or {} for tool in tools or []}
 
 
+def is_named(tool_choice: ToolChoice) -> bool:
+    """Whether it names the one function that is to be called."""
+    return isinstance(tool_choice, dict)
+
+
+def call_rules(tools: list[Tool] | None, tool_choice: ToolChoice, parallel_tool_calls: bool) -> CallRules:
+    """What a grammar has to know of a request's tools, which are checked already."""
+    callable_tools = [] if tool_choice == "none" else tools or []
+    if isinstance(tool_choice, dict):
+        callable_tools = [tool for tool in callable_tools if tool.function.name == _named(tool_choice)]
+    functions = [tool.function for tool in callable_tools]
+    return CallRules(
+        tools=[bound_tool(each.name, each.parameters, is_strict=bool(each.strict)) for each in functions],
+        is_forced=tool_choice == "required" or is_named(tool_choice),
+        many=parallel_tool_calls and not is_named(tool_choice),
+    )
+
+
 def _check_tools(tools: list[Tool]) -> None:
     if len(tools) > MAX_TOOLS:
         raise bad_request(f"tools must be at most {MAX_TOOLS}, not {len(tools)}.", "tools")
@@ -50,8 +70,6 @@ def _check_tools(tools: list[Tool]) -> None:
         names.add(function.name)
         if function.parameters is not None:
             _check_parameters(function.parameters, f"{where}.parameters")
-        if function.strict:
-            raise _needs_grammar(f"{where}.strict", "leave strict out or set it to false")
 
 
 def _check_parameters(parameters: dict[str, Any], where: str) -> None:
@@ -68,10 +86,9 @@ def _check_choice(tools: list[Tool], tool_choice: ToolChoice) -> None:
         if name not in {tool.function.name for tool in tools}:
             raise bad_request(f"tool_choice names {name[:128]!r}, which is not among the tools.", "tool_choice")
     elif tool_choice != "required":
-        raise bad_request("tool_choice must be 'auto' or 'none'.", "tool_choice")
+        raise bad_request("tool_choice must be 'auto', 'none', 'required' or name a function.", "tool_choice")
     elif not tools:
         raise bad_request("tool_choice 'required' must come with tools.", "tool_choice")
-    raise _needs_grammar("tool_choice", "use tool_choice 'auto' or 'none'")
 
 
 def _named(tool_choice: dict[str, Any]) -> str:
@@ -79,11 +96,7 @@ def _named(tool_choice: dict[str, Any]) -> str:
     name = function.get("name") if isinstance(function, dict) else None
     if tool_choice.get("type") != "function" or not isinstance(name, str):
         raise bad_request(
-            "tool_choice must be 'auto', 'none' or {'type': 'function', 'function': {'name': ...}}.", "tool_choice"
+            "tool_choice must be 'auto', 'none', 'required' or {'type': 'function', 'function': {'name': ...}}.",
+            "tool_choice",
         )
     return name
-
-
-def _needs_grammar(param: str, instead: str) -> Exception:
-    """A call can be forced, and its arguments bound to a schema, only by grammars: the one place that refuses it."""
-    return bad_request(f"{param} is not supported without grammars, which this server does not have: {instead}.", param)

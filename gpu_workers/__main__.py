@@ -1,7 +1,7 @@
 """The entry of a worker process. The engine core starts it and hands down the descriptors:
 
     python -P -m gpu_workers RUN/config.json --replica R --rank r --plan-fd N --result-fd M --lifeline-fd L \
-        --heartbeat-fd H --heartbeat-index I
+        --heartbeat-fd H --heartbeat-index I --late-bell-fd E
 
 Exit codes: 0 the parent is gone, 1 a crash, 2 something that the user gave cannot be served.
 """
@@ -48,6 +48,7 @@ def _run(config: ServeConfig, socket: zmq.Socket[bytes], bell: zmq.Socket[bytes]
         arguments.rank,
         Heartbeats(arguments.heartbeat_fd),
         arguments.heartbeat_index,
+        arguments.late_bell_fd,
     )
     try:
         Worker(config.engine, links).run()
@@ -66,7 +67,16 @@ def _run(config: ServeConfig, socket: zmq.Socket[bytes], bell: zmq.Socket[bytes]
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="gpu_workers", description="A worker process, started by the engine core.")
     parser.add_argument("config")
-    for name in ("replica", "rank", "plan-fd", "result-fd", "lifeline-fd", "heartbeat-fd", "heartbeat-index"):
+    for name in (
+        "replica",
+        "rank",
+        "plan-fd",
+        "result-fd",
+        "lifeline-fd",
+        "heartbeat-fd",
+        "heartbeat-index",
+        "late-bell-fd",
+    ):
         parser.add_argument(f"--{name}", type=int, required=True)
     return parser.parse_args()
 

@@ -19,9 +19,11 @@ from engine_core.ipc.step import (
     RESULT_NUM_SEQS,
     RESULT_STEP_ID,
     STARTED_NS,
+    LateMasks,
     StepPlan,
     StepResult,
     StepShape,
+    late_layout,
     plan_layout,
     result_layout,
 )
@@ -30,7 +32,7 @@ from gpu_workers.host_blocks import HostBlocks
 from gpu_workers.input_batch import InputBatch
 from gpu_workers.loader import ProgressCallback
 from gpu_workers.operations import load_host_operations, torch_dtype
-from gpu_workers.sampling.sampler import Sampler, SamplerOutput
+from gpu_workers.sampling.sampler import Sampler, SamplerOutput, TokenMasks
 from gpu_workers.served_model import ServedModel
 
 _WARM_UP_TOKENS = 32
@@ -49,6 +51,7 @@ class PreparedStep:
     num_scored_tops: int
     rows: torch.Tensor  # [num_sampled]
     positions: torch.Tensor  # [num_sampled]: tokens before the sampled one
+    masked: torch.Tensor  # [num_masks]: which of the sampled rows have a mask
 
 
 class ModelRunner:
@@ -102,29 +105,44 @@ class ModelRunner:
     def check(self) -> None:
         """Nothing is ever under way."""
 
-    def open(self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None]) -> None:
-        """Takes the rings over; `finished(n)` is called at the end of `step(n)`."""
+    def open(
+        self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None], sleep: Callable[[], None]
+    ) -> None:
+        """Takes the rings over; `finished(n)` is called at the end of `step(n)`, `sleep` waits for late parts."""
         plans, results = plan_layout(self._shape), result_layout(self._shape)
         self._plans = [StepPlan.over(plans, slot) for slot in plan_ring.slots]
         self._results = [StepResult.over(results, slot) for slot in result_ring.slots]
+        late = late_layout(self._shape)
+        self._late = [LateMasks.over(late, slot) for slot in plan_ring.late_slots]
+        self._plan_ring = plan_ring
         self._finished = finished
+        self._sleep = sleep
 
     def step(self, sequence: int) -> None:
         """Runs the plan with that sequence number and writes its result."""
-        slot = (sequence - 1) % len(self._plans)
-        self.execute(self._plans[slot], self._results[slot])
+        slot = self._plan_ring.slot_of(sequence)
+
+        def masks() -> LateMasks:
+            self._plan_ring.wait_late(sequence, self._sleep)
+            return self._late[slot]
+
+        self.execute(self._plans[slot], self._results[slot], masks)
         self._finished(sequence)
 
     def close(self) -> None:
         """Nothing is ever under way."""
 
-    def execute(self, plan: StepPlan, result: StepResult) -> None:
-        """One whole step; callers that overlap its parts use them singly."""
+    def execute(self, plan: StepPlan, result: StepResult, masks: Callable[[], LateMasks] | None = None) -> None:
+        """One whole step; callers that overlap its parts use them singly. `masks` waits for the plan's late part."""
         started = time.monotonic_ns()
         step = self.prepare(plan)
         hidden = self.forward(step)
         self.score(step, hidden, result)
-        output = self.sample(step, hidden)
+        token_masks = None
+        if plan.num_masks:
+            assert masks is not None
+            token_masks = torch.from_numpy(masks().masks[: plan.num_masks])
+        output = self.sample(step, hidden, token_masks)
         self.publish(step, output, result, started)
 
     @torch.inference_mode()
@@ -154,6 +172,7 @@ class ModelRunner:
             attention=attention,
             workspace=self._workspace,
         )
+        masked = torch.from_numpy(np.searchsorted(sampled, plan.mask_rows[: plan.num_masks]))
         return PreparedStep(
             step_id=plan.step_id,
             num_seqs=num_seqs,
@@ -163,6 +182,7 @@ class ModelRunner:
             num_scored_tops=plan.num_scored_tops,
             rows=rows[index],
             positions=inputs.seq_lens[index],
+            masked=masked,
         )
 
     def _plan_attention(
@@ -198,12 +218,15 @@ class ModelRunner:
             scores["top_logprobs"][:, :num_top] = top_logprobs.numpy()
 
     @torch.inference_mode()
-    def sample(self, step: PreparedStep, hidden: torch.Tensor) -> SamplerOutput | None:
-        """Chooses tokens; None where no row samples in this step."""
+    def sample(
+        self, step: PreparedStep, hidden: torch.Tensor, token_masks: torch.Tensor | None = None
+    ) -> SamplerOutput | None:
+        """Chooses tokens; None where no row samples in this step. `token_masks` int32 [num_masks, W]."""
         if len(step.sampled) == 0:
             return None
         logits = self._model.module.logits(hidden[: len(step.sampled)])
-        return self._sampler.sample(logits, step.rows, step.positions)
+        masks = None if token_masks is None else TokenMasks(step.masked, token_masks)
+        return self._sampler.sample(logits, step.rows, step.positions, masks)
 
     def publish(self, step: PreparedStep, output: SamplerOutput | None, result: StepResult, started_ns: int) -> None:
         """Writes the result's arrays."""

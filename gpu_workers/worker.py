@@ -5,6 +5,7 @@ finish it later, on a thread of its own: from then on the doorbells of results a
 their own because ZeroMQ's sockets belong to one thread at a time.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,9 +40,15 @@ class Runner(Protocol):
 
     def load(self, progress: ProgressCallback) -> None: ...
     def start(self, progress: ProgressCallback) -> None: ...
-    def open(self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None]) -> None:
+    def open(
+        self,
+        plan_ring: Ring,
+        result_ring: Ring,
+        finished: Callable[[int], None],
+        sleep: Callable[[], None],
+    ) -> None:
         """From now on there may be steps. `finished(n)` is called in order, from one thread, when the result of step n
-        is written and its plan is needed no longer."""
+        is written and its plan is needed no longer. `sleep()` returns when a late part may have come."""
 
     def step(self, sequence: int) -> None:
         """Runs or queues the plan with that sequence number."""
@@ -77,6 +84,8 @@ class WorkerLinks:
     rank: int
     heartbeats: Heartbeats
     heartbeat_index: int
+    late_bell_fd: int
+    """An eventfd, rung when the late part of a plan is there."""
 
     @classmethod
     def open(
@@ -90,6 +99,7 @@ class WorkerLinks:
         rank: int,
         heartbeats: Heartbeats,
         heartbeat_index: int,
+        late_bell_fd: int,
     ) -> "WorkerLinks":
         """Maps the rings behind inherited descriptors."""
         shape = StepShape(**config.step_capacities())
@@ -97,7 +107,7 @@ class WorkerLinks:
         plan_bytes, late_bytes = plan_layout(shape).num_bytes, late_layout(shape).num_bytes
         plans = Ring(plan_fd, plan_bytes, num_slots, config.parallel.world_size, late_bytes)
         results = Ring(result_fd, result_layout(shape).num_bytes, num_slots, num_readers=1)
-        return cls(socket, bell, plans, results, lifeline_fd, rank, heartbeats, heartbeat_index)
+        return cls(socket, bell, plans, results, lifeline_fd, rank, heartbeats, heartbeat_index, late_bell_fd)
 
     def send(self, message: WorkerMessage) -> None:
         self.socket.send(encode_worker_message(message), copy=True)
@@ -115,6 +125,7 @@ class Worker:
         self._poller = zmq.Poller()
         self._poller.register(links.socket, zmq.POLLIN)
         self._poller.register(links.lifeline_fd, zmq.POLLIN | zmq.POLLERR)
+        self._poller.register(links.late_bell_fd, zmq.POLLIN)
         self._reported_ns = 0
         self._num_taken = 0
         self._num_finished = 0
@@ -130,7 +141,7 @@ class Worker:
         else:
             share_interpreter()
         self._runner.start(self._report_warm_up)
-        self._runner.open(links.plan_ring, links.result_ring, self._finished)
+        self._runner.open(links.plan_ring, links.result_ring, self._finished, self._sleep)
         if self._runner.failure_fd is not None:
             self._poller.register(self._runner.failure_fd, zmq.POLLIN)
         ready = WorkerReady(
@@ -173,6 +184,8 @@ class Worker:
         # Bells only wake: what has come is what the ring says. Those of plans found by spinning are stale by now.
         while self._links.socket.poll(0):
             self._links.socket.recv()
+        if self._links.late_bell_fd in events:
+            os.eventfd_read(self._links.late_bell_fd)
 
     def _report_weights(self, done: int, total: int) -> None:
         now = time.monotonic_ns()

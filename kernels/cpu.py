@@ -21,6 +21,7 @@ from kernels.reference_linear import linear, linear_silu_and_mul, logits, pack_w
 from kernels.reference_random import row_keys
 from kernels.reference_sampling import (
     apply_penalties,
+    apply_token_masks,
     filter_thresholds,
     greedy,
     make_finite,
@@ -34,6 +35,7 @@ __all__ = [
     "add_rms_norm",
     "apply_block_deltas",
     "apply_penalties",
+    "apply_token_masks",
     "embed",
     "filter_thresholds",
     "gather_add_rms_norm",

@@ -6,6 +6,7 @@ kept or dropped together and nothing depends on the order in which a sort meets 
 Legend: N = rows, V = vocabulary, P = rows of the penalty pool.
 """
 
+import numpy as np
 import torch
 
 from kernels.reference_random import MAX_NOISE, MIN_NOISE, gumbel_noise, hash_tokens
@@ -48,6 +49,13 @@ def apply_penalties(
     factor = torch.where(prompt_mask | in_output, repetition[:, None], 1.0)
     logits.copy_(torch.where(logits > 0, logits / factor, logits * factor))
     logits.sub_(frequency[:, None] * output_counts).sub_(presence[:, None] * in_output)
+
+
+def apply_token_masks(logits: torch.Tensor, index: torch.Tensor, masks: torch.Tensor) -> None:
+    """In place: rules out the tokens of rows `index` [n] whose bit in `masks` (int32 [n, W]) is not set: token t has
+    bit t % 32 of word t // 32."""
+    bits = np.unpackbits(masks.numpy().view(np.uint8), axis=1, count=logits.shape[1], bitorder="little")
+    logits[index] = logits[index].masked_fill_(torch.from_numpy(bits == 0), -torch.inf)
 
 
 def filter_thresholds(

@@ -213,6 +213,29 @@ def follow_sequences(bench: Bench) -> Iterator[Case]:
     yield Case(f"{num_rows} x {num_sequences - 2} words", calls, check, sequences.numel() * 4, "read")
 
 
+def token_masks(bench: Bench) -> Iterator[Case]:
+    """In place: masks that leave little, as within JSON; each logit that is ruled out is written, none is read."""
+    from kernels.token_masks import apply_token_masks
+
+    num_rows = bench.pick(64, 3)
+    logits = Logits(bench, num_rows)
+    num_words = -(-logits.vocab_size // 32)
+    masks = torch.zeros(num_rows, num_words, dtype=torch.int32, device=bench.device)
+    masks[:, ::7] = 0x11
+    rows = torch.arange(num_rows, dtype=torch.int32, device=bench.device)
+
+    def check() -> None:
+        expected = logits.sets[-1].cpu()
+        reference_sampling.apply_token_masks(expected, rows.cpu().long(), masks.cpu())
+        apply_token_masks(logits.sets[-1], rows, masks)
+        expected.clamp_(min=torch.finfo(torch.float32).min)
+        assert_near(logits.sets[-1].cpu(), expected, torch.float32)
+
+    calls = [lambda one=one: apply_token_masks(one, rows, masks) for one in logits.sets]
+    num_bytes = logits.num_bytes + num_rows * num_words * 4
+    yield Case(f"{num_rows} x {logits.vocab_size}", calls, check, num_bytes, "copy")
+
+
 def token_logprobs(bench: Bench) -> Iterator[Case]:
     from kernels.token_logprobs import token_logprobs
 

@@ -117,6 +117,7 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
             "block_size": self.cache.block_size,
             "num_groups": len(self.layer_groups()),
             "num_host_blocks": self.cache.num_host_blocks,
+            "num_mask_words": -(-self.model.vocab_size // 32),
         }
 
     def layer_groups(self) -> LayerGroups:

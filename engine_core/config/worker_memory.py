@@ -110,7 +110,12 @@ def worker_memory(
         # The logits, and beside them a slice of a prompt's, or the same ones as they were for log-probabilities.
         sampler_bytes=logit_bytes + scored_logit_bytes + scheduler.max_num_seqs * SAMPLER_ROW_BYTES,
         buffer_bytes=rope_values * 4 + attention_bytes + _PRODUCT_BUFFER_BYTES,
-        row_bytes=table_bytes + scheduler.max_num_seqs * CUDA_ROW_BYTES + _plan_bytes(scheduler, len(groups)),
+        row_bytes=(
+            table_bytes
+            + scheduler.max_num_seqs * CUDA_ROW_BYTES
+            + _plan_bytes(scheduler, len(groups))
+            + _mask_bytes(scheduler, model.vocab_size)
+        ),
         penalty_bytes=penalty_bytes,
         graph_bytes=NUM_GRAPHS * GRAPH_BYTES if cuda_graphs else 0,
         runtime_bytes=CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES + communication_bytes,
@@ -165,6 +170,11 @@ def _plan_bytes(scheduler: SchedulerConfig, num_groups: int) -> int:
     words = 2 * length + 4 * scheduler.max_num_batched_tokens + 128 * scheduler.max_num_seqs
     words += (num_groups - 1) * (length // 2 + 4 * scheduler.max_num_seqs)
     return PLAN_SLOTS * (4 * words + SCORE_BYTES * scheduler.max_num_batched_tokens)
+
+
+def _mask_bytes(scheduler: SchedulerConfig, vocab_size: int) -> int:
+    """What grammars allow, a bit for each token and row, and the rows: copies on the device, one per slot."""
+    return (PLAN_SLOTS - 1) * scheduler.max_num_seqs * 4 * (-(-vocab_size // 32) + 1)
 
 
 def _history_bytes(scheduler: SchedulerConfig) -> int:

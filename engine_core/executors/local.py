@@ -85,6 +85,8 @@ class LocalExecutor(Executor):
         self._next_plan = 1
         self._next_result = 1
         self._workers: list[_Worker] = []
+        self.late_bells = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(world_size)]
+        """Rung by whoever writes late parts, one for each worker."""
         self.device_free_bytes = 0
         """What the last worker to become ready left of its device; 0 on a CPU."""
 
@@ -111,6 +113,7 @@ class LocalExecutor(Executor):
             "result-fd": self._result_ring.fd,
             "lifeline-fd": theirs,
             "heartbeat-fd": self._heartbeats.fd,
+            "late-bell-fd": self.late_bells[rank],
         }
         line = worker_line(self._heartbeat_index, rank)
         arguments = ["--replica", str(self._replica), "--rank", str(rank), "--heartbeat-index", str(line)]
@@ -124,6 +127,11 @@ class LocalExecutor(Executor):
         )
         os.close(theirs)
         return _Worker(rank, socket, bell, process, ours)
+
+    @property
+    def plan_fd(self) -> int:
+        """The ring of plans, for whoever writes late parts."""
+        return self._plan_ring.fd
 
     def plan_slot(self) -> StepPlan | None:
         if not self._plan_ring.is_free(self._next_plan):

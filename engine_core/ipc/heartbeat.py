@@ -7,6 +7,7 @@ moved on results and never on dispatch) and `pending` (work accepted and not yet
 |---|---|---|---|
 | engine core | each turn of its loop, once a second when idle | steps collected | unfinished requests |
 | worker | when it takes a plan and when a result is published | steps finished | steps taken and not finished |
+| grammar process | each turn of its loop, once a second when idle | matchers opened, masks filled | zero |
 | frontend | every half second, from its event loop | tokens and requests delivered | open requests |
 
 A worker does not beat inside a step, so its longest silence with work at hand is its longest step. Who draws which
@@ -35,7 +36,8 @@ class Line(NamedTuple):
 class Heartbeats:
     """The table of all processes; each writes its own line only.
 
-    Engine core by engine core: its line, then those of its workers by rank. The frontends' lines follow.
+    Engine core by engine core: its line, those of its workers by rank, that of its grammar process. The lines of the
+    frontends follow.
     """
 
     def __init__(self, fd: int) -> None:
@@ -64,9 +66,14 @@ class Heartbeats:
 
 def core_line(replica: int, world_size: int) -> int:
     """Where an engine core's line stands. For the number of replicas: where the frontends' lines begin."""
-    return replica * (1 + world_size)
+    return replica * (2 + world_size)
 
 
 def worker_line(core: int, rank: int) -> int:
     """Where a worker's line stands, given its engine core's."""
     return core + 1 + rank
+
+
+def grammar_line(core: int, world_size: int) -> int:
+    """Where the line of an engine core's grammar process stands."""
+    return core + 1 + world_size

@@ -19,6 +19,7 @@ MAX_ALLOWED_TOKEN_IDS = 1024
 MAX_BAD_WORDS = 128
 MAX_SEQUENCE_TOKENS = 16
 """Of a bad word, and of what begins or ends thinking."""
+MAX_GRAMMAR_CHARS = 2**20
 
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
@@ -63,6 +64,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """None: none; k: the sampled token's log-probability and those of the k most likely tokens."""
     prompt_logprobs: int | None = None
     """The same for each token of the prompt but the first, which nothing predicts."""
+    grammar: str | None = None
+    """What the output must be: llguidance's Lark, or its JSON form {"grammars": [...]}, which has JSON schemas too. The
+    end of the grammar ends the request, whatever `ignore_eos` says."""
 
     def __post_init__(self) -> None:
         _check("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1", self.max_tokens)
@@ -91,6 +95,19 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         for name in ("logprobs", "prompt_logprobs"):
             count = getattr(self, name)
             _check(name, count is None or 0 <= count <= MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}", count)
+
+        _check(
+            "grammar",
+            self.grammar is None or 0 < len(self.grammar) <= MAX_GRAMMAR_CHARS,
+            f"1 to {MAX_GRAMMAR_CHARS} characters",
+            "none" if not self.grammar else f"{len(self.grammar)} characters",
+        )
+        _check(
+            "min_tokens",
+            self.grammar is None or self.min_tokens == 0,
+            "0 where a grammar says what the output is",
+            self.min_tokens,
+        )
 
     def _check_sequences(self) -> None:
         allowed = self.allowed_token_ids

@@ -11,7 +11,7 @@ class _WorkerMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
 
 
 class Doorbell(_WorkerMessage, frozen=True, kw_only=True, tag="bell"):
-    """Sequence number `sequence` of the ring towards the receiver is complete, or its late part is."""
+    """Sequence number `sequence` of the ring towards the receiver is complete."""
 
     sequence: int
 

@@ -1,8 +1,11 @@
 """One output's way through the reasoning parser and then the tool parser."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.tool_calls import BoundTool
 from frontend.parsers.events import Content, Event
 from frontend.parsers.gpt_oss import Harmony
 from frontend.parsers.parser import Parser, ReasoningParser, ToolParser, ToolSchemas
@@ -45,6 +48,10 @@ class ChatParser:
         return found
 
 
+_NO_CALL = r"/[ \n]*[^\[{ \n](.|\n)*/"
+"""Where nothing but its place marks a call: a text that begins with none of what calls begin with."""
+
+
 @dataclass(frozen=True, slots=True)
 class ParserPlan:
     """The formats of a server's model."""
@@ -62,6 +69,44 @@ class ParserPlan:
             return None
         markers: tuple[str, str] | None = REASONING_FORMATS[self.reasoning_format].load().thinking_markers(prompt)
         return markers
+
+    def calls(self, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
+        """The grammar of calls, from what opens them. Raises `CannotBind`."""
+        assert self.tool_format is not None
+        if self.tool_format == HARMONY:
+            return Harmony.calls(builder, tools)
+        kind = _tool_class(self.tool_format)
+        calls = kind.calls(builder, tools, many)
+        return f"{builder.marker(kind.opening)} {calls}" if kind.opening else calls
+
+    def output(self, builder: GrammarBuilder, prompt: str, *, answer: str | None, calls: str | None) -> str:
+        """The grammar of a whole output: reasoning, then one of the two that are given."""
+        if answer is not None and self.reasoning_format == HARMONY:
+            answer = Harmony.answer(builder, answer)
+        after = builder.any_of([one for one in (calls, answer) if one is not None])
+        return f"{self._reasoning(builder, prompt)} {after}"
+
+    def text_with_calls(self, builder: GrammarBuilder, prompt: str, tools: Sequence[BoundTool], many: bool) -> str:
+        """The grammar of an output that is free but for its calls. Raises `CannotBind`."""
+        assert self.tool_format is not None
+        if self.tool_format == HARMONY:
+            text = Harmony.answer(builder, builder.anything())
+            return f"{Harmony.reasoning(builder)} ({Harmony.calls(builder, tools)} | {text})"
+        kind = _tool_class(self.tool_format)
+        calls = kind.calls(builder, tools, many)
+        if kind.opening:
+            repeat = "*" if many else "?"
+            free = f"({builder.anything_until(kind.opening)} {calls}){repeat} {builder.anything()}"
+        else:
+            free = f"({calls} | {builder.terminal(_NO_CALL)})?"
+        return f"{self._reasoning(builder, prompt)} {free}"
+
+    def _reasoning(self, builder: GrammarBuilder, prompt: str) -> str:
+        if self.reasoning_format is None:
+            return ""
+        if self.reasoning_format == HARMONY:
+            return Harmony.reasoning(builder)
+        return _reasoning_class(self.reasoning_format).reasoning(builder, prompt)
 
     def for_request(self, prompt: str, tools: ToolSchemas) -> "ParserMaker | None":
         """None: the request's outputs are content as they are."""

@@ -3,6 +3,8 @@
 The first V3 writes `function`, the separator, the name and the arguments in a Markdown block; V3.1 name and arguments.
 """
 
+from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.tool_calls import BoundTool
 from frontend.parsers.call_json import arguments_of
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.sectioned import SectionedParser
@@ -13,10 +15,17 @@ _FENCE = "```"
 
 class DeepSeekV3(SectionedParser):
     section_begin = "<｜tool▁calls▁begin｜>"
+    opening = section_begin
     section_end = "<｜tool▁calls▁end｜>"
     begin = "<｜tool▁call▁begin｜>"
     end = "<｜tool▁call▁end｜>"
     markers = (section_begin, section_end, begin, end, _SEPARATOR)
+
+    @classmethod
+    def _call_expression(cls, builder: GrammarBuilder, tool: BoundTool) -> str:
+        """In V3.1's form."""
+        arguments = builder.json(tool.parameters, is_lenient=tool.is_lenient)
+        return f"{builder.text(tool.name)} {builder.marker(_SEPARATOR)} {arguments}"
 
     def _read_call(self, cursor: Cursor) -> Steps[bool]:
         name = yield from cursor.until(_SEPARATOR)

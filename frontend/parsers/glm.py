@@ -1,7 +1,10 @@
 """GLM 4.5: `<tool_call>` around a name and pairs of `<arg_key>` and `<arg_value>`; texts stand without quotes."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.tool_calls import BoundTool, tagged_arguments
 from frontend.parsers.call_json import object_of, value_of
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.parser import ToolParser
@@ -12,6 +15,21 @@ _KEY, _KEY_END, _VALUE, _VALUE_END = "<arg_key>", "</arg_key>", "<arg_value>", "
 
 class GlmTools(ToolParser):
     markers = (_BEGIN, _END, _KEY, _KEY_END, _VALUE, _VALUE_END)
+    opening = _BEGIN
+
+    @classmethod
+    def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
+        line_break = builder.text("\n")
+
+        def tag(name: str) -> str:
+            key = f"{line_break} {builder.marker(_KEY)} {builder.text(name)} {builder.marker(_KEY_END)}"
+            return f"{key} {line_break} {builder.marker(_VALUE)}"
+
+        one = builder.any_of(
+            [f"{builder.text(tool.name)} {tagged_arguments(builder, tool, tag, _VALUE_END)}" for tool in tools]
+        )
+        call = f"{one} {line_break} {builder.marker(_END)}"
+        return f"{call} ({line_break} {builder.marker(_BEGIN)} {call})*" if many else call
 
     def read(self, cursor: Cursor) -> Steps[None]:
         while (yield from cursor.content_until((_BEGIN,))) is not None:

@@ -4,7 +4,10 @@ A message is a header, `<|message|>` and a text up to the token that ends it; th
 """
 
 import re
+from collections.abc import Sequence
 
+from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.tool_calls import BoundTool
 from frontend.parsers.call_json import arguments_of
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.parser import Parser
@@ -20,6 +23,29 @@ class Harmony(Parser):
     """Both the tool and the reasoning parser."""
 
     markers = (_START, _CHANNEL, _MESSAGE, "<|constrain|>", *_ENDS)
+
+    @classmethod
+    def answer(cls, builder: GrammarBuilder, answer: str) -> str:
+        """A message of the final channel, after an analysis or not."""
+        return f"{_header(builder, 'final')} {answer}"
+
+    @classmethod
+    def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool]) -> str:
+        """One call: the token after it ends the output."""
+        return builder.any_of(
+            [
+                f"{builder.marker(_CHANNEL)} {builder.text(f'commentary to=functions.{tool.name} ')} "
+                f"{builder.marker('<|constrain|>')} {builder.text('json')} {builder.marker(_MESSAGE)} "
+                + builder.json(tool.parameters, is_lenient=tool.is_lenient)
+                for tool in tools
+            ]
+        )
+
+    @classmethod
+    def reasoning(cls, builder: GrammarBuilder) -> str:
+        """An analysis and the header of what follows it, or nothing."""
+        analysis = f"{_header(builder, 'analysis')} {builder.anything_until('<|end|>')}"
+        return f"({analysis} {builder.marker(_START)} {builder.text('assistant')})?"
 
     def __init__(self, wants_calls: bool) -> None:
         self.in_reasoning = False
@@ -76,3 +102,7 @@ class Harmony(Parser):
             return False
         cursor.call(name, arguments)
         return True
+
+
+def _header(builder: GrammarBuilder, channel: str) -> str:
+    return f"{builder.marker(_CHANNEL)} {builder.text(channel)} {builder.marker(_MESSAGE)}"

@@ -1,7 +1,10 @@
 """Hermes and Qwen: `<tool_call>` around a JSON object with `name` and `arguments`, once for each call."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.tool_calls import BoundTool, json_calls
 from frontend.parsers.call_json import calls_of
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.parser import ToolParser
@@ -11,6 +14,13 @@ class Hermes(ToolParser):
     begins: ClassVar[tuple[str, ...]] = ("<tool_call>",)
     ends: ClassVar[tuple[str, ...]] = ("</tool_call>",)
     markers = (*begins, *ends)
+    opening = "<tool_call>"
+
+    @classmethod
+    def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
+        line_break = builder.text("\n")
+        call = f"{line_break} {json_calls(builder, tools, 'arguments')} {line_break} {builder.marker(cls.ends[0])}"
+        return f"{call} ({line_break} {builder.marker(cls.opening)} {call})*" if many else call
 
     def read(self, cursor: Cursor) -> Steps[None]:
         while (yield from cursor.content_until(self.begins)) is not None:

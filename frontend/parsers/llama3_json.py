@@ -3,6 +3,10 @@
 Nothing marks a call but its place at the beginning (or after `<|python_tag|>`), so it must name a tool of the request.
 """
 
+from collections.abc import Sequence
+
+from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.tool_calls import BoundTool, json_calls, repeated
 from frontend.parsers.call_json import calls_of
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.parser import ToolParser
@@ -10,6 +14,10 @@ from frontend.parsers.parser import ToolParser
 
 class Llama3Json(ToolParser):
     markers = ("<|python_tag|>",)
+
+    @classmethod
+    def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
+        return repeated(json_calls(builder, tools, "parameters"), builder.text("; "), many)
 
     def read(self, cursor: Cursor) -> Steps[None]:
         yield from cursor.skip_space()

@@ -5,7 +5,10 @@
 
 import secrets
 import string
+from collections.abc import Sequence
 
+from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.tool_calls import BoundTool, json_calls, repeated
 from frontend.parsers.call_json import Calls, arguments_of, calls_of
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.parser import ToolParser
@@ -17,6 +20,22 @@ _ID_CHARACTERS = string.ascii_letters + string.digits
 
 class Mistral(ToolParser):
     markers = (_CALLS, _ARGS, "[CALL_ID]")
+    opening = _CALLS
+
+    @classmethod
+    def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
+        """In the newer form where the tokenizer has it."""
+        if not builder.has_token(_ARGS):
+            calls = repeated(json_calls(builder, tools, "arguments"), builder.text(", "), many)
+            return f"{builder.text('[')} {calls} {builder.text(']')}"
+        call = builder.any_of(
+            [
+                f"{builder.text(tool.name)} {builder.marker(_ARGS)} "
+                + builder.json(tool.parameters, is_lenient=tool.is_lenient)
+                for tool in tools
+            ]
+        )
+        return repeated(call, builder.marker(_CALLS), many)
 
     def read(self, cursor: Cursor) -> Steps[None]:
         while (yield from cursor.content_until((_CALLS,))) is not None:

@@ -1,9 +1,11 @@
 """The base of all formats: runs what a format reads whenever text arrives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.tool_calls import BoundTool
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.events import Event
 
@@ -43,9 +45,18 @@ class Parser(ABC):
 class ToolParser(Parser):
     """Finds calls; all else is content."""
 
+    opening: ClassVar[str] = ""
+    """What the first call begins with wherever it stands; empty: a call stands at the beginning of the output only."""
+
     def __init__(self, tools: ToolSchemas) -> None:
         self._tools = tools
         super().__init__()
+
+    @classmethod
+    @abstractmethod
+    def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
+        """What may follow the opening, to the end of the calls: one call, or several where `many`. Raises `CannotBind`
+        where this format cannot express a tool's schema."""
 
 
 class ReasoningParser(Parser):
@@ -62,3 +73,8 @@ class ReasoningParser(Parser):
         self.in_reasoning = False
         self._prompt = prompt.rstrip()
         super().__init__()
+
+    @classmethod
+    @abstractmethod
+    def reasoning(cls, builder: GrammarBuilder, prompt: str) -> str:
+        """All that comes before the answer to this prompt; empty: nothing."""

@@ -4,9 +4,13 @@ Nothing else marks a call but its place at the beginning, so it must name a tool
 """
 
 import ast
+import keyword
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
+from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.tool_calls import BoundTool, CannotBind, repeated
 from frontend.parsers.call_json import Calls, object_of
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.parser import ToolParser
@@ -18,6 +22,11 @@ _NAMES = {"true": True, "false": False, "null": None}
 
 class Pythonic(ToolParser):
     markers = (_BEGIN, _END)
+
+    @classmethod
+    def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
+        call = builder.any_of([_call_expression(builder, tool) for tool in tools])
+        return f"{builder.text('[')} {repeated(call, builder.text(', '), many)} {builder.text(']')}"
 
     def read(self, cursor: Cursor) -> Steps[None]:
         yield from cursor.skip_space()
@@ -39,6 +48,31 @@ class Pythonic(ToolParser):
         yield from cursor.skip(_END)
         for name, arguments in calls:
             cursor.call(name, arguments)
+
+
+def _call_expression(builder: GrammarBuilder, tool: BoundTool) -> str:
+    """JSON's values are Python's but for the names, which are read, and some escapes in texts, which are left out."""
+    properties, required = tool.parameters.get("properties", {}), tool.parameters.get("required", [])
+    if not all(name.isidentifier() and not keyword.iskeyword(name) for name in properties):
+        raise CannotBind("has properties that are no names in Python, which this model's format of calls needs")
+    expression = ""
+    shared = {key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters}
+    # Required ones first, so that only what follows an argument needs a comma.
+    for name in sorted(properties, key=lambda name: name not in required):
+        schema = properties[name]
+        value = builder.json(
+            {**schema, **shared} if isinstance(schema, dict) else schema,
+            is_lenient=tool.is_lenient,
+            json_allowed_escapes='"\\bfnrt',
+        )
+        argument = f"{builder.text(f'{name}=')} {value}"
+        if name in required:
+            expression += f" {builder.text(', ')} {argument}" if expression else argument
+        else:
+            expression += f" ({builder.text(', ')} {argument})?" if required else ""
+    if not required and properties:
+        raise CannotBind("needs a property that is required in this model's format of calls")
+    return f"{builder.text(f'{tool.name}(')} {expression} {builder.text(')')}"
 
 
 def calls_in(text: str) -> Calls:

@@ -1,7 +1,10 @@
 """Qwen 3 Coder: a function tag within `<tool_call>`, a parameter tag for each argument; texts stand without quotes."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.tool_calls import BoundTool, tagged_arguments
 from frontend.parsers.call_json import object_of, value_of
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.parser import ToolParser
@@ -13,6 +16,23 @@ _PARAMETER, _PARAMETER_END = "<parameter=", "</parameter>"
 
 class Qwen3Coder(ToolParser):
     markers = (_BEGIN, _END)
+    opening = _BEGIN
+
+    @classmethod
+    def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
+        def tag(name: str) -> str:
+            return builder.text(f"{_PARAMETER}{name}>\n")
+
+        one = builder.any_of(
+            [
+                f"{builder.text(f'{_FUNCTION}{tool.name}>' + chr(10))} "
+                + tagged_arguments(builder, tool, tag, f"\n{_PARAMETER_END}\n")
+                for tool in tools
+            ]
+        )
+        line_break = builder.text("\n")
+        call = f"{line_break} {one} {builder.text(_FUNCTION_END + chr(10))} {builder.marker(_END)}"
+        return f"{call} ({line_break} {builder.marker(_BEGIN)} {call})*" if many else call
 
     def read(self, cursor: Cursor) -> Steps[None]:
         while (yield from cursor.content_until((_BEGIN,))) is not None:

@@ -1,8 +1,11 @@
 """Calls in a section: a marker before the first call and one after the last, and markers of each call within."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
+from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.tool_calls import BoundTool
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.parser import ToolParser
 
@@ -31,6 +34,17 @@ class SectionedParser(ToolParser):
                     cursor.drop()
                 else:
                     cursor.reject()
+
+    @classmethod
+    def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
+        one = builder.any_of([cls._call_expression(builder, tool) for tool in tools])
+        call = f"({builder.marker(cls.begin)} {one} {builder.marker(cls.end)})"
+        return f"{call}{'+' if many else ''} {builder.marker(cls.section_end)}"
+
+    @classmethod
+    @abstractmethod
+    def _call_expression(cls, builder: GrammarBuilder, tool: BoundTool) -> str:
+        """A call between its two markers."""
 
     @abstractmethod
     def _read_call(self, cursor: Cursor) -> Steps[bool]:

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from frontend.grammars.builder import GrammarBuilder
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.parser import ReasoningParser
 
@@ -37,6 +38,17 @@ class ThinkParser(ReasoningParser):
             cursor.drop()
             self.in_reasoning = False
         yield from cursor.rest_is_content()
+
+    @classmethod
+    def reasoning(cls, builder: GrammarBuilder, prompt: str) -> str:
+        prompt = prompt.rstrip()
+        if prompt.endswith(cls.end):
+            return ""
+        start = f"{builder.white_space()} {builder.marker(cls.start)}"
+        rest = f"{builder.anything_until(cls.end)} {builder.white_space()}"
+        if prompt.endswith(cls.start):
+            return rest
+        return f"({start})? {rest}" if cls.always_reasons else f"({start} {rest})?"
 
 
 class Qwen3(ThinkParser):

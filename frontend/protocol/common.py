@@ -2,13 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from frontend.api_keys import api_key_of
-from frontend.protocol.unsupported import UnsupportedFields
+from frontend.protocol.structure import StructureFields
 
 MAX_CHOICES = 128
 MAX_TRACE_CONTEXT_CHARS = 512
@@ -19,7 +18,7 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationRequest(UnsupportedFields, kw_only=True):
+class GenerationRequest(StructureFields, kw_only=True):
     """Fields that mean the same for every way to ask for text. None: not given, the server's default holds."""
 
     model: str | None = None
@@ -56,7 +55,6 @@ class GenerationRequest(UnsupportedFields, kw_only=True):
     length_penalty: float | None = None
     early_stopping: bool | str | None = None
     user: str | None = None
-    response_format: dict[str, Any] | None = None
 
     @property
     def num_choices(self) -> int:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from frontend.protocol.chat import ContentPart, Role
-from frontend.protocol.unsupported import UnsupportedFields
+from frontend.protocol.structure import StructureFields
 
 
 class InputItem(msgspec.Struct, kw_only=True):
@@ -23,7 +23,9 @@ class InputItem(msgspec.Struct, kw_only=True):
 
 
 class TextFormat(msgspec.Struct, kw_only=True, omit_defaults=True):
-    type: str
+    """What the answer has to be; a schema stands here beside its name."""
+
+    type: str = "text"
     name: str | None = None
     description: str | None = None
     schema: Any = None
@@ -53,7 +55,7 @@ class ReasoningSettings(msgspec.Struct, kw_only=True):
     """Another name of `thinking_token_budget`."""
 
 
-class ResponsesRequest(UnsupportedFields, kw_only=True):
+class ResponsesRequest(StructureFields, kw_only=True):
     input: str | list[InputItem]
     model: str | None = None
     instructions: str | None = None

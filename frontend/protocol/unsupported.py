@@ -13,11 +13,6 @@ _SENTENCES = {
     "documents": "documents is not supported: put them into messages.",
     "function_call": "function_call is not supported: use tool_choice.",
     "functions": "functions is not supported: use tools.",
-    "guided_choice": "guided_choice is not supported: say in the prompt what may be chosen.",
-    "guided_grammar": "guided_grammar is not supported: say in the prompt how the answer must look.",
-    "guided_json": "guided_json is not supported: say in the prompt how the answer must look.",
-    "guided_regex": "guided_regex is not supported: say in the prompt how the answer must look.",
-    "structured_outputs": "structured_outputs is not supported: say in the prompt how the answer must look.",
     "web_search_options": "web_search_options is not supported: this server searches nothing.",
 }
 
@@ -28,11 +23,6 @@ class UnsupportedFields(msgspec.Struct, kw_only=True):
     documents: Any = None
     function_call: Any = None
     functions: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    structured_outputs: Any = None
     web_search_options: Any = None
 
 

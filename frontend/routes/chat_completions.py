@@ -60,8 +60,14 @@ async def chat_order(
         raise bad_request("top_logprobs must come with logprobs: true.", "top_logprobs")
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
     prompt = await processor.chat_prompt(chat)
+    grammar = processor.chat_grammar(chat, prompt)
     sampling = processor.sampling(
-        chat, prompt, max_tokens=chat.max_answer_tokens, logprobs=logprobs, prompt_logprobs=chat.prompt_logprobs
+        chat,
+        prompt,
+        max_tokens=chat.max_answer_tokens,
+        logprobs=logprobs,
+        prompt_logprobs=chat.prompt_logprobs,
+        grammar=grammar,
     )
     beams = []
     if chat.use_beam_search:
@@ -70,6 +76,7 @@ async def chat_order(
         response_id=response_id,
         prompts=[prompt],
         samplings=[sampling],
+        grammar_param=None if grammar is None else grammar.param,
         num_samples=chat.num_choices,
         options=processor.chat_output_options(chat, prompt),
         priority=chat.priority or 0,

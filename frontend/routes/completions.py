@@ -118,6 +118,7 @@ def _order(
     # Outputs are compared by their log-probabilities, wanted or not.
     is_ranked = completion.num_samples > completion.num_choices and not completion.use_beam_search
     logprobs = 0 if is_ranked and completion.logprobs is None else completion.logprobs
+    grammar = processor.completion_grammar(completion)
     samplings = [
         processor.sampling(
             completion,
@@ -126,6 +127,7 @@ def _order(
             logprobs=logprobs,
             prompt_logprobs=completion.scored_tops,
             default_max_tokens=DEFAULT_MAX_TOKENS,
+            grammar=grammar,
         )
         for prompt in prompts
     ]
@@ -135,6 +137,7 @@ def _order(
     ]
     return Order(
         response_id=response_id,
+        grammar_param=None if grammar is None else grammar.param,
         prompts=prompts,
         samplings=samplings,
         num_samples=completion.num_samples,

@@ -2,6 +2,7 @@
 
 import logging
 import uuid
+from dataclasses import replace
 
 from sanic import Request
 from sanic.response import HTTPResponse
@@ -15,7 +16,7 @@ from frontend.protocol.decode import decode_body, warning_header
 from frontend.protocol.responses import DeletedResponse, Response, ResponsesRequest
 from frontend.response_answer import fail_response, new_response, write_response
 from frontend.response_conversation import Conversation
-from frontend.response_input import as_chat, check_response_request, conversation_of, own_names
+from frontend.response_input import as_chat, check_response_request, conversation_of, own_name, own_names
 from frontend.response_output import OutputWriter
 from frontend.response_stream import ResponseStream
 from frontend.responses import json_response
@@ -123,7 +124,8 @@ async def _order(
     # Instructions are those of this request only, so that they are no part of what is stored.
     first = [] if asked.instructions is None else [ChatMessage(role="system", content=asked.instructions)]
     try:
-        return await chat_order(as_chat(asked, first + messages), state, request.headers, response_id)
+        order = await chat_order(as_chat(asked, first + messages), state, request.headers, response_id)
+        return replace(order, grammar_param=order.grammar_param and own_name(order.grammar_param))
     except ApiError as error:
         raise own_names(error) from error
 

@@ -16,7 +16,7 @@ from types import TracebackType
 import msgspec
 
 from engine_core.ipc.control import Progress
-from engine_core.ipc.heartbeat import Heartbeats, core_line, worker_line
+from engine_core.ipc.heartbeat import Heartbeats, core_line, grammar_line, worker_line
 from frontend.cli.report import format_measured
 from frontend.cli.resolve import Resolved
 from frontend.launcher import Child, start_core, start_frontend
@@ -109,6 +109,9 @@ class Supervisor:
             line = core_line(replica, parallel.world_size)
             child = start_core(config_file, replica, heartbeats, line)
             self._watch(self._cores, child, Watched(f"Engine core {replica}", line))
+            # Before the workers, which wait for it.
+            name = f"The grammar process of replica {replica}"
+            self._watched.append(Watched(name, grammar_line(line, parallel.world_size), core=line))
             for rank in range(parallel.world_size):
                 name = f"Worker {rank} of replica {replica}"
                 self._watched.append(Watched(name, worker_line(line, rank), core=line))

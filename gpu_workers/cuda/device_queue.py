@@ -128,6 +128,27 @@ class DeviceQueue:
         self._started[slot].record(self._compute)
         return self._staging[slot]
 
+    def open_masks(self, masks: Sequence[torch.Tensor], mask_rows: Sequence[torch.Tensor]) -> None:
+        """`masks` int32 [S, W] and `mask_rows` int32 [S]: where the masks of a step and the rows that they are for lie
+        in each slot of the ring of plans, in memory that `open` has pinned."""
+        self._masks, self._mask_rows = masks, mask_rows
+        self._staged_masks = [torch.zeros_like(one, device=self.device) for one in masks]
+        self._staged_mask_rows = [torch.zeros_like(one, device=self.device) for one in mask_rows]
+
+    def masks(self, slot: int, num_masks: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queues the copy of a slot's masks, which are there by now, beside the step's forward; what is queued after it
+        finds them in what this returns: the rows int32 [M] and their masks int32 [M, W]."""
+        rows, masks = self._staged_mask_rows[slot][:num_masks], self._staged_masks[slot][:num_masks]
+        torch.cuda.set_stream(self._copy_in)
+        rows.copy_(self._mask_rows[slot][:num_masks], non_blocking=True)
+        masks.copy_(self._masks[slot][:num_masks], non_blocking=True)
+        torch.cuda.set_stream(self._compute)
+        # The event of the plan's own copy has been waited for already, in the queue.
+        copied = self._copied[slot]
+        copied.record(self._copy_in)
+        self._compute.wait_event(copied)
+        return rows, masks
+
     def end(self, slot: int, words: slice) -> None:
         """Queues the copy of a result's `words` to its slot."""
         ended = self._ended[slot]

@@ -16,7 +16,16 @@ import torch
 
 from engine_core.config.engine_config import EngineConfig
 from engine_core.ipc.ring import Ring
-from engine_core.ipc.step import NUM_BULK, StepPlan, StepResult, StepShape, plan_layout, result_layout
+from engine_core.ipc.step import (
+    NUM_BULK,
+    LateMasks,
+    StepPlan,
+    StepResult,
+    StepShape,
+    late_layout,
+    plan_layout,
+    result_layout,
+)
 from gpu_workers.cuda.device_queue import DeviceQueue
 from gpu_workers.cuda.device_rows import LOGPROBS, DeviceRows
 from gpu_workers.cuda.pinned_blocks import PinnedBlocks
@@ -131,8 +140,10 @@ class CudaRunner:
     def device_free_bytes(self) -> int:
         return self._queue.free_bytes()
 
-    def open(self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None]) -> None:
-        """Takes the rings over; `finished(n)` is called in order, from another thread."""
+    def open(
+        self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None], sleep: Callable[[], None]
+    ) -> None:
+        """Takes the rings over; `finished(n)` is called in order, from another thread. `sleep` waits for late parts."""
         plans, results = plan_layout(self._shape), result_layout(self._shape)
         self._plan_ring = plan_ring
         self._plans = [StepPlan.over(plans, slot) for slot in plan_ring.slots]
@@ -140,6 +151,12 @@ class CudaRunner:
         self._token_words, self._result_words = slice(first, short), slice(first, whole)
         rings = (plan_ring.buffer, result_ring.buffer)
         self._queue.open(_words(plan_ring), _words(result_ring), rings, plans.offsets["bulk"] // 4)
+        late = late_layout(self._shape)
+        self._queue.open_masks(
+            [torch.from_numpy(LateMasks.over(late, slot).masks) for slot in plan_ring.late_slots],
+            [torch.from_numpy(plan.mask_rows) for plan in self._plans],
+        )
+        self._sleep = sleep
         self._sampler.open(self._queue.device_results)
         self._scores.open(self._queue.device_results)
         self._publisher = Publisher(
@@ -179,7 +196,12 @@ class CudaRunner:
             self._graphs.replay(size)
         if not size.is_decode:
             self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])
-        self._sampler.sample(num_seqs, needs, slot)
+        masks = None
+        if plan.num_masks:
+            # The device computes meanwhile; only what samples has to wait.
+            self._plan_ring.wait_late(sequence, self._sleep)
+            masks = self._queue.masks(slot, plan.num_masks)
+        self._sampler.sample(num_seqs, needs, slot, masks)
         words = self._result_words if needs & LOGPROBS else self._token_words
         if num_scored:
             words = slice(words.start, self._scores.end_word(num_scored))

@@ -1,9 +1,8 @@
 """From logits to tokens on a GPU: launches what the step's rows need and nothing else.
 
 The order is that of the CPU's sampler (`gpu_workers/sampling/sampler.py`): log-probabilities are those of the raw
-logits; then logit bias, penalties, stops held back, allowed tokens, bad words and thinking, then filters and draw.
-Results go into device memory laid
-out like a result's slot.
+logits; then logit bias, penalties, stops held back, allowed tokens, bad words, thinking and grammars' masks, then
+filters and draw. Results go into device memory laid out like a result's slot.
 """
 
 from dataclasses import dataclass
@@ -28,8 +27,11 @@ from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back
 from kernels.sample import TokenSampler
 from kernels.sampling_fields import FieldColumns, SampledRows
 from kernels.token_logprobs import token_logprobs
+from kernels.token_masks import apply_token_masks
 
 _CHANGES_LOGITS = BIAS | HELD_BACK | PENALTIES | ALLOWED | SEQUENCES
+DeviceMasks = tuple[torch.Tensor, torch.Tensor]
+"""The scheduled rows int32 [M] that a grammar binds, and what it allows, int32 [M, W]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,10 @@ class DeviceSampler:
         """`results`: int32 words laid out like the slots of the result ring, one for each slot."""
         self._results = [self._views(words) for words in results]
 
-    def sample(self, num_seqs: int, needs: int, slot: int) -> None:
+    def sample(self, num_seqs: int, needs: int, slot: int, masks: DeviceMasks | None = None) -> None:
         """Chooses the tokens of the step's first `num_seqs` sequences from their logits, which may be changed.
         `needs`: what the rows need, as bits. The tokens become the rows' last ones and the slot's result."""
-        self._sample(num_seqs, needs, self._results[slot])
+        self._sample(num_seqs, needs, self._results[slot], masks)
 
     def warm_up(self) -> None:
         """Runs every kernel for every number of sequences, on rows that sample nothing."""
@@ -78,14 +80,18 @@ class DeviceSampler:
         for count in sorted(counts, reverse=True):
             for needs in (0, RANDOM, RANDOM | FILTERS, _CHANGES_LOGITS | LOGPROBS, _CHANGES_LOGITS | RANDOM):
                 self._sample(count, needs, self._scratch)
+        words = torch.full((1, self._shape.num_mask_words), -1, dtype=torch.int32, device=self._logits.device)
+        self._sample(1, 0, self._scratch, (torch.zeros_like(words[0, :1]), words))
 
-    def _sample(self, num_seqs: int, needs: int, result: _DeviceResult) -> None:
+    def _sample(self, num_seqs: int, needs: int, result: _DeviceResult, masks: DeviceMasks | None = None) -> None:
         raw = self._logits
-        if needs & _CHANGES_LOGITS:
+        if needs & _CHANGES_LOGITS or masks is not None:
             if needs & LOGPROBS:
                 raw = self._raw
                 raw[:num_seqs].copy_(self._logits[:num_seqs])
             self._change_logits(num_seqs, needs)
+            if masks is not None:
+                apply_token_masks(self._logits[:num_seqs], *masks)
         self._tokens.sample(
             num_seqs,
             result.sampled,

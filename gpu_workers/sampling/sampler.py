@@ -1,9 +1,9 @@
 """From logits to tokens: log-probabilities, logits processors, filters, the draw.
 
 The order is vLLM's default: log-probabilities are those of the raw logits (before bias, penalties and temperature);
-then logit bias and min_tokens, penalties, allowed tokens, bad words and the end of thinking, and for rows that are not
-greedy temperature, min-p, top-k, top-p, the draw.
-Whether an operation runs at all is decided on the host from the rows' records.
+then logit bias and min_tokens, penalties, allowed tokens, bad words, the end of thinking and what a grammar allows, and
+for rows that are not greedy temperature, min-p, top-k, top-p, the draw. Whether an operation runs at all is decided on
+the host from the rows' records.
 """
 
 from dataclasses import dataclass
@@ -28,6 +28,14 @@ class Logprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenMasks:
+    """What grammars allow in the sampled rows `index` [n]."""
+
+    index: torch.Tensor
+    bits: torch.Tensor  # int32 [n, W]
+
+
+@dataclass(frozen=True, slots=True)
 class SamplerOutput:
     token_ids: torch.Tensor  # [N]
     logprobs: Logprobs | None
@@ -38,7 +46,9 @@ class Sampler:
         self._batch = batch
         self._operations = operations
 
-    def sample(self, logits: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> SamplerOutput:
+    def sample(
+        self, logits: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor, masks: TokenMasks | None = None
+    ) -> SamplerOutput:
         """One token for each of `rows` [N] from `logits` [N, vocab_size], which are changed. A position is the number
         of tokens before the sampled one. The tokens become the rows' last ones."""
         records = self._batch.records[rows.numpy()]
@@ -47,6 +57,8 @@ class Sampler:
         raw = logits[wants_logprobs] if len(wants_logprobs) else None
         for process in PROCESSORS:
             process(logits, records, rows, positions, self._batch, self._operations)
+        if masks is not None:  # last: nothing else may bring back what a grammar rules out
+            self._operations.apply_token_masks(logits, masks.index, masks.bits)
         token_ids = self._choose(logits, records, rows, positions)
         self._remember(records, rows, token_ids)
         if raw is None:

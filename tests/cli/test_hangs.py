@@ -9,7 +9,7 @@ import pytest
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.hang_timeout import BASE_SECONDS, default_hang_timeout
 from engine_core.config.model_config import ModelConfig
-from engine_core.ipc.heartbeat import Heartbeats, core_line, worker_line
+from engine_core.ipc.heartbeat import Heartbeats, core_line, grammar_line, worker_line
 from frontend.supervisor.hangs import MAX_INTERVAL, HangWatch, Watched
 
 CORE, WORKER, FRONTEND = 0, 1, 2
@@ -59,10 +59,12 @@ def server() -> Iterator[Server]:
 
 
 def test_the_order_of_lines() -> None:
-    """Two replicas of two workers: core, its workers, core, its workers, frontends."""
+    """Two replicas of two workers: core, its workers, its grammar process, the other core and its own, frontends."""
     cores = [core_line(replica, 2) for replica in range(3)]
-    lines = [line for core in cores[:2] for line in (core, worker_line(core, 0), worker_line(core, 1))]
-    assert [*lines, cores[2]] == list(range(7))
+    lines = [
+        line for core in cores[:2] for line in (core, worker_line(core, 0), worker_line(core, 1), grammar_line(core, 2))
+    ]
+    assert [*lines, cores[2]] == list(range(9))
 
 
 def test_what_is_written_can_be_read(server: Server) -> None:

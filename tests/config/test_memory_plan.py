@@ -101,7 +101,9 @@ def test_figures_of_a_gpu_by_hand(tmp_path: Path, dtype: str, size: int) -> None
     # 64 x 8 values, and as many counters. And results of 8 rows' common beginning: 4 heads of 8 values, a sum for each.
     partials = (132 * 4 * 2 * 16 + 132 * 2 * 128) * (16 + 2) * 4
     assert worker.buffer_bytes == 100 * 8 * 4 + partials + (64 + 16) * 32 + 132 * 3 * (64 * 8 + 1) * 4 + 8 * 4 * 9 * 4
-    assert worker.row_bytes == 8 * (7 * 4 + CUDA_ROW_BYTES) + 6 * (4 * (2 * 100 + 6 * 64 + 128 * 8) + 64 * SCORE_BYTES)
+    rows_and_plans = 8 * (7 * 4 + CUDA_ROW_BYTES) + 6 * (4 * (2 * 100 + 6 * 64 + 128 * 8) + 64 * SCORE_BYTES)
+    # Masks of 3 words for 96 tokens, and the row of each, in each of 5 slots.
+    assert worker.row_bytes == rows_and_plans + 5 * 8 * 4 * (3 + 1)
     assert worker.penalty_bytes == 2 * 96 * 5
     eager = plan_for(tmp_path, GPU, dtype, cuda_graphs=False)
     assert eager.worker.runtime_bytes == CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from engine_core.ipc.heartbeat import Heartbeats
+from engine_core.ipc.heartbeat import Heartbeats, core_line
 from frontend.cli.flags import ServeArgs
 from frontend.cli.resolve import resolve
 from frontend.client import EngineClient
@@ -23,7 +23,7 @@ async def engine(folder: Path, run_dir: Path, **arguments: Any) -> AsyncIterator
     config = resolve(args).serve_config(str(run_dir), 0)
     config_file = run_dir / "config.json"
     config_file.write_bytes(msgspec.json.encode(config))
-    child = start_core(str(config_file), 0, Heartbeats.create(2), 0)
+    child = start_core(str(config_file), 0, Heartbeats.create(core_line(1, 1)), 0)
     try:
         await asyncio.to_thread(wait_until_ready, child, lambda progress: None)
         client = EngineClient(config.core_endpoint())

@@ -11,6 +11,7 @@ import zmq
 from benchmarks.bench_engine_core import engine_config
 from engine_core.engine_core import EngineCore
 from engine_core.executors.base import Executor, ExecutorFailed, ProgressCallback
+from engine_core.grammar.requests import GrammarLink
 from engine_core.ipc.codec import decode_core_message, encode
 from engine_core.ipc.control import ControlLink, Drain
 from engine_core.ipc.heartbeat import Heartbeats
@@ -99,7 +100,7 @@ class FakeExecutor(Executor):
 class Harness:
     """A core in a thread and raw clients that speak the protocol."""
 
-    def __init__(self, num_seqs: int = 4, max_model_len: int = 64) -> None:
+    def __init__(self, num_seqs: int = 4, max_model_len: int = 64, grammars: GrammarLink | None = None) -> None:
         config = engine_config(num_seqs, max_model_len)
         scheduler = msgspec.structs.replace(config.scheduler, max_num_waiting=6)
         self.config = msgspec.structs.replace(config, scheduler=scheduler)
@@ -109,7 +110,15 @@ class Harness:
         self.endpoint = f"ipc://{self._folder.name}/core.sock"
         self.context = zmq.Context()
         self.sockets = [bind_router(self.context, self.endpoint, 2**20)]
-        self.core = EngineCore(self.config, self.executor, self.sockets[0], self.theirs, Heartbeats.create(1), 0)
+        self.core = EngineCore(
+            self.config,
+            self.executor,
+            self.sockets[0],
+            self.theirs,
+            Heartbeats.create(1),
+            0,
+            grammar_link=grammars,
+        )
         self.failure: Exception | None = None
         self.thread = threading.Thread(target=self._run)
         self.thread.start()

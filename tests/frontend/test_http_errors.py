@@ -17,6 +17,13 @@ def tool(**function: object) -> dict:
     return {"type": "function", "function": {"name": "f", **function}}
 
 
+SCHEMA = "response_format.json_schema.schema"
+
+
+def schema(schema: object) -> dict:
+    return {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+
+
 TOOL = tool(parameters={"type": "object", "properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]})
 
 
@@ -80,12 +87,12 @@ def error_of(response: httpx.Response, status: int) -> dict:
         ({"tool_choice": "any"}, "tool_choice"),
         ({"tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),  # this model has no format for calls
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
         ({"tools": [TOOL] * 2}, "tools[1].function.name"),
         ({"tools": [tool(name="two words")]}, "tools[0].function.name"),
-        ({"tools": [tool(strict=True)]}, "tools[0].function.strict"),
+        ({"tools": [tool(strict=True)]}, "tools"),
         ({"tools": [tool(parameters={"type": "string"})]}, "tools[0].function.parameters.type"),
         (
             {"tools": [TOOL, tool(name="g", parameters={"properties": {"a": {"type": "text"}}})]},
@@ -94,7 +101,14 @@ def error_of(response: httpx.Response, status: int) -> dict:
         ({"tools": [tool(parameters={"required": "a"})]}, "tools[0].function.parameters.required"),
         ({"tools": [tool(parameters={"anyOf": [3]})]}, "tools[0].function.parameters.anyOf[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+        ({"response_format": schema({"type": "object", "properties": []})}, f"{SCHEMA}.properties"),
+        ({"response_format": schema({"anyOf": [{"type": "what"}]})}, f"{SCHEMA}.anyOf[0].type"),
+        ({"response_format": schema({}), "guided_choice": ["a"]}, "guided_choice"),
+        ({"guided_choice": ['"' * 1000] * 400}, "guided_choice"),  # each quote is written as four characters
+        ({"response_format": schema({}), "min_tokens": 3}, "min_tokens"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"x": "y" * 20_000}}, "chat_template_kwargs"),
         ({"chat_template": "{{ messages }}"}, "chat_template"),
@@ -107,8 +121,20 @@ def error_of(response: httpx.Response, status: int) -> dict:
         ({"allowed_token_ids": [VOCAB_SIZE]}, "allowed_token_ids"),
         ({"allowed_token_ids": [1] * 1025}, "allowed_token_ids"),
         ({"thinking_token_budget": 5}, "thinking_token_budget"),
-        ({"structured_outputs": {"regex": "a+"}}, "structured_outputs"),
-        ({"guided_json": {}}, "guided_json"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "json_object": True}}, "structured_outputs"),
+        ({"structured_outputs": {"regexp": "a+"}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": {"type": 3}}}, "structured_outputs.json.type"),
+        ({"structured_outputs": {"grammar": "what: 'a'"}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"grammar": "root ::= ("}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"structural_tag": {"triggers": []}}}, "structured_outputs.structural_tag"),
+        ({"guided_json": {"type": 3}}, "guided_json.type"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_grammar": "root ::= ("}, "guided_grammar"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"priority": 2**40}, "priority"),

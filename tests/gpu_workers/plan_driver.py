@@ -4,6 +4,7 @@ Token budget, chunks and blocks are handled in the simplest way that still reach
 """
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +14,16 @@ from engine_core.config.engine_config import EngineConfig
 from engine_core.ipc.sampling_params import MAX_SEQUENCE_TOKENS
 from engine_core.ipc.step import (
     NUM_LOADS,
+    NUM_MASKS,
     NUM_SCORED,
     NUM_SCORED_TOPS,
     NUM_STORES,
     ROW_INIT_DTYPE,
+    LateMasks,
     StepPlan,
     StepResult,
     StepShape,
+    late_layout,
     plan_layout,
     result_layout,
 )
@@ -49,6 +53,8 @@ class Request:
     blocks: list[list[int]] = field(default_factory=list)
     """By index in the block tables: one for each layer group, `GONE` where it lies behind the group's window."""
     started: bool = False
+    allowed: Callable[[list[int]], Sequence[int]] | None = None
+    """What may follow an output, where something binds it."""
     sampled_here: bool = False
     """Whether its last token was sampled in its row, which then knows it."""
 
@@ -208,7 +214,7 @@ class Driver:
         builder.score(scored)
         builder.copy_blocks(*self.copies)
         self.copies = ([], [])
-        self.runner.execute(self._plan, self.result)
+        self._execute(chosen)
         assert self.result.step_id == self.num_steps
         assert self.result.num_seqs == len(chosen)
         self._collect_scores([r for r in chosen if "prompt_logprobs" in r.sampling], [len(t) for _, t, _ in scored])
@@ -232,6 +238,24 @@ class Driver:
                         "tops": dict(list(tops)[:num_tops]),
                     }
                 )
+
+    def _execute(self, chosen: list[Request]) -> None:
+        """Masks are made when they are asked for, in another order than that of the rows."""
+        bound = [i for i, one in enumerate(chosen) if one.allowed is not None and self._plan.samples[i]][::-1]
+        self._plan.mask_rows[: len(bound)] = bound
+        self._plan.header[NUM_MASKS] = len(bound)
+
+        def masks() -> LateMasks:
+            made = LateMasks.over(late_layout(self.shape), bytearray(late_layout(self.shape).num_bytes))
+            for mask, i in zip(made.masks, bound, strict=False):
+                request = chosen[i]
+                assert request.allowed is not None
+                bits = np.zeros(32 * self.shape.num_mask_words, np.bool_)
+                bits[list(request.allowed(request.output))] = True
+                mask[:] = np.packbits(bits, bitorder="little").view(np.int32)
+            return made
+
+        self.runner.execute(self._plan, self.result, masks)
 
     def _collect(self, request: Request, i: int) -> None:
         request.output.append(int(self.result.sampled[i, 0]))

@@ -6,7 +6,7 @@ everything but graphs, streams and events is the code that a GPU runs.
 
 import mmap
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
@@ -16,7 +16,7 @@ from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is i
 
 from engine_core.config.engine_config import EngineConfig
 from engine_core.ipc.ring import Ring
-from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
+from engine_core.ipc.step import LateMasks, StepPlan, StepResult, StepShape, late_layout, plan_layout, result_layout
 from gpu_workers.cuda.device_queue import DeviceQueue
 from gpu_workers.cuda.runner import CudaRunner
 
@@ -65,6 +65,12 @@ class InlineQueue(DeviceQueue):
         staged[:num_words] = self._plans[slot][:num_words]
         return staged
 
+    def open_masks(self, masks: Sequence[torch.Tensor], mask_rows: Sequence[torch.Tensor]) -> None:
+        self._masks, self._mask_rows = masks, mask_rows
+
+    def masks(self, slot: int, num_masks: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._mask_rows[slot][:num_masks], self._masks[slot][:num_masks]
+
     def end(self, slot: int, words: slice) -> None:
         self._results[slot][words] = self.device_results[slot][words]
 
@@ -84,21 +90,31 @@ class RingRunner:
         self.runner.start(lambda done, total: None)
         shape = StepShape(**config.step_capacities())
         plans, results = plan_layout(shape), result_layout(shape)
-        self._plan_ring = Ring.create("plans", plans.num_bytes, 4)
+        late = late_layout(shape)
+        self._plan_ring = Ring.create("plans", plans.num_bytes, 4, 1, late.num_bytes)
+        self._late = [LateMasks.over(late, slot) for slot in self._plan_ring.late_slots]
+        self._masks: Callable[[], LateMasks] | None = None
         self._result_ring = Ring.create("results", results.num_bytes, 4)
         self._plans = [StepPlan.over(plans, slot) for slot in self._plan_ring.slots]
         self._results = [StepResult.over(results, slot) for slot in self._result_ring.slots]
         self._sequence = 0
         self._finished: list[int] = []
         self._is_finished = threading.Event()
-        self.runner.open(self._plan_ring, self._result_ring, self._on_finished)
+        self.runner.open(self._plan_ring, self._result_ring, self._on_finished, self._bring_masks)
 
     def _on_finished(self, sequence: int) -> None:
         self._finished.append(sequence)
         self._is_finished.set()
 
-    def execute(self, plan: StepPlan, result: StepResult) -> None:
+    def _bring_masks(self) -> None:
+        """While the step is under way; only who waits for a late part has it made."""
+        assert self._masks is not None
+        self._late[self._plan_ring.slot_of(self._sequence)].masks[...] = self._masks().masks
+        self._plan_ring.publish_late(self._sequence)
+
+    def execute(self, plan: StepPlan, result: StepResult, masks: Callable[[], LateMasks] | None = None) -> None:
         """Copies the plan into the ring, runs it, waits, and copies the result out."""
+        self._masks = masks
         self._sequence += 1
         slot = self._plan_ring.slot_of(self._sequence)
         for name in StepPlan.__slots__:

@@ -12,7 +12,7 @@ from engine_core.config.engine_config import EngineConfig, FrontendConfig, Serve
 from engine_core.ipc.heartbeat import Heartbeats, worker_line
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.sockets import bind_pair
-from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
+from engine_core.ipc.step import StepPlan, StepResult, StepShape, late_layout, plan_layout, result_layout
 from engine_core.ipc.worker_messages import Doorbell, WorkerMessage, decode_worker_message, encode_worker_message
 
 TIMEOUT_MS = 60_000
@@ -41,7 +41,7 @@ class WorkerProcess:
         file.write_bytes(msgspec.json.encode(serve))
         shape = StepShape(**config.step_capacities())
         plans, results, slots = plan_layout(shape), result_layout(shape), config.scheduler.steps_in_flight + 2
-        self.plan_ring = Ring.create("plans", plans.num_bytes, slots)
+        self.plan_ring = Ring.create("plans", plans.num_bytes, slots, 1, late_layout(shape).num_bytes)
         self.result_ring = Ring.create("results", results.num_bytes, slots)
         self._plans = [StepPlan.over(plans, slot) for slot in self.plan_ring.slots]
         self._results = [StepResult.over(results, slot) for slot in self.result_ring.slots]
@@ -49,13 +49,15 @@ class WorkerProcess:
         self._socket = bind_pair(self._context, serve.worker_endpoint(0, 0))
         self._bell = bind_pair(self._context, serve.bell_endpoint(0, 0))
         reader, self._lifeline = os.pipe()
+        self.late_bell = os.eventfd(0)
         command = [sys.executable, "-P", "-m", "gpu_workers", str(file), "--replica", "0", "--rank", "0"]
         command += ["--plan-fd", str(self.plan_ring.fd), "--result-fd", str(self.result_ring.fd)]
+        command += ["--late-bell-fd", str(self.late_bell)]
         self.heartbeats = Heartbeats.create(2)
         command += ["--heartbeat-fd", str(self.heartbeats.fd), "--heartbeat-index", str(worker_line(core=0, rank=0))]
         self.process = subprocess.Popen(
             [*command, "--lifeline-fd", str(reader)],
-            pass_fds=(self.plan_ring.fd, self.result_ring.fd, self.heartbeats.fd, reader),
+            pass_fds=(self.plan_ring.fd, self.result_ring.fd, self.heartbeats.fd, reader, self.late_bell),
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
@@ -91,6 +93,7 @@ class WorkerProcess:
         self.close_lifeline()
         _, errors = self.process.communicate(timeout=TIMEOUT_MS / 1000)
         self._context.destroy(linger=0)
+        os.close(self.late_bell)
         for memory in (self.plan_ring, self.result_ring, self.heartbeats):
             os.close(memory.fd)
         return self.process.returncode, errors.decode()

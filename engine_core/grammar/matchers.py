@@ -1,0 +1,160 @@
+"""The matchers of all requests, and the masks that steps wait for.
+
+Masks are filled in the order of the steps. A mask can be filled once its matcher has taken every token before the one
+that the mask is for; those of one step become ready one by one.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from llguidance import LLExecutor, LLMatcher
+
+from engine_core.grammar.compiler import Grammar
+from engine_core.grammar.vocabulary import error_of
+from engine_core.ipc.step import LateMasks
+
+_ALL = -1
+"""A word that allows all its tokens."""
+_NUM_MASKS_IN_PARALLEL = 8
+"""So many masks at once are worth handing out to threads."""
+
+
+@dataclass(slots=True)
+class _Matcher:
+    matcher: LLMatcher
+    grammar: Grammar
+    tokens: list[int]
+    is_renewed: bool = False
+    is_failed: bool = False
+
+
+class _Order:
+    """The masks of one step."""
+
+    def __init__(self, sequence: int, matchers: Sequence[int], num_tokens: Sequence[int]) -> None:
+        self.sequence = sequence
+        self.open = list(zip(range(len(matchers)), matchers, num_tokens, strict=True))
+        """Mask, matcher and number of tokens of those that are not filled yet."""
+
+
+class Matchers:
+    def __init__(
+        self,
+        vocab_size: int,
+        eos_token_ids: Sequence[int],
+        masks_of: Callable[[int], LateMasks],
+        publish: Callable[[int], None],
+        compile_again: Callable[[Grammar], LLMatcher | None],
+        fail: Callable[[int, str], None],
+        num_threads: int,
+    ) -> None:
+        """`masks_of(sequence)`: where a step's masks go; `publish(sequence)`: they are complete. `compile_again` makes
+        a matcher that shares nothing with others; `fail` is told of a matcher that cannot go on before the mask is
+        published that it could not fill."""
+        self._masks_of = masks_of
+        self._publish = publish
+        self._compile_again = compile_again
+        self._fail = fail
+        self._executor = LLExecutor(num_threads) if num_threads > 1 else None
+        self._matchers: dict[int, _Matcher] = {}
+        self._orders: deque[_Order] = deque()
+        self.num_filled = 0
+        self._failure_mask = np.zeros(-(-vocab_size // 32), np.int32)
+        """One token that does not end the request: nobody may take for a complete answer what fails."""
+        token = next(token for token in range(vocab_size) if token not in eos_token_ids)
+        self._failure_mask[token // 32] = np.int32(1 << (token % 32)) if token % 32 < 31 else np.int32(-(2**31))
+
+    def __len__(self) -> int:
+        return len(self._matchers)
+
+    def open(self, number: int, grammar: Grammar, tokens: Sequence[int]) -> str | None:
+        """A matcher of its own that has taken `tokens`; returns what is wrong with them, if anything."""
+        entry = _Matcher(grammar.matcher.deep_copy(), grammar, [])
+        self._matchers[number] = entry
+        for token in tokens:
+            if not self._take(entry, token):
+                del self._matchers[number]
+                return "the output so far does not follow it"
+        return None
+
+    def accept(self, numbers: Sequence[int], tokens: Sequence[int]) -> None:
+        """One token for each; those of matchers that were closed meanwhile are nobody's."""
+        for number, token in zip(numbers, tokens, strict=True):
+            entry = self._matchers.get(number)
+            if entry is None or entry.is_failed:
+                continue
+            if not self._take(entry, token):
+                self._give_up(number, entry)
+
+    def close(self, number: int) -> None:
+        self._matchers.pop(number, None)
+
+    def order(self, sequence: int, numbers: Sequence[int], num_tokens: Sequence[int]) -> None:
+        self._orders.append(_Order(sequence, numbers, num_tokens))
+
+    def fill(self) -> None:
+        """Fills what can be filled, and publishes the steps that are complete."""
+        while self._orders:
+            order = self._orders[0]
+            self._fill(order)
+            if order.open:
+                return
+            self._orders.popleft()
+            self._publish(order.sequence)
+
+    def _fill(self, order: _Order) -> None:
+        masks = self._masks_of(order.sequence).masks
+        ready: list[tuple[int, int, _Matcher]] = []
+        still = []
+        for mask, number, num_tokens in order.open:
+            entry = self._matchers.get(number)
+            if entry is None:
+                masks[mask] = _ALL
+            elif entry.is_failed:
+                masks[mask] = self._failure_mask
+            elif len(entry.tokens) == num_tokens:
+                ready.append((mask, number, entry))
+            else:
+                still.append((mask, number, num_tokens))
+        order.open = still
+        self._compute(masks, ready)
+        self.num_filled += len(ready)
+
+    def _compute(self, masks: np.ndarray, ready: list[tuple[int, int, _Matcher]]) -> None:
+        num_bytes = masks.strides[0]
+        if self._executor is not None and len(ready) >= _NUM_MASKS_IN_PARALLEL:
+            pairs = [(entry.matcher, mask) for mask, _, entry in ready]
+            self._executor.unsafe_compute_mask_ptr(pairs, masks.ctypes.data, num_bytes, len(masks))
+        else:
+            for mask, _, entry in ready:
+                entry.matcher.unsafe_compute_mask_ptr(masks[mask].ctypes.data, num_bytes)
+        for mask, number, entry in ready:
+            if not entry.matcher.is_error():
+                continue
+            if self._renew(entry):
+                entry.matcher.unsafe_compute_mask_ptr(masks[mask].ctypes.data, num_bytes)
+            if entry.matcher.is_error():
+                self._give_up(number, entry)
+                masks[mask] = self._failure_mask
+
+    def _take(self, entry: _Matcher, token: int) -> bool:
+        entry.tokens.append(token)
+        return entry.matcher.consume_token(token) or self._renew(entry)
+
+    def _renew(self, entry: _Matcher) -> bool:
+        """Matchers of one grammar share what its lexer has learned, which is bounded: where that is used up, whoever
+        needs more gets a lexer to itself, once. False: that was not what is wrong, or not again."""
+        if entry.is_renewed:
+            return False
+        entry.is_renewed = True
+        fresh = self._compile_again(entry.grammar)
+        if fresh is None or fresh.is_error() or not fresh.consume_tokens(entry.tokens):
+            return False
+        entry.matcher = fresh
+        return True
+
+    def _give_up(self, number: int, entry: _Matcher) -> None:
+        entry.is_failed = True
+        self._fail(number, error_of(entry.matcher) or "it cannot go on")

@@ -1,0 +1,111 @@
+"""The requests of an engine core whose output a grammar binds: held until it is compiled, then in step with it.
+
+Speaks to the grammar process and never waits for it. All that a step costs here are two short messages: the tokens that
+were collected, and which masks the dispatched step needs.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from engine_core.ipc.grammar_messages import (
+    AcceptTokens,
+    CloseMatcher,
+    FillMasks,
+    FromGrammar,
+    MatcherFailed,
+    MatcherOpened,
+    OpenMatcher,
+    ToGrammar,
+)
+from engine_core.request import Request
+from engine_core.row_table import RowTable
+from engine_core.step_records import ScheduledStep, StepOutputs
+
+
+class GrammarLink(Protocol):
+    """The grammar process."""
+
+    @property
+    def refusal(self) -> str | None: ...
+    @property
+    def has_unsent(self) -> bool: ...
+    def fileno(self) -> int: ...
+    def send(self, message: ToGrammar) -> None: ...
+    def receive(self) -> list[FromGrammar]: ...
+
+
+class GrammarRequests:
+    """A matcher's number is its request's `matcher`; 0 is none."""
+
+    def __init__(self, link: GrammarLink | None, table: RowTable) -> None:
+        self.link = link if link is not None and link.refusal is None else None
+        self.refusal = "This engine was started without grammars." if link is None else link.refusal
+        """Why no grammar can be had; None: they can."""
+        self._table = table
+        self._requests: dict[int, Request] = {}
+        self._held: set[int] = set()
+        self._num_opened = 0
+
+    @property
+    def num_held(self) -> int:
+        """Requests whose grammar is being compiled; the scheduler does not know them."""
+        return len(self._held)
+
+    def hold(self, request: Request) -> None:
+        """Asks for a request's matcher; `receive` says when it may run."""
+        assert self.link is not None
+        assert request.sampling.grammar is not None
+        self._num_opened += 1
+        request.matcher = self._num_opened
+        self._requests[request.matcher] = request
+        self._held.add(request.matcher)
+        output = request.tokens[request.num_prompt_tokens :]
+        self.link.send(OpenMatcher(matcher=request.matcher, grammar=request.sampling.grammar, tokens=output.tobytes()))
+
+    def is_held(self, request: Request) -> bool:
+        return request.matcher in self._held
+
+    def close(self, request: Request) -> None:
+        """The request has ended. May be called for any request."""
+        if self._requests.pop(request.matcher, None) is not None:
+            assert self.link is not None
+            self._held.discard(request.matcher)
+            self.link.send(CloseMatcher(matcher=request.matcher))
+
+    def receive(self) -> Iterator[tuple[Request, str | None]]:
+        """Requests that may run now, and with an error those that cannot run or go on; these have to be closed."""
+        assert self.link is not None
+        for message in self.link.receive():
+            assert isinstance(message, MatcherOpened | MatcherFailed), message
+            request = self._requests.get(message.matcher)
+            if request is None:
+                continue  # it was aborted meanwhile
+            if isinstance(message, MatcherOpened) and message.error is None:
+                self._held.remove(message.matcher)
+            yield request, message.error
+
+    def accept(self, outputs: StepOutputs) -> None:
+        """The tokens of a collected step, for the requests that go on."""
+        matchers = self._table.matcher[outputs.rows]
+        counts = matchers > 0
+        if outputs.finished:
+            counts &= ~np.isin(matchers, [finished.request.matcher for finished in outputs.finished])
+        if counts.any():
+            assert self.link is not None
+            message = AcceptTokens(
+                matchers=matchers[counts].tobytes(), tokens=outputs.token_ids[counts].astype("<i4").tobytes()
+            )
+            self.link.send(message)
+
+    def order_masks(self, step: ScheduledStep) -> None:
+        """The masks that a dispatched step waits for; a step's number is that of its plan in the ring."""
+        if len(step.mask_rows):
+            assert self.link is not None
+            message = FillMasks(
+                sequence=step.step_id,
+                matchers=self._table.matcher[step.mask_rows].tobytes(),
+                num_tokens=step.num_mask_tokens.tobytes(),
+            )
+            self.link.send(message)

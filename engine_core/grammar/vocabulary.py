@@ -1,0 +1,49 @@
+"""The model's vocabulary as llguidance needs it, and what one grammar may cost."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+_MAX_LEXER_STATES = 20_000
+"""Of one grammar, shared by all its matchers; 1 to 2 KB each."""
+
+
+def error_of(matcher: LLMatcher) -> str | None:
+    """What is wrong with a grammar, in one line; None: nothing."""
+    if not matcher.is_error():
+        return None
+    message, _, _ = matcher.get_error().partition("\n   1 |")  # the grammar's text is not what the user wrote
+    return " ".join(message.replace("<non-verbose/>", "").split())
+
+
+class VocabularyError(ValueError):
+    """The model's tokenizer cannot be used for grammars; the message is a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    tokenizer: LLTokenizer
+    size: int
+    eos_token_ids: tuple[int, ...]
+
+    @classmethod
+    def load(cls, folder: str, size: int, eos_token_ids: tuple[int, ...]) -> "Vocabulary":
+        """From the tokenizer.json in `folder`. Raises `VocabularyError`."""
+        if not eos_token_ids:
+            raise VocabularyError("Grammars need a model with an end-of-sequence token.")
+        try:
+            text = (Path(folder) / "tokenizer.json").read_text(encoding="utf-8")
+            tokenizer = LLTokenizer(text, n_vocab=size, eos_token=list(eos_token_ids))
+        except (OSError, ValueError) as error:
+            raise VocabularyError(f"Grammars need a tokenizer.json that llguidance can read: {error}.") from error
+        return cls(tokenizer, size, eos_token_ids)
+
+    def compile(self, grammar: str) -> LLMatcher:
+        """A matcher at the beginning of its output. Whether the grammar is any good `get_error` says."""
+        limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
+        matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
+        if not matcher.is_error():
+            # The first mask is part of the cost, and some grammars fail only here.
+            matcher.compute_bitmask()
+        return matcher

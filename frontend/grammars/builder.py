@@ -1,0 +1,96 @@
+"""Writes one grammar in llguidance's form: a Lark grammar whose rules may stand for JSON schemas and other grammars.
+
+What the methods return are Lark expressions, to be put together with `|`, `?` and parentheses.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from engine_core.ipc.sampling_params import MAX_GRAMMAR_CHARS
+
+_WHITE_SPACE = r"\x20|\x0D?\x0A[\x20\x09]{0,32}"
+"""Between JSON's tokens: a space, or a line break with what indents the next line. That is any usual layout and nothing
+that a model could wander off into."""
+_OPTIONS = "x-guidance"
+"""A keyword by which llguidance takes options; ours win over those of a request."""
+
+Schema = Mapping[str, Any] | bool
+
+
+class GrammarTooLong(ValueError):
+    """The text would be longer than the engine takes."""
+
+
+class GrammarBuilder:
+    def __init__(self, token_id_of: Callable[[str], int | None]) -> None:
+        """`token_id_of`: of a token by its text that is no text for a grammar; other texts have none."""
+        self._token_id_of = token_id_of
+        self._rules: list[str] = []
+        self._named: list[dict[str, Any]] = []
+
+    @staticmethod
+    def text(literal: str) -> str:
+        """Exactly this text."""
+        return json.dumps(literal, ensure_ascii=False)
+
+    def marker(self, literal: str) -> str:
+        """Exactly this text, as the special token that it is if it is one."""
+        token_id = self._token_id_of(literal)
+        return self.text(literal) if token_id is None else f"<[{token_id}]>"
+
+    def has_token(self, literal: str) -> bool:
+        """Whether there is a special token of this text."""
+        return self._token_id_of(literal) is not None
+
+    def anything(self) -> str:
+        """Any text, also none, without special tokens."""
+        return self.terminal(r"/(.|\n)*/")
+
+    def white_space(self) -> str:
+        """Some or none."""
+        return self.terminal(r"/[ \n\r\t]{0,40}/")
+
+    def anything_until(self, literal: str) -> str:
+        """Any text up to the first `literal`, which is part of it."""
+        if self.has_token(literal):
+            return f"{self.anything()} {self.marker(literal)}"
+        return self._add_rule(f"{self.anything()} {self.text(literal)}", "[lazy]")
+
+    def any_of(self, expressions: Sequence[str]) -> str:
+        return f"({' | '.join(expressions)})"
+
+    def terminal(self, expression: str) -> str:
+        """A terminal of its own; the same one for the same expression."""
+        for number, rule in enumerate(self._rules):
+            if rule == f"T{number}: {expression}":
+                return f"T{number}"
+        self._rules.append(f"T{len(self._rules)}: {expression}")
+        return f"T{len(self._rules) - 1}"
+
+    def json(self, schema: Schema, *, is_lenient: bool = False, **options: Any) -> str:
+        """JSON that the schema validates. `is_lenient`: keywords that cannot be honoured are left out, not refused."""
+        values: dict[str, Any] = {"whitespace_pattern": _WHITE_SPACE, "lenient": is_lenient, **options}
+        plain = {} if schema is True else {"not": {}} if schema is False else dict(schema)
+        return self._add_named({"json_schema": {**plain, _OPTIONS: values}})
+
+    def lark(self, grammar: str) -> str:
+        """A grammar of its own, from its rule `start`."""
+        return self._add_named({"lark_grammar": grammar})
+
+    def build(self, start: str) -> str:
+        """The whole grammar. Raises `GrammarTooLong`."""
+        # Without forcing: a forced text would be tokenized, and what reads like a special token become one.
+        lark = "\n".join(['%llguidance {"no_forcing": true}', f"start: {start}", *self._rules])
+        grammar = json.dumps({"grammars": [{"lark_grammar": lark}, *self._named]}, ensure_ascii=False)
+        if len(grammar) > MAX_GRAMMAR_CHARS:
+            raise GrammarTooLong(f"at most {MAX_GRAMMAR_CHARS} characters of a grammar are taken, not {len(grammar)}")
+        return grammar
+
+    def _add_rule(self, expression: str, attributes: str = "") -> str:
+        self._rules.append(f"r{len(self._rules)}{attributes}: {expression}")
+        return f"r{len(self._rules) - 1}"
+
+    def _add_named(self, grammar: dict[str, Any]) -> str:
+        self._named.append({"name": f"g{len(self._named)}", **grammar})
+        return f"@g{len(self._named) - 1}"

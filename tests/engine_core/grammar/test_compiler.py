@@ -1,0 +1,112 @@
+"""Compiling strangers' grammars: what passes, what is refused, what is killed, and what is kept."""
+
+import json
+import select
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine_core.grammar.compiler import Grammar, GrammarCache, GrammarCompiler
+from engine_core.grammar.trials import TRIAL_SECONDS
+from engine_core.grammar.vocabulary import Vocabulary, VocabularyError
+
+DEMO_MODEL = Path(__file__).parents[3] / "demo_model"
+GOOD = 'start: "yes" | "no"'
+SLOW = json.dumps({"grammars": [{"json_schema": {"type": "integer", "multipleOf": 999_983}}]})
+"""Seconds and hundreds of megabytes: its remainders are states, and none of llguidance's own limits counts them."""
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return Vocabulary.load(str(DEMO_MODEL), 8192, (1, 7))
+
+
+@pytest.fixture
+def compiler(vocabulary: Vocabulary) -> Iterator[GrammarCompiler]:
+    compiler = GrammarCompiler(vocabulary)
+    yield compiler
+    compiler.close()
+    assert not psutil.pid_exists(compiler.trials.pid)
+
+
+def compile_all(compiler: GrammarCompiler, texts: list[str]) -> dict[str, tuple[Grammar | None, str | None, float]]:
+    """What came of each, and when."""
+    results: dict[str, tuple[Grammar | None, str | None, float]] = {}
+    start = time.monotonic()
+    for text in texts:
+        compiler.request(
+            text, lambda grammar, error, text=text: results.update({text: (grammar, error, time.monotonic() - start)})
+        )
+    while len(results) < len(set(texts)):
+        assert select.select([compiler.trials.fileno(), compiler.fileno()], [], [], 30)[0]
+        compiler.collect()
+    return results
+
+
+def test_a_grammar_is_compiled_once(compiler: GrammarCompiler) -> None:
+    grammar, error, _ = compile_all(compiler, [GOOD])[GOOD]
+    assert error is None
+    assert grammar is not None
+    again: list[Grammar | None] = []
+    compiler.request(GOOD, lambda found, _: again.append(found))
+    assert again == [grammar], "what is in the cache is there at once"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("start: ]", "expecting rule"),
+        ("start: /(/", "unclosed group"),
+        ('{"grammars": [{"json_schema": {"not": {}}}]}', "Unimplemented"),
+        ('{"grammars": [{"json_schema": {"type": "string", "format": "what"}}]}', "Unknown format"),
+        ('{"grammars": [{"json_schema": {"$ref": "#/$defs/nowhere"}}]}', "does not exist"),
+        ('{"grammars": [{"json_schema": {"$ref": "https://example.com/a.json"}}]}', "not present"),
+        ('{"grammars": 3}', ""),
+        ("{", ""),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(compiler: GrammarCompiler, text: str, reason: str) -> None:
+    grammar, error, _ = compile_all(compiler, [text])[text]
+    assert grammar is None
+    assert error is not None
+    assert reason in error
+    assert "\n" not in error
+
+
+def test_what_takes_too_long_is_killed_and_delays_nobody(compiler: GrammarCompiler) -> None:
+    results = compile_all(compiler, [SLOW, GOOD])
+    grammar, error, seconds = results[SLOW]
+    assert grammar is None
+    assert error is not None
+    assert "seconds" in error or "memory" in error
+    assert seconds < TRIAL_SECONDS + 0.5
+    assert results[GOOD][1] is None
+    assert results[GOOD][2] < seconds
+    assert not psutil.Process(compiler.trials.pid).children(), "nothing of it is left"
+
+
+def test_many_who_wait_for_one_grammar(compiler: GrammarCompiler) -> None:
+    found: list[Grammar | None] = []
+    for _ in range(3):
+        compiler.request(GOOD, lambda grammar, _: found.append(grammar))
+    compile_all(compiler, ['start: "a"'])
+    assert len(found) == 3
+    assert len(set(map(id, found))) == 1
+
+
+def test_the_cache_is_bounded_by_bytes(vocabulary: Vocabulary) -> None:
+    cache = GrammarCache(max_bytes=10 * 2**20)
+    for number in range(20):
+        cache.put(Grammar(f'start: "{number}"', vocabulary.compile('start: "a"'), True), 2**20)
+        assert cache.num_bytes <= 10 * 2**20
+        assert cache.get('start: "0"') is not None, "what is used stays"
+    assert 5 < len(cache) < 10
+    assert cache.get('start: "1"') is None
+
+
+def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"tokenizer\.json"):
+        Vocabulary.load(str(tmp_path), 100, (1,))

@@ -1,0 +1,137 @@
+"""Masks in step with tokens: order, matchers that ended, matchers that fail, and who shares what with whom."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine_core.grammar.compiler import Grammar
+from engine_core.grammar.matchers import Matchers
+from engine_core.grammar.vocabulary import Vocabulary
+from engine_core.ipc.step import LateMasks
+
+DEMO_MODEL = Path(__file__).parents[3] / "demo_model"
+VOCAB_SIZE, NUM_ROWS, EOS = 8192, 4, (1, 7)
+HUNGRY = json.dumps({"grammars": [{"lark_grammar": "start: /(.*a.{30}){20}/"}]})
+"""Its lexer has more states than are allowed, and random text finds them."""
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return Vocabulary.load(str(DEMO_MODEL), VOCAB_SIZE, EOS)
+
+
+class Setup:
+    def __init__(self, vocabulary: Vocabulary, num_threads: int = 1) -> None:
+        self.vocabulary = vocabulary
+        self.late = {n: LateMasks(np.zeros((NUM_ROWS, VOCAB_SIZE // 32), np.int32)) for n in range(1, 400)}
+        self.published: list[int] = []
+        self.failed: dict[int, str] = {}
+        self.num_renewed = 0
+        self.matchers = Matchers(
+            VOCAB_SIZE,
+            EOS,
+            lambda sequence: self.late[sequence],
+            self.published.append,
+            self._compile_again,
+            lambda number, error: self.failed.update({number: error}),
+            num_threads,
+        )
+
+    def _compile_again(self, grammar: Grammar):
+        self.num_renewed += 1
+        return self.vocabulary.compile(grammar.text)
+
+    def grammar(self, text: str) -> Grammar:
+        return Grammar(text, self.vocabulary.compile(text), True)
+
+    def allowed(self, sequence: int, mask: int = 0) -> list[int]:
+        words = self.late[sequence].masks[mask]
+        return np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")).tolist()
+
+    def ids(self, text: str) -> list[int]:
+        return self.vocabulary.tokenizer.tokenize_str(text)
+
+
+@pytest.fixture(params=[1, 2])
+def setup(vocabulary: Vocabulary, request: pytest.FixtureRequest) -> Setup:
+    return Setup(vocabulary, request.param)
+
+
+def test_a_mask_waits_for_its_token_and_steps_stay_in_order(setup: Setup) -> None:
+    (yes,) = setup.ids("y")
+    matchers, grammar = setup.matchers, setup.grammar('start: "y" | "n"')
+    for number in (1, 2):
+        assert matchers.open(number, grammar, []) is None
+    matchers.order(1, [1], [0])
+    matchers.order(2, [2, 1], [0, 1])  # the second mask needs the token of the first step
+    matchers.fill()
+    assert setup.published == [1]
+    assert yes in setup.allowed(1)
+    assert not set(setup.allowed(1)) & set(EOS)
+    matchers.accept([1], [yes])
+    matchers.fill()
+    assert setup.published == [1, 2]
+    assert setup.allowed(2, 0) == setup.allowed(1)
+    assert setup.allowed(2, 1) == sorted(EOS), "a complete answer can only end"
+
+
+def test_a_matcher_that_ended_holds_up_nobody(setup: Setup) -> None:
+    matchers = setup.matchers
+    matchers.open(1, setup.grammar('start: "a"'), [])
+    matchers.order(1, [1], [5])
+    matchers.fill()
+    assert setup.published == []
+    matchers.close(1)
+    matchers.fill()
+    assert setup.published == [1]
+    assert len(setup.allowed(1)) == VOCAB_SIZE
+    matchers.close(1)
+    matchers.accept([1], [3])
+    assert len(matchers) == 0
+
+
+def test_a_resumed_output_goes_on(setup: Setup) -> None:
+    tokens = setup.ids('{"a')
+    grammar = setup.grammar('start: %json {"const": {"a": 1}}')
+    assert setup.matchers.open(1, grammar, tokens) is None
+    setup.matchers.order(1, [1], [len(tokens)])
+    setup.matchers.fill()
+    assert setup.published == [1]
+    assert setup.matchers.open(2, grammar, setup.ids("[1]")) is not None, "an output that the grammar does not know"
+
+
+def test_a_token_that_does_not_follow_fails_its_matcher_alone(setup: Setup) -> None:
+    matchers, grammar = setup.matchers, setup.grammar('start: "yes"')
+    matchers.open(1, grammar, [])
+    matchers.open(2, grammar, [])
+    matchers.accept([1], setup.ids("no")[:1])
+    matchers.order(1, [1, 2], [1, 0])
+    matchers.fill()
+    assert list(setup.failed) == [1]
+    assert setup.published == [1]
+    assert len(setup.allowed(1, 0)) == 1
+    assert not set(setup.allowed(1, 0)) & set(EOS), "nobody may take it for complete"
+    assert setup.ids("yes")[0] in setup.allowed(1, 1)
+
+
+def test_who_uses_up_a_lexer_harms_nobody_else(vocabulary: Vocabulary) -> None:
+    """Matchers of one grammar share its lexer: when its states are used up, whoever needs more gets a fresh one."""
+    setup = Setup(vocabulary)
+    grammar, rng = setup.grammar(HUNGRY), np.random.default_rng(0)
+    matchers = setup.matchers
+    matchers.open(1, grammar, [])
+    sequence = 0
+    while not setup.failed:  # its own lexer is used up as well
+        sequence += 1
+        matchers.order(sequence, [1], [sequence - 1])
+        matchers.fill()
+        matchers.accept([1], [int(rng.choice(setup.allowed(sequence)))])
+    assert setup.num_renewed == 1
+    assert "states" in setup.failed[1]
+    matchers.open(2, grammar, [])
+    matchers.order(sequence + 1, [2], [0])
+    matchers.fill()
+    assert 2 not in setup.failed
+    assert len(setup.allowed(sequence + 1)) > 1000
