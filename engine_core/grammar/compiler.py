@@ -122,7 +122,7 @@ class GrammarCompiler:
         return self._vocabulary.compile(grammar.text) if grammar.is_quick else None
 
     def collect(self) -> None:
-        """Takes in verdicts of trials and compiled grammars. Raises `FramesClosed` when the trial process has died."""
+        """Takes in verdicts of trials and compiled grammars. Raises `TrialsEnded` when that is not possible."""
         self.trials.flush()
         for verdict in self.trials.verdicts():
             job = self._jobs[verdict.number]

@@ -64,7 +64,7 @@ class GrammarServer:
         )
 
     def run(self) -> None:
-        """Raises `FramesClosed` when the engine core is gone, or the process that tries grammars."""
+        """Raises `FramesClosed` when the engine core is gone."""
         poll, trials = select.poll(), self._compiler.trials
         poll.register(self._compiler.fileno(), select.POLLIN)
         while True:

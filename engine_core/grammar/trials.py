@@ -31,6 +31,10 @@ _PR_SET_PDEATHSIG = 1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
+class TrialsEnded(RuntimeError):
+    """No grammar can be tried any more."""
+
+
 class Trial(msgspec.Struct, frozen=True, array_like=True):
     """A grammar to be tried."""
 
@@ -83,8 +87,11 @@ class TrialProcess:
         os.waitpid(self.pid, 0)
 
     def verdicts(self) -> list[Verdict]:
-        """Those that have come. Raises `FramesClosed` when the process has died."""
-        return [msgspec.msgpack.decode(frame, type=Verdict) for frame in self._frames.receive()]
+        """Those that have come. Raises `TrialsEnded` when the process has died."""
+        try:
+            return [msgspec.msgpack.decode(frame, type=Verdict) for frame in self._frames.receive()]
+        except FramesClosed:
+            raise TrialsEnded("The process that tries grammars has died.") from None
 
 
 def _run(sock: socket.socket, vocabulary: Vocabulary) -> None:
