@@ -220,8 +220,13 @@ class InputProcessor:
             self._check_token_ids(values.get(name, ()), name)
         return values
 
+    @property
+    def knows_reasoning(self) -> bool:
+        """Whether reasoning is told apart from the answer."""
+        return self._parsers.reasoning_format is not None
+
     def _thinking_budget(self, request: GenerationRequest, prompt: Prompt, budget: int) -> dict[str, Any]:
-        if not isinstance(request, ChatCompletionRequest) or self._parsers.reasoning_format is None:
+        if not isinstance(request, ChatCompletionRequest) or not self.knows_reasoning:
             raise bad_request(
                 "thinking_token_budget needs a chat with a model whose reasoning is known (--reasoning-parser).",
                 "thinking_token_budget",

@@ -11,6 +11,7 @@ from frontend.protocol.messages import CountTokensRequest, MessagesRequest, Mess
 _CHOICES = {"auto": "auto", "none": "none", "any": "required"}
 _THINKING = ("enable_thinking", "thinking")
 """What templates call it whose models think by request."""
+_OWN_NAMES = {"stop": "stop_sequences", "thinking_token_budget": "thinking.budget_tokens"}
 _OF_A_TOOL = re.compile(r"^(tools\[\d+\])\.function(?:\.(parameters))?")
 
 
@@ -36,8 +37,8 @@ def as_chat(asked: CountTokensRequest) -> ChatCompletionRequest:
     )
 
 
-def as_chat_to_answer(asked: MessagesRequest) -> ChatCompletionRequest:
-    """The same with what is said of the answer."""
+def as_chat_to_answer(asked: MessagesRequest, *, knows_reasoning: bool) -> ChatCompletionRequest:
+    """The same with what is said of the answer. `knows_reasoning`: else there is no thinking that could be bounded."""
     budget = None if asked.thinking is None else asked.thinking.budget_tokens
     if budget is not None and not 1 <= budget < asked.max_tokens:
         raise bad_request(
@@ -47,14 +48,15 @@ def as_chat_to_answer(asked: MessagesRequest) -> ChatCompletionRequest:
     chat.max_tokens = asked.max_tokens
     chat.temperature, chat.top_k, chat.top_p = asked.temperature, asked.top_k, asked.top_p
     chat.stop = asked.stop_sequences
+    chat.thinking_token_budget = budget if knows_reasoning else None
     return chat
 
 
 def own_names(error: ApiError) -> ApiError:
     """An error about a chat's field as one about this endpoint's field."""
     param = error.param or ""
-    if param == "stop":
-        return error.renamed("stop_sequences")
+    if param in _OWN_NAMES:
+        return error.renamed(_OWN_NAMES[param])
     if param.startswith("response_format"):
         return error.renamed(param.replace("response_format.json_schema", "output_config.format"))
     if found := _OF_A_TOOL.match(param):

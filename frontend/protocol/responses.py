@@ -25,7 +25,7 @@ class InputItem(msgspec.Struct, kw_only=True):
 class TextFormat(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What the answer has to be; a schema stands here beside its name."""
 
-    type: str = "text"
+    type: str
     name: str | None = None
     description: str | None = None
     schema: Any = None

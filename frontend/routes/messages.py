@@ -24,18 +24,19 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     message_id = f"msg_{uuid.uuid4().hex}"
     async with state.generating():
         try:
-            order = await chat_order(as_chat_to_answer(asked), state, request.headers, message_id)
+            chat = as_chat_to_answer(asked, knows_reasoning=state.input_processor.knows_reasoning)
+            order = await chat_order(chat, state, request.headers, message_id)
+            generation = Generation(order, state.tokenizer, state.client)
+            try:
+                answer = MessageAnswer(message_id, model, generation)
+                if asked.stream:
+                    await stream_events(request, generation, answer, state.keep_alive, headers)
+                    return None
+                return json_response(answer.whole((await generation.collect())[0]), headers=headers)
+            finally:
+                generation.close()
         except ApiError as error:
             raise own_names(error) from error
-        generation = Generation(order, state.tokenizer, state.client)
-        try:
-            answer = MessageAnswer(message_id, model, generation)
-            if asked.stream:
-                await stream_events(request, generation, answer, state.keep_alive, headers)
-                return None
-            return json_response(answer.whole((await generation.collect())[0]), headers=headers)
-        finally:
-            generation.close()
 
 
 async def count_tokens(request: Request, state: FrontendState) -> HTTPResponse:

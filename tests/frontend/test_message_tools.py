@@ -128,6 +128,17 @@ def test_thinking_reaches_the_template(tmp_path: Any) -> None:
             assert prompt_text(own) == f"{word} {word}Hi"
 
 
+def test_thinking_is_bounded_where_it_is_known(setup: Setup, tmp_path: Any) -> None:
+    thinking = {"type": "enabled", "budget_tokens": 50}
+    setup.say("x")
+    send(setup, thinking=thinking).raise_for_status()
+    assert setup.core.received(AddRequest)[-1].sampling.thinking_token_budget == 50
+    with running_setup(tmp_path, chat_template="Hi") as own:
+        own.say("x")
+        send(own, thinking=thinking).raise_for_status()
+        assert own.core.received(AddRequest)[-1].sampling.thinking_token_budget is None
+
+
 def test_token_counts_count_tools(setup: Setup) -> None:
     setup.say("ok")
     fields: dict[str, Any] = {"model": MODEL, "messages": USER}
