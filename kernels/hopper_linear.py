@@ -14,8 +14,10 @@ time, for twice the reads of the L2 cache).
 
 Traffic: without clusters, which Gluon of Triton 3.6 has no multicast for, a k-step of 4.2 MFLOP reads 48 KB from the L2
 cache: 7.5 TB/s at 660 TFLOP/s. Tiles are visited in groups of some row tiles by all column tiles, so that programs that
-run at a time share their operands there. Measured at 8,192 rows of an 8B model's gate-up: 685 to 690 TFLOP/s with the activation,
-cuBLAS and a second launch 634 to 659 (the power limit holds both; benchmarks/sweep_large_linear.py).
+run at a time share their operands there.
+
+Measured at 8,192 rows of an 8B model's gate-up: 685 to 690 TFLOP/s with the activation, cuBLAS and a second launch 634
+to 659 (the power limit holds both; benchmarks/sweep_large_linear.py).
 
 Legend: M = rows of x, N = rows of the weight (output features, twice the result's when gated), K = input features.
 """
