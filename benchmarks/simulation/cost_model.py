@@ -5,7 +5,8 @@
                                                                   compute = 2 x weight's elements x tokens / rate
          + norms, RoPE and activation: bytes moved / copy bandwidth
          + decode attention: keys and values of all contexts / (share x bandwidth), those that several sequences share
-           once from memory and else from the cache
+           once from memory and else from the cache; keys with which all of them begin, where a GPU attends to them
+           apart: operations of the pairs / rate of prefill attention
          + per prompt chunk: max(keys and values / bandwidth, its pairs' operations / rate of prefill attention)
          + logits: bytes moved by the sampler / copy bandwidth
 
@@ -51,14 +52,23 @@ class CostModel:
         self._moved_bytes = model.num_hidden_layers * moved * dtype_bytes
         self._kv_bytes = kv_bytes_per_token(model, dtype_bytes, model.num_hidden_layers)
         self._pair_flops = 4 * model.num_hidden_layers * q_size
-        self._sizes = StepSizes(scheduler.max_num_seqs, scheduler.max_num_batched_tokens)
+        self._sizes = StepSizes(scheduler.max_num_seqs, scheduler.max_num_batched_tokens, shares_beginnings=True)
         # Sizes and numbers of samples come again and again.
         self._of_layer = cache(partial(self._products, self._layer_matrices))
         self._of_head = cache(partial(self._products, self._head_matrix))
 
-    def step_seconds(self, ends: np.ndarray, counts: np.ndarray, num_sampled: int, distinct: float = 1.0) -> float:
+    def step_seconds(
+        self,
+        ends: np.ndarray,
+        counts: np.ndarray,
+        num_sampled: int,
+        distinct: float = 1.0,
+        num_shared_keys: int = 0,
+        num_sharing: int = 0,
+    ) -> float:
         """Of a step that computes the last `counts` of `ends` tokens of its sequences (each int [num_seqs]).
-        `distinct` is the share of the sequences' blocks that is left when each is counted once."""
+        `distinct` is the share of the sequences' blocks that is left when each is counted once; the first
+        `num_sharing` sequences begin with the same `num_shared_keys`, as a plan says it."""
         gpu = self._gpu
         num_tokens = self._sizes.fit(int(counts.sum()), len(counts)).num_tokens
         is_narrow = num_tokens <= _MAX_NARROW_TOKENS
@@ -67,7 +77,13 @@ class CostModel:
         seconds += self._of_head(num_sampled) if num_sampled else 0.0
         seconds += num_tokens * self._moved_bytes / gpu.copy_bytes_per_second
         seconds += num_sampled * self._vocab_size * _LOGIT_BYTES * _LOGIT_PASSES / gpu.copy_bytes_per_second
-        return seconds + self._attention(ends.astype(np.float64), counts.astype(np.float64), distinct)
+        ends = ends.astype(np.float64)
+        is_mixed = counts.sum() > len(counts)
+        if num_shared_keys and (is_mixed or self._sizes.shares(len(counts), len(counts), num_shared_keys)):
+            seconds += num_sharing * num_shared_keys * self._pair_flops / gpu.prefill_attention_flops
+            ends[:num_sharing] -= num_shared_keys
+            distinct = 1.0  # what is left is each row's own
+        return seconds + self._attention(ends, counts.astype(np.float64), distinct)
 
     def _products(self, matrices: np.ndarray, num_tokens: int) -> float:
         gpu = self._gpu
@@ -93,8 +109,13 @@ class CostModel:
         return num_blocks * bytes_per_block / self._gpu.host_bytes_per_second
 
     def core_seconds(self, num_seqs: int) -> float:
-        """CPU time of the engine core for a step, planning and update together."""
+        """CPU time of the engine core for a step, planning and update together, but for its starts."""
         return self._gpu.core_step_seconds + num_seqs * self._gpu.core_row_seconds
+
+    @property
+    def start_seconds(self) -> float:
+        """CPU time of the engine core for each request that a step starts."""
+        return self._gpu.core_start_seconds
 
     @property
     def launch_seconds(self) -> float:

@@ -48,6 +48,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     core_step_seconds: Seconds
     """CPU time of the engine core for one step, planning and update together, and for each of its requests."""
     core_row_seconds: Seconds
+    core_start_seconds: Seconds
+    """And for each request that it starts."""
 
 
 H200 = Gpu(
@@ -67,6 +69,7 @@ H200 = Gpu(
     host_bytes_per_second=50e9,
     core_step_seconds=330e-6,
     core_row_seconds=1.2e-6,
+    core_start_seconds=210e-6,
 )
 """Measured."""
 H100 = msgspec.structs.replace(

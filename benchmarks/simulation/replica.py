@@ -19,6 +19,8 @@ from engine_core.host_tier import make_host_tier
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.ipc.step import (
     NUM_HOST_SLOTS,
+    NUM_ROW_INITS,
+    NUM_SHARING_SEQS,
     RESULT_STEP_ID,
     StepPlan,
     StepResult,
@@ -179,6 +181,7 @@ class Replica:
             return False
         costs, cache, plan = self._costs, self._config.cache, self._plan
         self._core_free += costs.core_seconds(len(step.rows)) / 2
+        self._core_free += int(plan.header[NUM_ROW_INITS]) * costs.start_seconds
         dispatched = self._core_free + costs.launch_seconds
         if plan.num_stores:
             seconds = costs.copy_seconds(plan.num_stores, cache.bytes_per_block)
@@ -190,7 +193,9 @@ class Replica:
         table = self.scheduler.table
         ends, counts = table.num_computed[step.rows], plan.num_query_tokens[: len(step.rows)]
         distinct = min(1.0, self.scheduler.kv.pool.num_owned / int(table.num_blocks[table.running].sum()))
-        seconds = costs.step_seconds(ends, counts, int(step.samples.sum()), distinct)
+        num_sampled = int(step.samples.sum())
+        shared = (plan.num_shared_keys, int(plan.header[NUM_SHARING_SEQS]))
+        seconds = costs.step_seconds(ends, counts, num_sampled, distinct, *shared)
         self._gpu_free = starts_at + seconds
         self.record.busy_seconds += seconds
         self._inflight.append(_InFlight(step, self._gpu_free, seconds))

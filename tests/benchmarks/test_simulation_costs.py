@@ -50,6 +50,18 @@ def test_shared_blocks_are_read_faster_than_own_ones() -> None:
     assert by_share == sorted(set(by_share))
 
 
+def test_a_common_beginning_is_read_once() -> None:
+    costs = costs_of("llama8b")
+    ends, counts = np.full(512, 2100), np.ones(512, int)
+
+    def seconds(num_shared_keys: int, num_sharing: int = 512) -> float:
+        return costs.step_seconds(ends, counts, 512, 0.1, num_shared_keys, num_sharing)
+
+    assert seconds(2048) < 0.6 * seconds(0), "measured: 37 ms without, 16 ms with it"
+    assert seconds(32, 512) == seconds(0), "too little to be worth a launch"
+    assert seconds(2048, 256) > seconds(2048, 512)
+
+
 def test_no_step_is_faster_than_the_gpu() -> None:
     weights = 15.0e9
     assert step(costs_of("llama8b"), [256], [1]) > weights / H200.read_bytes_per_second
@@ -60,10 +72,10 @@ def test_no_step_is_faster_than_the_gpu() -> None:
 
 def test_predictions_come_near_what_was_measured() -> None:
     errors = {(each.shape, each.name): each.error for each in check.compare("h200", H200, engine_of)}
-    assert len(errors) == 12
-    assert abs(errors["qwen06b", "tput"]) < 0.1
-    assert abs(errors["qwen06b", "nano"]) < 0.1
+    assert len(errors) == 17
+    assert max(abs(errors[shape, work]) for shape in SHAPES for work in ("tput", "nano")) < 0.04
     del errors["qwen06b", "decode:256:600:0.6"]  # measured shorter than the works that are made of such steps allow
+    del errors["qwen06b", "prefix"]  # a third of it is the client's, which sends half a million tokens
     assert max(map(abs, errors.values())) < 0.1, errors
 
 
