@@ -295,11 +295,12 @@ class EngineCore:
                 raise Refused(ERROR_INVALID, f"A request {message.request_id!r} or its handle is running already.")
             if self._stop_at is not None:
                 raise Refused(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
-            if message.sampling.grammar is not None and self.grammars.refusal is not None:
-                raise Refused(ERROR_GRAMMAR, self.grammars.refusal)
+            if message.sampling.grammar is not None:
+                if self.grammars.refusal is not None:
+                    raise Refused(ERROR_GRAMMAR, self.grammars.refusal)
+                if self.grammars.num_held >= self._config.scheduler.max_num_waiting:
+                    raise Refused(ERROR_OVERLOADED, "Too many grammars are being compiled; try again.", retry_after=1.0)
             now = time.monotonic()
-            if self.grammars.num_held >= self._config.scheduler.max_num_waiting:
-                raise Refused(ERROR_OVERLOADED, "Too many grammars are being compiled; try again.", retry_after=1.0)
             request = self._admission.admit(message, client.identity, client.number, self.scheduler.policy, now)
         except Refused as refused:
             error = RequestError(
