@@ -88,7 +88,10 @@ class Started:
         root = psutil.Process(self._process.pid)
         named = {"parent": root}
         for child in root.children(recursive=True):
-            arguments = child.cmdline()
+            try:
+                arguments = child.cmdline()
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue  # those that try a grammar out are short-lived
             module = arguments[arguments.index("-m") + 1] if "-m" in arguments else "other"
             number = sum(name.split(" ")[0] == module for name in named)
             named[f"{module} {number + 1}" if number else module] = child

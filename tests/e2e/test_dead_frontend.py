@@ -24,7 +24,7 @@ def frontends(tmp_path: Path) -> Iterator[list[FrontendProcess]]:
     config = resolve(args).serve_config(str(tmp_path), 0)
     config_file = tmp_path / "core.json"
     config_file.write_bytes(msgspec.json.encode(config))
-    core = start_core(str(config_file), 0, Heartbeats.create(2), 0)
+    core = start_core(str(config_file), 0, Heartbeats.create(3), 0)
     frontends: list[FrontendProcess] = []
     try:
         wait_until_ready(core, lambda progress: None)
