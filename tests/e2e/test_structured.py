@@ -158,10 +158,11 @@ def test_other_structures(server: Server, structure: dict[str, Any], wanted: str
         "messages": [{"role": "user", "content": "What is a list?"}],
         "max_tokens": 250,
         "temperature": 1.2,
+        "seed": 5,
         "n": 3,
         "structured_outputs": structure,
     }
-    completion = {"prompt": "It is", "max_tokens": 60, "n": 3, "structured_outputs": structure}
+    completion = {"prompt": "It is", "max_tokens": 60, "seed": 5, "n": 3, "structured_outputs": structure}
     with httpx.Client(base_url=server.url, timeout=60) as http:
         chats = http.post("/v1/chat/completions", json=chat).json()["choices"]
         texts = http.post("/v1/completions", json=completion).json()["choices"]
@@ -264,7 +265,7 @@ def test_a_strict_tool_leaves_the_rest_of_the_text_free(server: Server, client: 
 
 def test_the_responses_endpoint(server: Server, client: openai.OpenAI) -> None:
     form: Any = {"format": {"type": "json_schema", "name": "answer", "schema": SCHEMAS["flat"], "strict": True}}
-    answer = client.responses.create(model=server.model, input="Who?", text=form, max_output_tokens=200)
+    answer = client.responses.create(model=server.model, input="Who?", text=form, temperature=0, max_output_tokens=300)
     assert is_valid(json.loads(answer.output_text), SCHEMAS["flat"])
     assert answer.text is not None
     assert answer.text.format is not None
