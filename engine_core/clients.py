@@ -9,8 +9,16 @@ import errno
 import numpy as np
 import zmq
 
+from engine_core.config.engine_config import EngineConfig
 from engine_core.ipc.codec import encode
-from engine_core.ipc.messages import FinishedRequest, RequestError, RequestLogprobs, RequestOutputs
+from engine_core.ipc.messages import (
+    PROTOCOL_VERSION,
+    FinishedRequest,
+    RequestError,
+    RequestLogprobs,
+    RequestOutputs,
+    Welcome,
+)
 from engine_core.ipc.step import StepResult
 from engine_core.request import Request
 from engine_core.row_table import RowTable
@@ -208,4 +216,17 @@ def _scores_of(result: StepResult, part: ScoredTokens) -> RequestLogprobs:
         ranks=scores["rank"].tobytes(),
         top_token_ids=scores["top_token_ids"][:, :num_top].tobytes(),
         top_logprobs=scores["top_logprobs"][:, :num_top].tobytes(),
+    )
+
+
+def make_welcome(config: EngineConfig, epoch: int, replica: int) -> Welcome:
+    """What a client is told first."""
+    cache = config.cache
+    return Welcome(
+        version=PROTOCOL_VERSION,
+        epoch=epoch,
+        replica=replica,
+        max_model_len=config.scheduler.max_model_len,
+        vocab_size=config.model.vocab_size,
+        num_kv_tokens=cache.num_blocks * cache.block_size // len(config.layer_groups()),
     )

@@ -8,19 +8,16 @@ tokens after that plan has gone.
 import logging
 import time
 from collections import deque
-from pathlib import Path
 
 import zmq
 
 from engine_core import garbage
 from engine_core.admission import Admission, Refused
 from engine_core.block_events import BlockEventFeed
-from engine_core.clients import Client, Clients, final_reply, send_to
+from engine_core.clients import Client, Clients, final_reply, make_welcome, send_to
 from engine_core.config.engine_config import EngineConfig
-from engine_core.config.hash_key import read_hash_key
 from engine_core.executors.base import Executor
 from engine_core.grammar.requests import GrammarLink, GrammarRequests
-from engine_core.host_tier import make_host_tier
 from engine_core.inspector import Inspector
 from engine_core.ipc.codec import ProtocolError, decode_client_message, encode, handle_of_malformed_add
 from engine_core.ipc.control import ControlLink, Drain, LinkClosed
@@ -42,10 +39,9 @@ from engine_core.ipc.messages import (
     RequestError,
     SubscribeBlockEvents,
     Utility,
-    Welcome,
 )
 from engine_core.ipc.step import ENDED_NS, STARTED_NS, StepResult
-from engine_core.kv_cache_manager import KVCacheManager
+from engine_core.kv_cache_manager import make_kv_cache_manager
 from engine_core.metrics import Metrics
 from engine_core.open_requests import OpenRequests
 from engine_core.request import Request, RequestStatus
@@ -93,16 +89,7 @@ class EngineCore:
         self._heartbeats = heartbeats
         self._heartbeat_index = heartbeat_index
         self._replica = replica
-        cache = config.cache
-        key_file = cache.prefix_hash_key_file
-        kv_cache_manager = KVCacheManager(
-            cache.num_blocks,
-            cache.block_size,
-            cache.enable_prefix_caching,
-            hash_key=None if key_file is None else read_hash_key(Path(key_file)),
-            host=make_host_tier(config),
-            windows=config.layer_groups().windows,
-        )
+        kv_cache_manager = make_kv_cache_manager(config)
         self.scheduler = Scheduler(config.scheduler, kv_cache_manager, config.model.eos_token_ids)
         self.grammars = GrammarRequests(grammar_link, self.scheduler.table)
         self.metrics = Metrics(self.scheduler, model_name or config.model.path, replica)
@@ -271,16 +258,7 @@ class EngineCore:
             self._clients.add(identity, hello.credit)
         else:
             logger.warning("A client speaks protocol version %d, not %d.", hello.version, PROTOCOL_VERSION)
-        cache = self._config.cache
-        welcome = Welcome(
-            version=PROTOCOL_VERSION,
-            epoch=self.epoch,
-            replica=self._replica,
-            max_model_len=self._config.scheduler.max_model_len,
-            vocab_size=self._config.model.vocab_size,
-            num_kv_tokens=cache.num_blocks * cache.block_size // self.scheduler.kv.num_groups,
-        )
-        send_to(self._router, identity, encode(welcome))
+        send_to(self._router, identity, encode(make_welcome(self._config, self.epoch, self._replica)))
 
     def _on_add(self, client: Client, message: AddRequest) -> None:
         if client.num_final_replies > _MAX_UNREAD_REPLIES:

@@ -13,12 +13,15 @@ entries of such a table hold `NO_BLOCK`, and nobody looks at them. `prefix_searc
 import hashlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from engine_core.block_events import BlockEventRecorder
 from engine_core.block_pool import BlockPool
-from engine_core.host_tier import HostTier
+from engine_core.config.engine_config import EngineConfig
+from engine_core.config.hash_key import read_hash_key
+from engine_core.host_tier import HostTier, make_host_tier
 from engine_core.ipc.messages import DIGEST_BYTES
 from engine_core.prefix_search import NO_BLOCK, PrefixHit, PrefixSearch, digest_and_group, identity
 from engine_core.prefix_tree import PrefixTree
@@ -287,3 +290,17 @@ class KVCacheManager:
                 framed += bytes([part is not None]) + len(encoded).to_bytes(4, "little") + encoded
             request.chain_root = hashlib.blake2b(framed, digest_size=DIGEST_BYTES, key=self._key).digest()
         return request.chain_root
+
+
+def make_kv_cache_manager(config: EngineConfig) -> KVCacheManager:
+    """The one that an engine's configuration describes. Raises `ConfigError` for a hash key that cannot be read."""
+    cache = config.cache
+    key_file = cache.prefix_hash_key_file
+    return KVCacheManager(
+        cache.num_blocks,
+        cache.block_size,
+        cache.enable_prefix_caching,
+        hash_key=None if key_file is None else read_hash_key(Path(key_file)),
+        host=make_host_tier(config),
+        windows=config.layer_groups().windows,
+    )
