@@ -14,71 +14,17 @@ Legend: S = rows, N = scheduled sequences of the padded step, T = tokens of the 
 record, V = vocabulary.
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
 from kernels.launch import bind
+from kernels.step_tensors import PlanPlaces, RowTensors, StepTensors
 
 _DELTAS = 256
 """Block table entries per program."""
 _CHUNK = 1024
 """Tokens at once: of a sequence's prompt, of the padding, of a history."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlanPlaces:
-    """Constants of the kernels that follow from the plan's format: where its arrays begin, in int32 words of the slot
-    (`arrays`), and which words of a row's record mean what (`fields`). Names as in the step's format, in capitals."""
-
-    arrays: dict[str, int]
-    fields: dict[str, int]
-    num_fields: int
-    shared_keys: int
-    """The word that says with how many keys in the same blocks rows begin."""
-    sharing_seqs: int
-    """The word that says how many of the first sequences do."""
-
-    def constants(self, arrays: tuple[str, ...], fields: tuple[str, ...] = ()) -> dict[str, int]:
-        """AT_... and FIELD_... for a launch."""
-        places = {f"AT_{name.upper()}": self.arrays[name] for name in arrays}
-        return places | {f"FIELD_{name.upper()}": self.fields[name] for name in fields}
-
-
-@dataclass(frozen=True, slots=True)
-class RowTensors:
-    """The rows on the device; all int32 but for `bias_values` (float32) and `prompt_mask` (uint8)."""
-
-    fields: torch.Tensor  # [S, F]
-    last_token: torch.Tensor  # [S]
-    num_computed_tokens: torch.Tensor  # [S]
-    block_tables: torch.Tensor  # [groups, S, max_blocks]
-    bias_ids: torch.Tensor  # [S, max biases]
-    bias_values: torch.Tensor  # [S, max biases]
-    stop_ids: torch.Tensor  # [S, max ids held back]
-    allowed_ids: torch.Tensor  # [S, max ids allowed]
-    sequences: torch.Tensor  # [S, max sequences, their tokens]
-    latest_tokens: torch.Tensor  # [S, tokens of a sequence]: of position p at p modulo their number
-    thinking_begin: torch.Tensor  # [S]
-    prompt_mask: torch.Tensor  # [penalty slots, V]
-    output_counts: torch.Tensor  # [penalty slots, V]
-
-
-@dataclass(frozen=True, slots=True)
-class StepTensors:
-    """One step's inputs at full capacity; a padded step uses their beginnings. All int32."""
-
-    rows: torch.Tensor  # [S]; padding names row 0
-    samples: torch.Tensor  # [S]: whether the sequence samples; 0 where padded
-    query_start_loc: torch.Tensor  # [S + 1]
-    seq_lens: torch.Tensor  # [S], this step's tokens included; 0 where padded
-    logits_indices: torch.Tensor  # [S]: each sequence's last token; 0 where padded
-    input_ids: torch.Tensor  # [max tokens]; 0 where padded
-    positions: torch.Tensor  # [max tokens]; 0 where padded
-    slot_mapping: torch.Tensor  # [groups, max tokens]; -1 where padded
-    shared: torch.Tensor  # [2]: so many keys in the same blocks, and with them so many of the first sequences begin
 
 
 _APPLY_VARYING = ("slot", "num_inits", "num_deltas")

@@ -25,7 +25,8 @@ from engine_core.ipc.step import (
     StepShape,
     plan_layout,
 )
-from kernels.prepare_step import PlanPlaces, RowTensors, StepPreparation, StepTensors
+from kernels.prepare_step import StepPreparation
+from kernels.step_tensors import PlanPlaces, RowTensors, StepTensors
 
 MAX_HELD_BACK = MAX_STOP_TOKEN_IDS + 64
 """Stop token ids and EOS ids of one row that may not be sampled before `min_tokens`."""

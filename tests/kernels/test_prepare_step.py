@@ -21,9 +21,9 @@ from gpu_workers.cuda.device_rows import (
     DeviceRows,
     plan_places,
 )
-from kernels.prepare_step import StepTensors
 from kernels.reference_inputs import apply_block_deltas
 from kernels.reference_inputs import prepare_inputs as reference_inputs
+from kernels.step_tensors import StepTensors
 
 SHAPE = StepShape(max_num_seqs=13, max_num_batched_tokens=1500, max_model_len=1800, block_size=7, num_groups=2)
 VOCAB = 1111

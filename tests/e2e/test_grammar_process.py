@@ -1,0 +1,95 @@
+"""The grammar process and the scheduler under it: preemption, the prefix cache, its death and its hang."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from frontend.tokenizer import TextTokenizer
+from quire import EngineError
+from tests.e2e.engines import engine
+from tests.e2e.json_validator import is_valid
+from tests.e2e.server import DEMO_MODEL, Server, wait_for_end
+
+SCHEMA: Any = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def test_preemption_and_the_prefix_cache(tmp_path: Path) -> None:
+    """Far more requests than blocks: rows are preempted and computed again, and every output still validates."""
+
+    async def run() -> None:
+        grammar = json.dumps({"grammars": [{"json_schema": SCHEMA}]})
+        prompt = list(range(20, 120))
+        async with engine(
+            DEMO_MODEL, tmp_path, num_gpu_blocks_override=14, max_model_len=224, max_num_seqs=8
+        ) as client:
+            free: dict[str, Any] = {"max_tokens": 100, "ignore_eos": True}
+            bound: dict[str, Any] = {"max_tokens": 100, "temperature": 1.0, "grammar": grammar}
+            wishes = [{**(bound if seed % 2 else free), "seed": seed} for seed in range(12)]
+
+            async def one(sampling: dict[str, Any]) -> tuple[list[int], Any]:
+                tokens, finished = [], None
+                async for delta in client.generate(prompt, sampling):
+                    tokens.extend(delta.token_ids)
+                    finished = delta.finished or finished
+                return tokens, finished
+
+            results = await asyncio.gather(*(one(wish) for wish in wishes))
+            assert sum(finished.num_preemptions for _, finished in results) > 0
+            assert sum(finished.num_cached_tokens for _, finished in results) > 0
+            decode = _decoder()
+            for wish, (tokens, finished) in zip(wishes, results, strict=True):
+                if "grammar" in wish and finished.reason == "stop":
+                    assert is_valid(json.loads(decode(tokens[:-1])), SCHEMA)
+            assert sum(finished.reason == "stop" for _, finished in results) >= 2
+            with pytest.raises(EngineError, match="grammar"):
+                await one({"grammar": "start: nothing"})
+
+    asyncio.run(run())
+
+
+def _decoder() -> Callable[[list[int]], str]:
+    tokenizer = TextTokenizer.from_folder(str(DEMO_MODEL))
+    return lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def test_the_grammar_process_dies(start: Callable[..., Server]) -> None:
+    """The server ends with one clear line and leaves nothing behind."""
+    server = start("--frontends", "1", "--num-gpu-blocks-override", "500").wait_until_ready()
+    (pid, *_) = server.processes("engine_core.grammar")
+    pids = server.processes()
+    os.kill(pid, signal.SIGKILL)
+    assert server.wait() == 1
+    wait_for_end(pids)
+    assert server.complaints() == ["quire: The grammar process of replica 0 died (signal 9)."]
+    server.assert_nothing_left()
+
+
+def test_the_grammar_process_hangs(start: Callable[..., Server]) -> None:
+    server = start("--frontends", "1", "--num-gpu-blocks-override", "500", "--hang-timeout", "3").wait_until_ready()
+    for pid in server.processes("engine_core.grammar"):
+        os.kill(pid, signal.SIGSTOP)
+    with server.client() as client, pytest.raises(openai.APIError):
+        client.chat.completions.create(
+            model=server.model,
+            messages=[{"role": "user", "content": "Who?"}],
+            response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}},
+        )
+    assert server.wait() == 1
+    (line,) = [line for line in server.complaints() if "hangs" in line]
+    assert "grammar process" in line
+    server.assert_nothing_left()
