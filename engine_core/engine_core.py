@@ -26,7 +26,6 @@ from engine_core.ipc.messages import (
     ERROR_DEADLINE,
     ERROR_GRAMMAR,
     ERROR_INVALID,
-    ERROR_OVERLOADED,
     ERROR_SHUTTING_DOWN,
     FINISH_ABORT,
     FINISH_LENGTH,
@@ -274,10 +273,7 @@ class EngineCore:
             if self._stop_at is not None:
                 raise Refused(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
             if message.sampling.grammar is not None:
-                if self.grammars.refusal is not None:
-                    raise Refused(ERROR_GRAMMAR, self.grammars.refusal)
-                if self.grammars.num_held >= self._config.scheduler.max_num_waiting:
-                    raise Refused(ERROR_OVERLOADED, "Too many grammars are being compiled; try again.", retry_after=1.0)
+                self.grammars.check_room(self._config.scheduler.max_num_waiting)
             now = time.monotonic()
             request = self._admission.admit(message, client.identity, client.number, self.scheduler.policy, now)
         except Refused as refused:

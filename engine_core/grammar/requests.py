@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from engine_core.admission import Refused
 from engine_core.ipc.grammar_messages import (
     AcceptTokens,
     CloseMatcher,
@@ -19,6 +20,7 @@ from engine_core.ipc.grammar_messages import (
     OpenMatcher,
     ToGrammar,
 )
+from engine_core.ipc.messages import ERROR_GRAMMAR, ERROR_OVERLOADED
 from engine_core.request import Request
 from engine_core.row_table import RowTable
 from engine_core.step_records import ScheduledStep, StepOutputs
@@ -52,6 +54,13 @@ class GrammarRequests:
     def num_held(self) -> int:
         """Requests whose grammar is being compiled; the scheduler does not know them."""
         return len(self._held)
+
+    def check_room(self, max_held: int) -> None:
+        """Raises `Refused` where no further request with a grammar can be held."""
+        if self.refusal is not None:
+            raise Refused(ERROR_GRAMMAR, self.refusal)
+        if self.num_held >= max_held:
+            raise Refused(ERROR_OVERLOADED, "Too many grammars are being compiled; try again.", retry_after=1.0)
 
     def hold(self, request: Request) -> None:
         """Asks for a request's matcher; `receive` says when it may run."""
