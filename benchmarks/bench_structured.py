@@ -1,5 +1,8 @@
 """What structured output costs: throughput against free text, and the grammar process' memory over many schemas.
 
+    python -m benchmarks.bench_structured                                                # the demo model, on a CPU
+    python -m benchmarks.bench_structured --shape llama8b --batch 64 --schemas 0         # random weights, on a GPU
+
 Throughput, in one engine, in turns: a batch under a JSON schema, then the same prompts as free text with as many tokens
 for each request as the schema's answer had. The first batch's time has the compilation in it, and is not counted.
 
@@ -9,14 +12,17 @@ Schemas in sequence, through HTTP: each differs from all before; meanwhile `/hea
 import argparse
 import json
 import statistics
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.shapes import SHAPES, write_model_folder
 from benchmarks.started import Started, serve_command
 from quire import LLM, SamplingParams, StructuredOutputs
 
@@ -43,11 +49,11 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def throughput(model: str, batch: int, rounds: int) -> None:
+def throughput(model: str, batch: int, rounds: int, load_format: str = "safetensors") -> None:
     """Prints tokens per second of both sides and their ratio, round by round and in the middle."""
     prompts = [f"Describe document number {number} as JSON." for number in range(batch)]
     structure = StructuredOutputs(json=SCHEMA)
-    with LLM(model, max_num_seqs=batch) as llm:
+    with LLM(model, max_num_seqs=batch, max_model_len=1024, load_format=load_format) as llm:
 
         def run(params: Sequence[SamplingParams]) -> tuple[float, list[int]]:
             start = time.perf_counter()
@@ -132,13 +138,18 @@ def ask(url: str, number: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo_model")
+    parser.add_argument("--shape", choices=list(SHAPES), help="throughput of random weights in this shape instead")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--schemas", type=int, default=1000)
     arguments = parser.parse_args()
-    if arguments.rounds:
+    if arguments.rounds and arguments.shape:
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_model_folder(arguments.shape, Path(folder), is_textual=True)
+            throughput(str(path), arguments.batch, arguments.rounds, load_format="dummy")
+    elif arguments.rounds:
         throughput(arguments.model, arguments.batch, arguments.rounds)
     if arguments.schemas:
         schemas(arguments.model, arguments.schemas)

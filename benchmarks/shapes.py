@@ -1,9 +1,11 @@
-"""Models that benchmarks measure without having their weights: a config.json and a tokenizer that names every id.
+"""Models that benchmarks measure without having their weights: a config.json and a tokenizer that names every id, or
+one of bytes and short strings for works that are about text.
 
 `--load-format dummy` fills such a folder's model with random numbers. The shapes are those of the published models; the
 tiny ones differ in nothing but size, and are for trials on a CPU.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -70,19 +72,68 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny-llama8b": _tiny(LLAMA_8B),
     "tiny-qwen06b": _tiny(QWEN_06B),
 }
+END = "<|end|>"
 TITLES = {"llama8b": "Llama-3.1-8B", "qwen06b": "Qwen3-0.6B"}
 """The names under which other engines' figures are kept (baselines.json)."""
 
 
-def write_model_folder(shape: str, folder: Path) -> Path:
-    """Makes `folder`/`shape` with all that a start needs but weights, and returns it."""
+def write_model_folder(shape: str, folder: Path, *, is_textual: bool = False) -> Path:
+    """Makes `folder`/`shape` with all that a start needs but weights, and returns it. `is_textual`: its tokens are
+    pieces of text, and the last one ends a text; else they are one word each, and nothing ends."""
     config = SHAPES[shape]
+    size = config["vocab_size"]
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    if is_textual:
+        config = {**config, "eos_token_id": size - 1}
+        settings["eos_token"] = END
     path = folder / shape
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    (path / "tokenizer.json").write_text(json.dumps(_tokenizer(config["vocab_size"])), encoding="utf-8")
-    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}', encoding="utf-8")
+    tokenizer = _textual_tokenizer(size) if is_textual else _tokenizer(size)
+    for name, content in (("config", config), ("tokenizer", tokenizer), ("tokenizer_config", settings)):
+        (path / f"{name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     return path
+
+
+def _textual_tokenizer(vocab_size: int) -> dict[str, Any]:
+    """Byte-level BPE: all bytes, then every string of two printable characters, of three and so on, as many as fit."""
+    printable = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    # GPT-2's letters for bytes: printable ones stand for themselves, the others for characters from 256 on.
+    plain = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = itertools.count(256)
+    tokens = [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
+    merges = []
+    longest = printable
+    while len(tokens) < vocab_size - 1:
+        pairs = list(itertools.islice(itertools.product(longest, printable), vocab_size - 1 - len(tokens)))
+        longest = [first + second for first, second in pairs]
+        merges += pairs
+        tokens += longest
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": vocab_size - 1,
+                "content": END,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "vocab": {token: token_id for token_id, token in enumerate([*tokens, END])},
+            "merges": merges,
+        },
+    }
 
 
 def _tokenizer(vocab_size: int) -> dict[str, Any]:

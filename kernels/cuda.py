@@ -62,7 +62,7 @@ class PackedWeight:
     workspace: SkinnyWorkspace
 
 
-FUSED_ROWS = 512
+FUSED_ROWS = 1024
 """From so many rows on a gated product on Hopper is one launch of ours instead of cuBLAS's and the activation."""
 _shared_workspace = functools.cache(make_skinny_workspace)
 """One for all weights of a device: their products run on one stream."""

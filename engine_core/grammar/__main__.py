@@ -13,6 +13,7 @@ import sys
 
 from engine_core.config.engine_config import load_serve_config
 from engine_core.grammar.compiler import GrammarCompiler
+from engine_core.grammar.matchers import max_lexers, num_mask_threads
 from engine_core.grammar.server import GrammarServer
 from engine_core.grammar.vocabulary import Vocabulary, VocabularyError
 from engine_core.ipc.frames import FramesClosed, FrameSocket
@@ -36,7 +37,7 @@ def main() -> int:
     try:
         folder, model = config.frontend.model_path, engine.model
         vocabulary = Vocabulary.load(folder, model.vocab_size, model.eos_token_ids)
-        compiler = GrammarCompiler(vocabulary)
+        compiler = GrammarCompiler(vocabulary, max_lexers(num_mask_threads()))
     except VocabularyError as error:
         refusal = str(error)
     frames = FrameSocket(socket.socket(fileno=arguments.link_fd))

@@ -4,6 +4,7 @@ Masks are filled in the order of the steps. A mask can be filled once its matche
 that the mask is for; those of one step become ready one by one.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from llguidance import LLExecutor, LLMatcher
 
-from engine_core.grammar.compiler import Grammar
+from engine_core.grammar.compiler import Grammar, Lexer
 from engine_core.grammar.vocabulary import error_of
 from engine_core.ipc.step import LateMasks
 
@@ -19,12 +20,28 @@ _ALL = -1
 """A word that allows all its tokens."""
 _NUM_MASKS_IN_PARALLEL = 8
 """So many masks at once are worth handing out to threads."""
+_MIN_THREADS, _MAX_THREADS = 4, 8
+_LEXERS_PER_THREAD = 4
+"""Threads take what lies together, but one that has nothing left takes from others: two seldom meet at a lexer then."""
+
+
+def num_mask_threads() -> int:
+    """Threads that fill the masks of one engine core: half of the processors, which are idle while masks are waited for.
+    Two threads are no faster than one that wakes nobody."""
+    count = min(_MAX_THREADS, (os.cpu_count() or 1) // 2)
+    return count if count >= _MIN_THREADS else 1
+
+
+def max_lexers(num_threads: int) -> int:
+    """Compilations of one grammar that so many threads are kept busy by."""
+    return _LEXERS_PER_THREAD * num_threads if num_threads > 1 else 1
 
 
 @dataclass(slots=True)
 class _Matcher:
     matcher: LLMatcher
     grammar: Grammar
+    lexer: Lexer
     tokens: list[int]
     is_renewed: bool = False
     is_failed: bool = False
@@ -71,11 +88,13 @@ class Matchers:
 
     def open(self, number: int, grammar: Grammar, tokens: Sequence[int]) -> str | None:
         """A matcher of its own that has taken `tokens`; returns what is wrong with them, if anything."""
-        entry = _Matcher(grammar.matcher.deep_copy(), grammar, [])
+        lexer = grammar.idlest()
+        lexer.num_open += 1
+        entry = _Matcher(lexer.matcher.deep_copy(), grammar, lexer, [])
         self._matchers[number] = entry
         for token in tokens:
             if not self._take(entry, token):
-                del self._matchers[number]
+                self.close(number)
                 return "the output so far does not follow it"
         return None
 
@@ -89,7 +108,9 @@ class Matchers:
                 self._give_up(number, entry)
 
     def close(self, number: int) -> None:
-        self._matchers.pop(number, None)
+        entry = self._matchers.pop(number, None)
+        if entry is not None:
+            entry.lexer.num_open -= 1
 
     def order(self, sequence: int, numbers: Sequence[int], num_tokens: Sequence[int]) -> None:
         self._orders.append(_Order(sequence, numbers, num_tokens))
@@ -125,6 +146,7 @@ class Matchers:
     def _compute(self, masks: np.ndarray, ready: list[tuple[int, int, _Matcher]]) -> None:
         num_bytes = masks.strides[0]
         if self._executor is not None and len(ready) >= _NUM_MASKS_IN_PARALLEL:
+            ready.sort(key=lambda item: id(item[2].lexer))
             pairs = [(entry.matcher, mask) for mask, _, entry in ready]
             self._executor.unsafe_compute_mask_ptr(pairs, masks.ctypes.data, num_bytes, len(masks))
         else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine_core.grammar.compiler import Grammar, GrammarCompiler
-from engine_core.grammar.matchers import Matchers
+from engine_core.grammar.matchers import Matchers, num_mask_threads
 from engine_core.grammar.vocabulary import Vocabulary
 from engine_core.ipc.frames import FrameSocket
 from engine_core.ipc.grammar_messages import (
@@ -27,7 +27,6 @@ from engine_core.ipc.ring import Ring
 from engine_core.ipc.step import LateMasks, StepShape, late_layout
 
 _IDLE_POLL_MS = 1000
-_MAX_THREADS = 8
 
 
 class GrammarServer:
@@ -60,7 +59,7 @@ class GrammarServer:
             self._publish,
             compiler.compile_again,
             lambda number, error: self._send(MatcherFailed(matcher=number, error=error[:MAX_ERROR_CHARS])),
-            num_threads=min(_MAX_THREADS, (os.cpu_count() or 1) // 4),
+            num_mask_threads(),
         )
 
     def run(self) -> None:

@@ -17,6 +17,10 @@ from gpu_workers.layers.embedding import Embedding, LMHead
 from gpu_workers.layers.norm import RMSNorm
 from gpu_workers.layers.rotary import RotaryEmbedding
 
+_WORTH_CHOOSING = 2
+"""With so many tokens for each one whose logits are wanted, the last layer goes on with those alone: a gathering costs
+three launches."""
+
 
 class DecoderLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); each addition is made by the norm that follows it."""
@@ -29,14 +33,22 @@ class DecoderLayer(nn.Module):
         self.mlp = mlp
 
     def forward(
-        self, x: torch.Tensor, residual: torch.Tensor | None, rope_rows: Sequence[Any], context: ForwardContext
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        rope_rows: Sequence[Any],
+        context: ForwardContext,
+        wanted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`x` and `residual` [num_tokens, hidden_size]; what is still to be added to the residual, and the residual."""
+        """`x` and `residual` [num_tokens, hidden_size]; what is still to be added to the residual, and the residual, or
+        only the rows `wanted` of both."""
         if residual is None:
             x, residual = self.input_layernorm(x), x
         else:
             x, residual = self.input_layernorm.add(x, residual)
-        x = self.self_attn(x, rope_rows, context)
+        x = self.self_attn(x, rope_rows, context, wanted)
+        if wanted is not None:
+            residual = residual.index_select(0, wanted)
         x, residual = self.post_attention_layernorm.add(x, residual)
         return self.mlp(x), residual
 
@@ -63,10 +75,17 @@ class Decoder(nn.Module):
         rope_rows = [rotary(context.positions) for rotary in self.rotary]
         x: torch.Tensor = self.embed_tokens(context.input_ids)
         residual: torch.Tensor | None = None
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             x, residual = layer(x, residual, rope_rows, context)
-        assert residual is not None
-        return self.norm.gather_add(x, residual, context.logits_indices)
+        indices = context.logits_indices
+        if len(indices) * _WORTH_CHOOSING > len(context.input_ids):
+            x, residual = last(x, residual, rope_rows, context)
+            return self.norm.gather_add(x, residual, indices)
+        # Keys and values are there; nothing reads what the last layer makes of the other tokens.
+        x, residual = last(x, residual, rope_rows, context, indices.clamp(min=0))
+        normed, _ = self.norm.add(x, residual)
+        return normed
 
 
 class CausalLM(nn.Module):

@@ -37,14 +37,22 @@ class GemmaLayer(nn.Module):
         self.post_feedforward_layernorm = norm()
 
     def forward(
-        self, x: torch.Tensor, residual: torch.Tensor | None, rope_rows: Sequence[Any], context: ForwardContext
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        rope_rows: Sequence[Any],
+        context: ForwardContext,
+        wanted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`x` and `residual` [num_tokens, hidden_size]; what is still to be added to the residual, and the residual."""
+        """`x` and `residual` [num_tokens, hidden_size]; what is still to be added to the residual, and the residual, or
+        only the rows `wanted` of both."""
         if residual is None:
             x, residual = self.input_layernorm(x), x
         else:
             x, residual = self.input_layernorm.add(x, residual)
-        x = self.post_attention_layernorm(self.self_attn(x, rope_rows, context))
+        x = self.post_attention_layernorm(self.self_attn(x, rope_rows, context, wanted))
+        if wanted is not None:
+            residual = residual.index_select(0, wanted)
         x, residual = self.pre_feedforward_layernorm.add(x, residual)
         return self.post_feedforward_layernorm(self.mlp(x)), residual
 

@@ -32,7 +32,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 
 
 def requests_of_all_kinds(rng: random.Random) -> list[Request]:
-    """Every feature of the sampler, prompts in chunks, rows that decode beside them."""
+    """Every feature of the sampler, masks, prompts in chunks, rows that decode beside them."""
     kinds: list[dict[str, Any]] = [
         {"allowed": list(range(50)), "sequences": SamplingParams(bad_words_token_ids=[[3], [5, 6]])},
         {"temperature": 0.8, "seed_low": 3},
@@ -41,10 +41,12 @@ def requests_of_all_kinds(rng: random.Random) -> list[Request]:
         {"temperature": 1.0, "top_p": 0.5, "stops": [4, 5], "min_tokens": 3, "penalty_slot": 1},
         {"num_logprobs": 20, "prompt_logprobs": 3},
     ]
-    return [
+    requests = [
         Request([rng.randrange(1, 200) for _ in range(rng.randrange(1, 90))], rng.randrange(5, 20), row, kind)
         for row, kind in enumerate(kinds)
     ]
+    requests[1].allowed = lambda output: [len(output) + 2, 199]
+    return requests
 
 
 def test_nothing_is_compiled_or_allocated(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
-from engine_core.grammar.compiler import Grammar, GrammarCache, GrammarCompiler
+from engine_core.grammar.compiler import Grammar, GrammarCache, GrammarCompiler, Lexer
+from engine_core.grammar.matchers import Matchers
 from engine_core.grammar.trials import TRIAL_SECONDS
 from engine_core.grammar.vocabulary import Vocabulary, VocabularyError
+from engine_core.ipc.step import LateMasks
 
 DEMO_MODEL = Path(__file__).parents[3] / "demo_model"
 GOOD = 'start: "yes" | "no"'
@@ -97,10 +100,49 @@ def test_many_who_wait_for_one_grammar(compiler: GrammarCompiler) -> None:
     assert len(set(map(id, found))) == 1
 
 
+def test_many_matchers_of_a_grammar_have_several_lexers(vocabulary: Vocabulary) -> None:
+    """Four each, as far as that goes; whoever asks when all are taken waits for the next one alone."""
+    compiler = GrammarCompiler(vocabulary, max_lexers=3)
+    published: list[int] = []
+    late = LateMasks(np.zeros((16, 256), np.int32))
+    matchers = Matchers(
+        8192, (1, 7), lambda _: late, published.append, compiler.compile_again, lambda *_: None, num_threads=2
+    )
+    opened: list[Lexer] = []
+
+    def open_one(grammar: Grammar | None, error: str | None) -> None:
+        assert grammar is not None
+        opened.append(grammar.idlest())
+        assert matchers.open(len(opened), grammar, []) is None
+
+    for _ in range(16):
+        compiler.request(GOOD, open_one)
+    while len(opened) < 16:
+        assert select.select([compiler.trials.fileno(), compiler.fileno()], [], [], 30)[0]
+        compiler.collect()
+    lexers = list(dict.fromkeys(opened))
+    assert [lexer.num_open for lexer in lexers] == [6, 5, 5]
+    assert opened[:12] == [lexer for lexer in lexers for _ in range(4)]
+    assert compiler.cache.num_bytes > 3 * 64 * 2**10
+
+    matchers.order(1, list(range(1, 17)), [0] * 16)
+    matchers.fill()
+    assert published == [1]
+    assert late.masks[0].any()
+    assert (late.masks == late.masks[0]).all()
+    for number in range(1, 17):
+        matchers.close(number)
+    assert [lexer.num_open for lexer in lexers] == [0, 0, 0]
+    compiler.request(GOOD, open_one)
+    assert len(opened) == 17, "there is room, so nothing is compiled"
+    compiler.close()
+
+
 def test_the_cache_is_bounded_by_bytes(vocabulary: Vocabulary) -> None:
     cache = GrammarCache(max_bytes=10 * 2**20)
     for number in range(20):
-        cache.put(Grammar(f'start: "{number}"', vocabulary.compile('start: "a"'), True), 2**20)
+        lexer = Lexer(vocabulary.compile('start: "a"'))
+        cache.put(Grammar(f'start: "{number}"', True, [lexer], 2**20))
         assert cache.num_bytes <= 10 * 2**20
         assert cache.get('start: "0"') is not None, "what is used stays"
     assert 5 < len(cache) < 10

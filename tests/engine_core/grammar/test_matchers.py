@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine_core.grammar.compiler import Grammar
-from engine_core.grammar.matchers import Matchers
+from engine_core.grammar.compiler import Grammar, Lexer
+from engine_core.grammar.matchers import Matchers, max_lexers, num_mask_threads
 from engine_core.grammar.vocabulary import Vocabulary
 from engine_core.ipc.step import LateMasks
 
@@ -44,7 +44,7 @@ class Setup:
         return self.vocabulary.compile(grammar.text)
 
     def grammar(self, text: str) -> Grammar:
-        return Grammar(text, self.vocabulary.compile(text), True)
+        return Grammar(text, True, [Lexer(self.vocabulary.compile(text))])
 
     def allowed(self, sequence: int, mask: int = 0) -> list[int]:
         words = self.late[sequence].masks[mask]
@@ -57,6 +57,13 @@ class Setup:
 @pytest.fixture(params=[1, 2])
 def setup(vocabulary: Vocabulary, request: pytest.FixtureRequest) -> Setup:
     return Setup(vocabulary, request.param)
+
+
+@pytest.mark.parametrize(("num_processors", "num_threads"), [(1, 1), (2, 1), (6, 1), (8, 4), (16, 8), (128, 8)])
+def test_threads_by_processors(num_processors: int, num_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: num_processors)
+    assert num_mask_threads() == num_threads
+    assert max_lexers(num_threads) == (1 if num_threads == 1 else 4 * num_threads)
 
 
 def test_a_mask_waits_for_its_token_and_steps_stay_in_order(setup: Setup) -> None:
