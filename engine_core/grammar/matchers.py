@@ -26,8 +26,8 @@ _LEXERS_PER_THREAD = 4
 
 
 def num_mask_threads() -> int:
-    """Threads that fill the masks of one engine core: half of the processors, which are idle while masks are waited for.
-    Two threads are no faster than one that wakes nobody."""
+    """Threads that fill the masks of one engine core: half of the processors, most of which idle while a step waits for
+    its masks. Two threads are no faster than one that wakes nobody."""
     count = min(_MAX_THREADS, (os.cpu_count() or 1) // 2)
     return count if count >= _MIN_THREADS else 1
 
