@@ -115,6 +115,8 @@ class Started:
     def __enter__(self) -> "Started":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         self.stop(expected=0 if kind is None else None)
+        if error is not None:
+            error.add_note(f"What {self._process.args[0]} wrote:\n{self.stderr()}")  # type: ignore[index]
         self._stderr.close()

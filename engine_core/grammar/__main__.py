@@ -3,7 +3,7 @@
     python -P -m engine_core.grammar RUN/config.json --link-fd L --plan-fd P --bell-fds B0,B1 \
         --heartbeat-fd H --heartbeat-index I
 
-Exit codes: 0 the engine core is gone, 1 a crash.
+Exit codes: 0 the engine core is gone or this model can have no grammars, 1 a crash.
 """
 
 import argparse
@@ -41,6 +41,9 @@ def main() -> int:
     except VocabularyError as error:
         refusal = str(error)
     frames = FrameSocket(socket.socket(fileno=arguments.link_fd))
+    heartbeats = Heartbeats(arguments.heartbeat_fd)
+    if compiler is None:
+        heartbeats.retire(arguments.heartbeat_index)
     try:
         frames.send(encode_grammar_message(GrammarReady(refusal=refusal)))
         if compiler is None:
@@ -54,7 +57,6 @@ def main() -> int:
             late_layout(shape).num_bytes,
         )
         bells = [int(fd) for fd in arguments.bell_fds.split(",")]
-        heartbeats = Heartbeats(arguments.heartbeat_fd)
         GrammarServer(vocabulary, compiler, frames, ring, shape, bells, heartbeats, arguments.heartbeat_index).run()
     except FramesClosed:
         return 0

@@ -10,6 +10,9 @@ moved on results and never on dispatch) and `pending` (work accepted and not yet
 | grammar process | each turn of its loop, once a second when idle | matchers opened, masks filled | zero |
 | frontend | every half second, from its event loop | tokens and requests delivered | open requests |
 
+A process that has nothing to do and ends before the server does (a grammar process whose model can have no grammars)
+says so with its last beat.
+
 A worker does not beat inside a step, so its longest silence with work at hand is its longest step. Who draws which
 conclusion stands in `frontend/supervisor/hangs.py`.
 """
@@ -23,6 +26,8 @@ import numpy as np
 
 _WORDS = 8
 _BEAT, _PROGRESS, _PENDING = range(3)
+_RETIRED = 2**63 - 1
+"""A beat that no clock reaches."""
 
 
 class Line(NamedTuple):
@@ -31,6 +36,11 @@ class Line(NamedTuple):
     beat_ns: int
     progress: int
     pending: int
+
+    @property
+    def is_retired(self) -> bool:
+        """Its process has ended in good order; no beat will follow."""
+        return self.beat_ns == _RETIRED
 
 
 class Heartbeats:
@@ -58,6 +68,10 @@ class Heartbeats:
         line[_PROGRESS] = progress
         line[_PENDING] = pending
         line[_BEAT] = time.monotonic_ns()
+
+    def retire(self, index: int) -> None:
+        """The last sign of life by the process of line `index`, which is no longer needed."""
+        self._lines[index, _BEAT] = _RETIRED
 
     def read(self, index: int) -> Line:
         """The line of any process."""

@@ -9,7 +9,8 @@ while it should have moved. That is told for each type by what its line means (`
   that stands still between two steps cannot write down that a plan waits for it. A core with unfinished requests always
   has a step to run. A worker's longest silence is its longest step, which the timeout has to exceed.
 
-Where a core is silent itself, nothing is said about its workers: it is the one that gives them no work.
+Who has retired is not missed. Where a core is silent itself, nothing is said about its workers: it is the one that
+gives them no work.
 """
 
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ class HangWatch:
         return hang
 
     def _should_move(self, process: Watched) -> bool:
-        if process.core is None:
-            return True
-        return self._lines[process.index].pending > 0 or self._lines[process.core].pending > 0
+        line = self._lines[process.index]
+        if process.core is None or line.is_retired:
+            return not line.is_retired
+        return line.pending > 0 or self._lines[process.core].pending > 0

@@ -58,6 +58,17 @@ def server() -> Iterator[Server]:
     os.close(server.table.fd)
 
 
+def test_who_has_retired_is_not_missed(server: Server) -> None:
+    """Under load for ten timeouts, the worker's line like that of a grammar process without a job."""
+    server.pending = 3
+    server.table.beat(WORKER, 0, 2)
+    server.table.retire(WORKER)
+    assert server.pass_time(10 * TIMEOUT, CORE, FRONTEND) is None
+    assert server.table.read(WORKER).is_retired
+    assert not server.table.read(CORE).is_retired
+    assert server.pass_time(2 * TIMEOUT, FRONTEND) is not None, "the core is still watched"
+
+
 def test_the_order_of_lines() -> None:
     """Two replicas of two workers: core, its workers, its grammar process, the other core and its own, frontends."""
     cores = [core_line(replica, 2) for replica in range(3)]

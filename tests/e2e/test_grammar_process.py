@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import openai
 import pytest
 
+from benchmarks.shapes import write_model_folder
 from frontend.tokenizer import TextTokenizer
 from quire import EngineError
 from tests.e2e.engines import engine
@@ -93,3 +95,24 @@ def test_the_grammar_process_hangs(start: Callable[..., Server]) -> None:
     (line,) = [line for line in server.complaints() if "hangs" in line]
     assert "grammar process" in line
     server.assert_nothing_left()
+
+
+def test_a_model_without_grammars_is_served_under_load(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Its grammar process has ended in good order, and is not taken for one that hangs."""
+    timeout = 3.0
+    folder = write_model_folder("tiny-llama8b", tmp_path)  # without a token that ends an answer
+    small = ("--load-format", "dummy", "--frontends", "1", "--kv-cache-memory-bytes", "64M")
+    server = start(*small, "--hang-timeout", str(timeout), model=folder).wait_until_ready()
+    assert not server.processes("engine_core.grammar")
+    ready = time.monotonic()
+    with server.client() as client:
+        while time.monotonic() < ready + 3 * timeout:
+            stream = client.completions.create(
+                model=server.model, prompt=[1, 2, 3], max_tokens=500, stream=True, extra_body={"ignore_eos": True}
+            )
+            assert list(stream)[-1].choices[0].finish_reason == "length"
+        with pytest.raises(openai.BadRequestError, match="end-of-sequence"):
+            client.completions.create(
+                model=server.model, prompt=[1], extra_body={"structured_outputs": {"choice": ["t1", "t2"]}}
+            )
+    assert server.complaints() == []

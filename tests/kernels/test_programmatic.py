@@ -122,7 +122,7 @@ class Decode:
     def step(self) -> None:
         """As the runner makes it; a copy, a kernel of torch and a product of cuBLAS stand between kernels of ours."""
         plan_attention(self.workspace, self.rows, self.starts, self.seq_lens)
-        plan = cuda.StepAttention(self.workspace, self.block_tables, self.slots, has_long=False)
+        plan = cuda.StepAttention(self.workspace, self.block_tables, self.slots, has_long=False, has_shared=False)
         residual = cuda.embed(self.embedding, self.input_ids)
         x = cuda.rms_norm(residual, self.norm, 1e-6)
         for layer, (qkv, out, gate_up, down) in enumerate(self.layers):
