@@ -13,7 +13,7 @@ from engine_core.config.model_config import ModelConfig
 
 PolicyName = Literal["fcfs", "priority", "fair"]
 
-_SHORT_STEP_NS = 2_000_000
+_SHORT_STEP_NS = 3_000_000
 _MIN_SCORED_ROWS = 64
 _SCORED_ROWS_STEP = 16
 """Slices begin at addresses that are as well aligned as the whole, so that they need no kernels of their own."""

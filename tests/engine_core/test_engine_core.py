@@ -55,7 +55,7 @@ def test_a_request_from_hello_to_its_final_reply(harness: Harness) -> None:
     assert finished.decode_time >= 0
 
 
-@pytest.mark.parametrize(("step_ns", "num_in_flight"), [(0, 2), (1_999_999, 3), (2_000_000, 2)])
+@pytest.mark.parametrize(("step_ns", "num_in_flight"), [(0, 2), (2_999_999, 3), (3_000_000, 2)])
 def test_a_third_step_is_in_flight_while_steps_are_short(harness: Harness, step_ns: int, num_in_flight: int) -> None:
     harness.executor.step_ns = step_ns
     client = harness.client()
