@@ -15,6 +15,7 @@ from engine_core.config.model_config import SUPPORTED_ARCHITECTURES
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.token_sequences import thinking_begin
 from gpu_workers.models.registry import MODELS
+from kernels import cpu
 from tests.gpu_workers.plan_driver import Driver, Request
 from tests.gpu_workers.ring_runner import RingRunner
 from tests.gpu_workers.small_models import SHAPE, VARIANTS, engine_config, save_model
@@ -89,6 +90,23 @@ def test_greedy_tokens_are_those_of_transformers(variant: str, device: Device, t
         driver.run(requests)
         for request in requests:
             assert_greedy(model, request)
+
+
+def test_the_last_layer_goes_on_with_what_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a prompt the last token alone, of a step of single tokens all; what comes of it is compared above."""
+    num_rows: list[int] = []
+    gated = cpu.linear_silu_and_mul
+
+    def record(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        num_rows.append(len(x))
+        return gated(x, *rest)
+
+    monkeypatch.setattr(cpu, "linear_silu_and_mul", record)
+    save_model(tmp_path, num_hidden_layers=3)
+    driver = DEVICES[0].driver(tmp_path)
+    num_rows.clear()  # those of the warm-up
+    driver.run([Request(random_prompt(random.Random(0), 20), 3, 0)])
+    assert num_rows == [20, 20, 1, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.fixture(scope="module")
