@@ -5,13 +5,15 @@ credit its tokens wait here as columns, a few bytes each, and leave together in 
 """
 
 import errno
+import logging
 
 import numpy as np
 import zmq
 
 from engine_core.config.engine_config import EngineConfig
-from engine_core.ipc.codec import encode
+from engine_core.ipc.codec import ProtocolError, encode, handle_of_malformed_add
 from engine_core.ipc.messages import (
+    ERROR_INVALID,
     PROTOCOL_VERSION,
     FinishedRequest,
     RequestError,
@@ -23,6 +25,8 @@ from engine_core.ipc.step import StepResult
 from engine_core.request import Request
 from engine_core.row_table import RowTable
 from engine_core.step_records import Finished, ScoredTokens, StepOutputs
+
+logger = logging.getLogger(__name__)
 
 
 class Client:
@@ -171,6 +175,16 @@ def send_to(socket: zmq.Socket, identity: bytes, frame: bytes) -> bool:
             return False  # EAGAIN: its queue is full although credits bound it, so it is no honest client
         raise
     return True
+
+
+def refuse_malformed(client: Client | None, frame: bytes, error: ProtocolError) -> None:
+    """Whoever waits for an answer to a request gets one; other frames are only logged."""
+    handle = handle_of_malformed_add(frame)
+    if client is not None and handle is not None and handle not in client.requests:
+        message = f"The request is malformed: {error}."
+        client.add_error(RequestError(handle=handle, code=ERROR_INVALID, message=message))
+    else:
+        logger.warning("A client sent a malformed frame: %s", error)
 
 
 def final_reply(finished: Finished, now: float) -> FinishedRequest:

@@ -14,12 +14,12 @@ import zmq
 from engine_core import garbage
 from engine_core.admission import Admission, Refused
 from engine_core.block_events import BlockEventFeed
-from engine_core.clients import Client, Clients, final_reply, make_welcome, send_to
+from engine_core.clients import Client, Clients, final_reply, make_welcome, refuse_malformed, send_to
 from engine_core.config.engine_config import EngineConfig
 from engine_core.executors.base import Executor
 from engine_core.grammar.requests import GrammarLink, GrammarRequests
 from engine_core.inspector import Inspector
-from engine_core.ipc.codec import ProtocolError, decode_client_message, encode, handle_of_malformed_add
+from engine_core.ipc.codec import ProtocolError, decode_client_message, encode
 from engine_core.ipc.control import ControlLink, Drain, LinkClosed
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import (
@@ -216,7 +216,7 @@ class EngineCore:
         try:
             message = decode_client_message(frame)
         except ProtocolError as error:
-            self._on_malformed(client, frame, error)
+            refuse_malformed(client, frame, error)
             return
         if isinstance(message, Hello):
             self._on_hello(identity, message)
@@ -235,15 +235,6 @@ class EngineCore:
             self._forget(client)
         elif isinstance(message, Utility):
             send_to(self._router, identity, encode(answer(self, identity, message)))
-
-    def _on_malformed(self, client: Client | None, frame: bytes, error: ProtocolError) -> None:
-        """Whoever waits for an answer to a request gets one; other frames are only logged."""
-        handle = handle_of_malformed_add(frame)
-        if client is not None and handle is not None and handle not in client.requests:
-            message = f"The request is malformed: {error}."
-            client.add_error(RequestError(handle=handle, code=ERROR_INVALID, message=message))
-        else:
-            logger.warning("A client sent a malformed frame: %s", error)
 
     def _on_hello(self, identity: bytes, hello: Hello) -> None:
         """Greets a client; one that greets again starts anew."""
