@@ -183,11 +183,14 @@ class GrammarCompiler:
                 continue
             lexer, is_quick = job.compiled.result()
             error = error_of(lexer.matcher)
-            if error is not None:
+            if error is not None and job.grammar is None:
                 self._end(number, None, error)
                 continue
             grammar = job.grammar or Grammar(job.text, is_quick, [], job.num_bytes)
-            grammar.lexers.append(lexer)
+            if error is None:
+                grammar.lexers.append(lexer)
+            else:
+                grammar.is_quick = False  # the lexers that it has must do
             if job.grammar is None or self.cache.get(job.text) is grammar:
                 self.cache.put(grammar)
             self._end(number, grammar, None)

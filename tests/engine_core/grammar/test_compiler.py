@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from llguidance import LLMatcher
 
 from engine_core.grammar.compiler import Grammar, GrammarCache, GrammarCompiler, Lexer
 from engine_core.grammar.matchers import Matchers
@@ -135,6 +136,25 @@ def test_many_matchers_of_a_grammar_have_several_lexers(vocabulary: Vocabulary) 
     assert [lexer.num_open for lexer in lexers] == [0, 0, 0]
     compiler.request(GOOD, open_one)
     assert len(opened) == 17, "there is room, so nothing is compiled"
+    compiler.close()
+
+
+def test_a_lexer_more_that_cannot_be_had(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then those that are there must do, for all who ask."""
+    compiler = GrammarCompiler(vocabulary, max_lexers=3)
+    compile_all(compiler, [GOOD])
+    compiler.request(GOOD, lambda grammar, _: setattr(grammar.idlest(), "num_open", 4))
+    monkeypatch.setattr(Vocabulary, "compile", lambda self, text: LLMatcher(self.tokenizer, "start: ]", log_level=0))
+    found: list[Grammar | None] = []
+    for _ in range(2):
+        compiler.request(GOOD, lambda grammar, _: found.append(grammar))
+    assert not found
+    while not found:
+        assert select.select([compiler.fileno()], [], [], 30)[0]
+        compiler.collect()
+    assert found[0] is not None
+    assert found == [found[0]] * 2
+    assert len(found[0].lexers) == 1
     compiler.close()
 
 
