@@ -27,6 +27,14 @@ def schema(schema: object) -> dict:
 TOOL = tool(parameters={"type": "object", "properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]})
 
 
+def allowed(*references: object, mode: object = "auto") -> dict:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(references)}}
+
+
+F = {"type": "function", "function": {"name": "f"}}
+ALLOWED = "tool_choice.allowed_tools"
+
+
 def error_of(response: httpx.Response, status: int) -> dict:
     assert response.status_code == status, response.text
     body = response.json()
@@ -90,6 +98,32 @@ def error_of(response: httpx.Response, status: int) -> dict:
         ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),  # this model has no format for calls
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": "f"}}, "tool_choice.function"),
+        ({"tools": [TOOL], "tool_choice": {"allowed_tools": {"mode": "auto", "tools": [F]}}}, "tool_choice.type"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, ALLOWED),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [F]}}, ALLOWED),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": []}}, ALLOWED),
+        ({"tools": [TOOL], "tool_choice": allowed(F, mode="none")}, f"{ALLOWED}.mode"),
+        ({"tools": [TOOL], "tool_choice": allowed(F, mode=None)}, f"{ALLOWED}.mode"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [F]}}},
+            f"{ALLOWED}.mode",
+        ),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}},
+            f"{ALLOWED}.tools",
+        ),
+        ({"tools": [TOOL], "tool_choice": allowed()}, f"{ALLOWED}.tools"),
+        ({"tools": [TOOL], "tool_choice": allowed("f")}, f"{ALLOWED}.tools[0]"),
+        ({"tools": [TOOL], "tool_choice": allowed(F, F)}, f"{ALLOWED}.tools[1].function.name"),
+        ({"tools": [TOOL], "tool_choice": allowed(F, tool(name="g"))}, f"{ALLOWED}.tools[1].function.name"),
+        ({"tool_choice": allowed(F)}, f"{ALLOWED}.tools[0].function.name"),  # there are no tools
+        ({"tools": [TOOL], "tool_choice": allowed({"type": "function"})}, f"{ALLOWED}.tools[0].function.name"),
+        ({"tools": [TOOL], "tool_choice": allowed({"type": "mcp"})}, f"{ALLOWED}.tools[0].type"),
+        ({"tools": [TOOL], "tool_choice": allowed({"function": {"name": "f"}})}, f"{ALLOWED}.tools[0].type"),
+        ({"tools": [TOOL], "tool_choice": allowed(F)}, "tool_choice"),  # this model has no format for calls
+        ({"tools": [TOOL], "tool_choice": allowed(F, mode="required")}, "tool_choice"),
         ({"tools": [TOOL] * 2}, "tools[1].function.name"),
         ({"tools": [tool(name="two words")]}, "tools[0].function.name"),
         ({"tools": [tool(strict=True)]}, "tools"),
