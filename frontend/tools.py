@@ -32,7 +32,7 @@ class CallableTools:
     is_named: bool = False
     """Whether the one function to call is named."""
     is_restricted: bool = False
-    """Whether others are there, to be seen by the model and not to be called."""
+    """Whether they were allowed by name: others are seen by the model and never called."""
 
     @property
     def schemas(self) -> Mapping[str, Mapping[str, Any]]:
