@@ -7,9 +7,18 @@ from frontend.protocol.common import GenerationRequest
 from frontend.protocol.unsupported import refuse_beside_beams
 
 
-def beam_params(request: GenerationRequest, num_beams: int, max_tokens: int, limits: Limits) -> BeamParams:
-    """Raises a 400 for what beam search would not heed, and for what is out of range."""
+def beam_params(
+    request: GenerationRequest, num_beams: int, max_tokens: int, limits: Limits, *, has_grammar: bool
+) -> BeamParams:
+    """Raises a 400 for what beam search would not heed, and for what is out of range. `has_grammar`: whether the answer
+    is bound to something."""
     refuse_beside_beams(request)
+    if has_grammar:
+        raise bad_request(
+            "use_beam_search must not come with what binds the answer: a format, or tools that are strict, forced or "
+            "allowed by name.",
+            "use_beam_search",
+        )
     if not isinstance(request.early_stopping, bool | None) and request.early_stopping != "never":
         raise bad_request("early_stopping must be true, false or 'never'.", "early_stopping")
     early_stopping: EarlyStopping = "never" if request.early_stopping == "never" else bool(request.early_stopping)

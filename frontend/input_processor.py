@@ -28,7 +28,7 @@ from frontend.protocol.unsupported import refuse_unsupported
 from frontend.stop_strings import check_stop_strings
 from frontend.thinking_budget import thinking_fields
 from frontend.tokenizer import TextTokenizer
-from frontend.tools import call_rules, is_named, template_tools, tool_schemas
+from frontend.tools import callable_tools, template_tools
 
 MAX_TOTAL_CHOICES = 512
 """Of one request; each is a request to the engine. Half of what may wait there by default (`--max-num-waiting`): one
@@ -259,20 +259,21 @@ class InputProcessor:
 
     def chat_output_options(self, request: ChatCompletionRequest, prompt: Prompt) -> OutputOptions:
         """Those of `output_options`, and how the model's text is told apart."""
+        tools = callable_tools(request.tools, request.tool_choice)
         return replace(
             self.output_options(request),
             parsers=self._parsers_for(request).for_request(
-                self._text_of(prompt), tool_schemas(request.tools, request.tool_choice)
+                self._text_of(prompt), tools.schemas, is_restricted=tools.is_restricted
             ),
             parallel_tool_calls=request.parallel_tool_calls is not False,
-            finishes_with_calls=not is_named(request.tool_choice),
+            finishes_with_calls=not tools.is_named,
         )
 
     def chat_grammar(self, request: ChatCompletionRequest, prompt: Prompt) -> RequestGrammar | None:
         """What the answer has to be, if the request says so. Raises a 400."""
         return chat_grammar(
             request,
-            call_rules(request.tools, request.tool_choice, request.parallel_tool_calls is not False),
+            callable_tools(request.tools, request.tool_choice).rules(request.parallel_tool_calls is not False),
             self._parsers_for(request),
             self._text_of(prompt),
             self._tokenizer.grammar_token_id,

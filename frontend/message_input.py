@@ -1,11 +1,10 @@
 """`/v1/messages`: its request as the chat request that means the same."""
 
 import re
-from typing import Any
 
 from frontend.errors import ApiError, bad_request
 from frontend.message_conversation import chat_messages
-from frontend.protocol.chat import ChatCompletionRequest, FunctionDefinition, Tool
+from frontend.protocol.chat import ChatCompletionRequest, FunctionDefinition, NamedFunction, Tool, ToolChoice
 from frontend.protocol.messages import CountTokensRequest, MessagesRequest, MessageToolChoice, ToolParam
 
 _CHOICES = {"auto": "auto", "none": "none", "any": "required"}
@@ -77,9 +76,9 @@ def _chat_tool(tool: ToolParam, where: str) -> Tool:
     return Tool(type="function", function=function)
 
 
-def _chat_tool_choice(choice: MessageToolChoice) -> str | dict[str, Any]:
+def _chat_tool_choice(choice: MessageToolChoice) -> str | ToolChoice:
     if choice.type != "tool":
         return _CHOICES[choice.type]
     if choice.name is None:
         raise bad_request("tool_choice.name must be given with type 'tool'.", "tool_choice.name")
-    return {"type": "function", "function": {"name": choice.name}}
+    return ToolChoice(type="function", function=NamedFunction(name=choice.name))

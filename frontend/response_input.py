@@ -3,8 +3,17 @@
 from typing import Any
 
 from frontend.errors import ApiError, bad_request
-from frontend.protocol.chat import ChatCompletionRequest, ChatMessage, FunctionDefinition, Tool
-from frontend.protocol.responses import FunctionTool, ResponsesRequest, TextFormat
+from frontend.protocol.chat import (
+    AllowedTools,
+    ChatCompletionRequest,
+    ChatMessage,
+    FunctionDefinition,
+    NamedFunction,
+    Tool,
+    ToolChoice,
+    ToolReference,
+)
+from frontend.protocol.responses import FunctionChoice, FunctionTool, ResponsesRequest, TextFormat
 from frontend.response_conversation import Conversation
 
 LOGPROBS_INCLUDED = "message.output_text.logprobs"
@@ -89,8 +98,8 @@ def own_names(error: ApiError) -> ApiError:
 
 def own_name(param: str) -> str:
     """This endpoint's name of a chat's field."""
-    if param.startswith("tools["):
-        return param.replace(".function", "", 1)
+    if param.startswith(("tools[", "tool_choice.")):
+        return param.replace(".allowed_tools", "", 1).replace(".function", "", 1)
     for chats, ours in _OWN_NAMES:
         if param == chats or param.startswith((f"{chats}.", f"{chats}[")):
             # Messages were counted from the beginning of the conversation, which the request does not have.
@@ -109,15 +118,26 @@ def _chat_tool(tool: FunctionTool, where: str) -> Tool:
     return Tool(type="function", function=function)
 
 
-def _chat_tool_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-    """A named function stands one level deeper in a chat's request."""
-    if not isinstance(choice, dict):
+def _chat_tool_choice(choice: str | FunctionChoice | None) -> str | ToolChoice | None:
+    """What names functions stands one level deeper in a chat's request."""
+    if not isinstance(choice, FunctionChoice):
         return choice
-    if choice.get("type") != "function" or not isinstance(choice.get("name"), str):
+    if choice.type == "function" and choice.name is not None:
+        return ToolChoice(type="function", function=NamedFunction(name=choice.name))
+    if choice.type != "allowed_tools":
         raise bad_request(
-            f"tool_choice must be one of {', '.join(_CHOICES)}, or {{'type': 'function', 'name': ...}}.", "tool_choice"
+            f"tool_choice must be one of {', '.join(_CHOICES)}, {{'type': 'function', 'name': ...}} or "
+            "{'type': 'allowed_tools', 'mode': ..., 'tools': [...]}.",
+            "tool_choice",
         )
-    return {"type": "function", "function": {"name": choice["name"]}}
+    for name in ("mode", "tools"):
+        if getattr(choice, name) is None:
+            raise bad_request(f"tool_choice.{name} must be given with type 'allowed_tools'.", f"tool_choice.{name}")
+    tools = [
+        ToolReference(type=each.type, function=None if each.name is None else NamedFunction(name=each.name))
+        for each in choice.tools or ()
+    ]
+    return ToolChoice(type="allowed_tools", allowed_tools=AllowedTools(mode=choice.mode or "", tools=tools))
 
 
 def _response_format(wanted: TextFormat) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """The tools of a request: checked, for the template to present, and for the parser to know."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -10,18 +11,49 @@ from frontend.errors import bad_request
 from frontend.grammars.request_grammar import CallRules
 from frontend.grammars.tool_calls import bound_tool
 from frontend.json_schema import check_schema
-from frontend.protocol.chat import Tool
+from frontend.protocol.chat import CALL_MODES, Tool, ToolChoice, ToolReference
 
 MAX_TOOLS = 512
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_CHOICES = (
+    "'auto', 'none', 'required', {'type': 'function', 'function': {'name': ...}} or "
+    "{'type': 'allowed_tools', 'allowed_tools': {'mode': ..., 'tools': [...]}}"
+)
 
-ToolChoice = str | dict[str, Any] | None
+
+@dataclass(frozen=True, slots=True)
+class CallableTools:
+    """What a request says of which tools are called."""
+
+    tools: Sequence[Tool]
+    """Those that may be called."""
+    is_forced: bool = False
+    """Whether there must be a call."""
+    is_named: bool = False
+    """Whether the one function to call is named."""
+    is_restricted: bool = False
+    """Whether they were allowed by name: others are seen by the model and never called."""
+
+    @property
+    def schemas(self) -> Mapping[str, Mapping[str, Any]]:
+        """Name to the schema of the parameters."""
+        return {tool.function.name: tool.function.parameters or {} for tool in self.tools}
+
+    def rules(self, parallel_tool_calls: bool) -> CallRules:
+        """What a grammar has to know of them."""
+        functions = [tool.function for tool in self.tools]
+        return CallRules(
+            tools=[bound_tool(each.name, each.parameters, is_strict=bool(each.strict)) for each in functions],
+            is_forced=self.is_forced,
+            many=parallel_tool_calls and not self.is_named,
+            is_restricted=self.is_restricted,
+        )
 
 
-def template_tools(tools: list[Tool] | None, tool_choice: ToolChoice) -> list[dict[str, Any]] | None:
+def template_tools(tools: list[Tool] | None, tool_choice: str | ToolChoice | None) -> list[dict[str, Any]] | None:
     """The tools that a template shall present, if any. Raises a 400 for what is wrong with them."""
     _check_tools(tools or [])
-    _check_choice(tools or [], tool_choice)
+    callable_tools(tools, tool_choice)
     if not tools or tool_choice == "none":
         return None
     plain: list[dict[str, Any]] = msgspec.to_builtins(tools)
@@ -30,29 +62,20 @@ def template_tools(tools: list[Tool] | None, tool_choice: ToolChoice) -> list[di
     return plain
 
 
-def tool_schemas(tools: list[Tool] | None, tool_choice: ToolChoice) -> Mapping[str, Mapping[str, Any]]:
-    """Of the tools that may be called: name to the schema of the parameters."""
+def callable_tools(tools: list[Tool] | None, tool_choice: str | ToolChoice | None) -> CallableTools:
+    """Those of the request's tools that may be called. Raises a 400 for what is wrong with the choice."""
+    tools = tools or []
+    if isinstance(tool_choice, ToolChoice):
+        return _of_choice(tools, tool_choice)
+    if tool_choice in (None, "auto"):
+        return CallableTools(tools)
     if tool_choice == "none":
-        return {}
-    return {tool.function.name: tool.function.parameters or {} for tool in tools or []}
-
-
-def is_named(tool_choice: ToolChoice) -> bool:
-    """Whether it names the one function that is to be called."""
-    return isinstance(tool_choice, dict)
-
-
-def call_rules(tools: list[Tool] | None, tool_choice: ToolChoice, parallel_tool_calls: bool) -> CallRules:
-    """What a grammar has to know of a request's tools, which are checked already."""
-    callable_tools = [] if tool_choice == "none" else tools or []
-    if isinstance(tool_choice, dict):
-        callable_tools = [tool for tool in callable_tools if tool.function.name == _named(tool_choice)]
-    functions = [tool.function for tool in callable_tools]
-    return CallRules(
-        tools=[bound_tool(each.name, each.parameters, is_strict=bool(each.strict)) for each in functions],
-        is_forced=tool_choice == "required" or is_named(tool_choice),
-        many=parallel_tool_calls and not is_named(tool_choice),
-    )
+        return CallableTools([])
+    if tool_choice != "required":
+        raise bad_request(f"tool_choice must be {_CHOICES}.", "tool_choice")
+    if not tools:
+        raise bad_request("tool_choice 'required' must come with tools.", "tool_choice")
+    return CallableTools(tools, is_forced=True)
 
 
 def _check_tools(tools: list[Tool]) -> None:
@@ -78,25 +101,39 @@ def _check_parameters(parameters: dict[str, Any], where: str) -> None:
     check_schema(parameters, where)
 
 
-def _check_choice(tools: list[Tool], tool_choice: ToolChoice) -> None:
-    if tool_choice in (None, "auto", "none"):
-        return
-    if isinstance(tool_choice, dict):
-        name = _named(tool_choice)
-        if name not in {tool.function.name for tool in tools}:
+def _of_choice(tools: Sequence[Tool], choice: ToolChoice) -> CallableTools:
+    by_name = {tool.function.name: tool for tool in tools}
+    if choice.type == "function" and choice.function is not None:
+        name = choice.function.name
+        if name not in by_name:
             raise bad_request(f"tool_choice names {name[:128]!r}, which is not among the tools.", "tool_choice")
-    elif tool_choice != "required":
-        raise bad_request("tool_choice must be 'auto', 'none', 'required' or name a function.", "tool_choice")
-    elif not tools:
-        raise bad_request("tool_choice 'required' must come with tools.", "tool_choice")
-
-
-def _named(tool_choice: dict[str, Any]) -> str:
-    function = tool_choice.get("function")
-    name = function.get("name") if isinstance(function, dict) else None
-    if tool_choice.get("type") != "function" or not isinstance(name, str):
+        return CallableTools([by_name[name]], is_forced=True, is_named=True)
+    if choice.type != "allowed_tools":
+        raise bad_request(f"tool_choice must be {_CHOICES}.", "tool_choice")
+    where, allowed = "tool_choice.allowed_tools", choice.allowed_tools
+    if allowed is None:
+        raise bad_request(f"{where} must be given with type 'allowed_tools'.", where)
+    if allowed.mode not in CALL_MODES:
         raise bad_request(
-            "tool_choice must be 'auto', 'none', 'required' or {'type': 'function', 'function': {'name': ...}}.",
-            "tool_choice",
+            f"{where}.mode must be {' or '.join(map(repr, CALL_MODES))}, not {allowed.mode[:64]!r}.", f"{where}.mode"
         )
-    return name
+    if not allowed.tools:
+        raise bad_request(f"{where}.tools must name at least one of the tools.", f"{where}.tools")
+    named: dict[str, Tool] = {}
+    for index, reference in enumerate(allowed.tools):
+        name = _name_of(reference, f"{where}.tools[{index}]")
+        param = f"{where}.tools[{index}].function.name"
+        if name not in by_name:
+            raise bad_request(f"{param} is {name[:128]!r}, which is not among the tools.", param)
+        if name in named:
+            raise bad_request(f"{param} must not be {name!r} once more: each tool is named once.", param)
+        named[name] = by_name[name]
+    return CallableTools(list(named.values()), is_forced=allowed.mode == "required", is_restricted=True)
+
+
+def _name_of(reference: ToolReference, where: str) -> str:
+    if reference.type != "function":
+        raise bad_request(f"{where}.type must be 'function', not {reference.type[:64]!r}.", f"{where}.type")
+    if reference.function is None:
+        raise bad_request(f"{where}.function.name must be given.", f"{where}.function.name")
+    return reference.function.name

@@ -51,11 +51,19 @@ class GrammarBuilder:
         """Some or none."""
         return self.terminal(r"/[ \n\r\t]{0,40}/")
 
-    def anything_until(self, literal: str) -> str:
-        """Any text up to the first `literal`, which is part of it."""
+    def anything_without(self, literals: Sequence[str]) -> str:
+        """Any text without special tokens in which none of these stands, however it is cut into tokens: what reads a
+        text does not tell a special token from others that spell the same."""
+        if not literals:
+            return self.anything()
+        some = self.any_of([self.text(literal) for literal in literals])
+        return self.terminal(f"{self.anything()} & ~({self.anything()} {some} {self.anything()})")
+
+    def anything_until(self, literal: str, *, without: Sequence[str] = ()) -> str:
+        """Any text up to the first `literal`, which is part of it. `without`: what must not stand before it."""
         if self.has_token(literal):
-            return f"{self.anything()} {self.marker(literal)}"
-        return self._add_rule(f"{self.anything()} {self.text(literal)}", "[lazy]")
+            return f"{self.anything_without((literal, *without))} {self.marker(literal)}"
+        return self._add_rule(f"{self.anything_without(without)} {self.text(literal)}", "[lazy]")
 
     def any_of(self, expressions: Sequence[str]) -> str:
         return f"({' | '.join(expressions)})"

@@ -3,7 +3,7 @@
 reasoning, then  calls            where a call is forced
                  calls | answer   where there are tools and a structure
                  answer           where there is a structure
-                 text with calls  where a tool is strict
+                 text with calls  where a tool is strict, or not all of the tools may be called
 """
 
 from collections.abc import Callable, Sequence
@@ -36,6 +36,8 @@ class CallRules:
     is_forced: bool
     """Whether there must be a call."""
     many: bool
+    is_restricted: bool = False
+    """Whether there may be no call of another tool, also where there need not be one."""
 
 
 def grammar_text(asked: StructuredOutputs, token_id_of: TokenIdOf) -> str:
@@ -59,8 +61,8 @@ def chat_grammar(
 ) -> RequestGrammar | None:
     """The grammar of a chat whose rendered prompt is `prompt`. Raises a 400."""
     structure = structure_of(request)
-    has_strict = any(tool.is_strict for tool in rules.tools)
-    if structure is None and not rules.is_forced and not has_strict:
+    binds_calls = rules.is_forced or rules.is_restricted or any(tool.is_strict for tool in rules.tools)
+    if structure is None and not binds_calls:
         return None
     builder = GrammarBuilder(token_id_of)
     param = "tools" if structure is None or rules.is_forced else structure.field
@@ -69,11 +71,11 @@ def chat_grammar(
         assert answer is not None
         return _build(builder, plan.output(builder, prompt, answer=answer, calls=None), param)
     if plan.tool_format is None:
-        field = "tool_choice" if rules.is_forced else "tools"
+        field = "tool_choice" if rules.is_forced or rules.is_restricted else "tools"
         raise bad_request(f"{field} needs a format for tool calls, which this server was started without.", field)
     try:
-        calls = plan.calls(builder, rules.tools, rules.many)
         if rules.is_forced or answer is not None:
+            calls = plan.calls(builder, rules.tools, rules.many)
             start = plan.output(builder, prompt, answer=answer, calls=calls)
         else:
             start = plan.text_with_calls(builder, prompt, rules.tools, rules.many)

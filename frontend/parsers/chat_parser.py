@@ -48,8 +48,9 @@ class ChatParser:
         return found
 
 
-_NO_CALL = r"/[ \n]*[^\[{ \n](.|\n)*/"
-"""Where nothing but its place marks a call: a text that begins with none of what calls begin with."""
+_NO_CALL = r"/[\s\x1c-\x1f]*[^\[{\s\x1c-\x1f](.|\n)*/"
+"""Where nothing but its place marks a call: a text that begins with none of what calls begin with. Some control
+characters are white space for a parser and not for a regular expression."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class ParserPlan:
             return Harmony.calls(builder, tools)
         kind = _tool_class(self.tool_format)
         calls = kind.calls(builder, tools, many)
-        return f"{builder.marker(kind.opening)} {calls}" if kind.opening else calls
+        return f"{builder.marker(kind.openings[0])} {calls}" if kind.openings else calls
 
     def output(self, builder: GrammarBuilder, prompt: str, *, answer: str | None, calls: str | None) -> str:
         """The grammar of a whole output: reasoning, then one of the two that are given."""
@@ -90,15 +91,21 @@ class ParserPlan:
         """The grammar of an output that is free but for its calls. Raises `CannotBind`."""
         assert self.tool_format is not None
         if self.tool_format == HARMONY:
-            text = Harmony.answer(builder, builder.anything())
-            return f"{Harmony.reasoning(builder)} ({Harmony.calls(builder, tools)} | {text})"
+            return f"{Harmony.reasoning(builder)} ({Harmony.calls(builder, tools)} | {Harmony.text(builder)})"
         kind = _tool_class(self.tool_format)
         calls = kind.calls(builder, tools, many)
-        if kind.opening:
-            repeat = "*" if many else "?"
-            free = f"({builder.anything_until(kind.opening)} {calls}){repeat} {builder.anything()}"
+        begins = (*kind.openings, *kind.other_begins)
+        text = builder.anything_without(begins)
+        if kind.openings:
+            openings = builder.any_of(
+                [
+                    builder.anything_until(opening, without=[other for other in begins if other != opening])
+                    for opening in kind.openings
+                ]
+            )
+            free = f"({openings} {calls}){'*' if many else '?'} {text}"
         else:
-            free = f"({calls} | {builder.terminal(_NO_CALL)})?"
+            free = f"({calls} | {builder.terminal(f'{text} & {_NO_CALL}')})?"
         return f"{self._reasoning(builder, prompt)} {free}"
 
     def _reasoning(self, builder: GrammarBuilder, prompt: str) -> str:
@@ -108,11 +115,11 @@ class ParserPlan:
             return Harmony.reasoning(builder)
         return _reasoning_class(self.reasoning_format).reasoning(builder, prompt)
 
-    def for_request(self, prompt: str, tools: ToolSchemas) -> "ParserMaker | None":
-        """None: the request's outputs are content as they are."""
+    def for_request(self, prompt: str, tools: ToolSchemas, *, is_restricted: bool = False) -> "ParserMaker | None":
+        """`is_restricted`: no other tool than these may be called. None: the outputs are content as they are."""
         if self.reasoning_format is None and (self.tool_format is None or not tools):
             return None
-        return ParserMaker(self, prompt, tools)
+        return ParserMaker(self, prompt, tools, is_restricted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +129,17 @@ class ParserMaker:
     plan: ParserPlan
     prompt: str
     tools: ToolSchemas = field(default_factory=dict)
+    is_restricted: bool = False
 
     def make(self) -> ChatParser:
         if self.plan.reasoning_format == HARMONY:
-            return ChatParser(Harmony(wants_calls=bool(self.tools)), None)
+            names = frozenset(self.tools) if self.is_restricted else None
+            return ChatParser(Harmony(wants_calls=bool(self.tools), callable_names=names), None)
         reasoning = tools = None
         if self.plan.reasoning_format is not None:
             reasoning = _reasoning_class(self.plan.reasoning_format)(self.prompt)
         if self.plan.tool_format is not None and self.tools:
-            tools = _tool_class(self.plan.tool_format)(self.tools)
+            tools = _tool_class(self.plan.tool_format)(self.tools, is_restricted=self.is_restricted)
         return ChatParser(reasoning, tools)
 
     @property

@@ -6,7 +6,7 @@ like any other. Every method that has to wait yields; its result depends on the 
 
 import string
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import TypeVar
 
 from frontend.parsers.events import Content, Event, Reasoning, ToolCall
@@ -19,10 +19,16 @@ Steps = Generator[None, None, T]
 """Something that reads; it yields when it needs more text."""
 
 
+def _new_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
 class Cursor:
     """The text that is not decided yet, how far it was read, and the events found so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, callable_names: Collection[str] | None = None) -> None:
+        """`callable_names`: a call of any other function is content; None: all calls are calls."""
+        self._callable_names = callable_names
         self._text = ""
         self._position = 0
         self._ended = False
@@ -148,11 +154,23 @@ class Cursor:
         self.drop()
         self._add_content(read)
 
-    def call(self, name: str, arguments: str, call_id: str | None = None) -> None:
-        """What was read is a call, or several."""
+    def call(self, name: str, arguments: str, call_id: str | None = None) -> bool:
+        """What was read is a call. Whether it may be one."""
+        return self.calls([(name, arguments)], call_id)
+
+    def calls(
+        self, calls: Sequence[tuple[str, str]], call_id: str | None = None, new_id: Callable[[], str] = _new_id
+    ) -> bool:
+        """What was read is calls, names and arguments; all of it is content, and false, if one must not be made.
+        `call_id`: of the only one, if the model gave it one."""
+        if self._callable_names is not None and any(name not in self._callable_names for name, _ in calls):
+            self.reject()
+            return False
         self.drop()
-        self._events.append(ToolCall(self._num_calls, call_id or f"call_{uuid.uuid4().hex[:24]}", name, arguments))
-        self._num_calls += 1
+        for name, arguments in calls:
+            self._events.append(ToolCall(self._num_calls, call_id or new_id(), name, arguments))
+            self._num_calls += 1
+        return True
 
     def content_until(self, markers: Sequence[str]) -> Steps[str | None]:
         """All up to the first of the markers is content. Reads the marker; None: the text ended."""

@@ -15,10 +15,11 @@ _FENCE = "```"
 
 class DeepSeekV3(SectionedParser):
     section_begin = "<｜tool▁calls▁begin｜>"
-    opening = section_begin
+    openings = (section_begin,)
     section_end = "<｜tool▁calls▁end｜>"
     begin = "<｜tool▁call▁begin｜>"
     end = "<｜tool▁call▁end｜>"
+    other_begins = (begin,)
     markers = (section_begin, section_end, begin, end, _SEPARATOR)
 
     @classmethod
@@ -43,5 +44,4 @@ class DeepSeekV3(SectionedParser):
         is_over = yield from self._is_over(cursor)
         if not name or arguments is None or not is_over:
             return False
-        cursor.call(name.strip(), arguments)
-        return True
+        return cursor.call(name.strip(), arguments)

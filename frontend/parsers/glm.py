@@ -15,7 +15,7 @@ _KEY, _KEY_END, _VALUE, _VALUE_END = "<arg_key>", "</arg_key>", "<arg_value>", "
 
 class GlmTools(ToolParser):
     markers = (_BEGIN, _END, _KEY, _KEY_END, _VALUE, _VALUE_END)
-    opening = _BEGIN
+    openings = (_BEGIN,)
 
     @classmethod
     def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:

@@ -4,7 +4,7 @@ A message is a header, `<|message|>` and a text up to the token that ends it; th
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from frontend.grammars.builder import GrammarBuilder
 from frontend.grammars.tool_calls import BoundTool
@@ -30,6 +30,11 @@ class Harmony(Parser):
         return f"{_header(builder, 'final')} {answer}"
 
     @classmethod
+    def text(cls, builder: GrammarBuilder) -> str:
+        """An answer that may be anything but another message."""
+        return cls.answer(builder, builder.anything_without(_ENDS))
+
+    @classmethod
     def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool]) -> str:
         """One call: the token after it ends the output."""
         return builder.any_of(
@@ -44,13 +49,13 @@ class Harmony(Parser):
     @classmethod
     def reasoning(cls, builder: GrammarBuilder) -> str:
         """An analysis and the header of what follows it, or nothing."""
-        analysis = f"{_header(builder, 'analysis')} {builder.anything_until('<|end|>')}"
+        analysis = f"{_header(builder, 'analysis')} {builder.anything_until(_ENDS[0], without=_ENDS[1:])}"
         return f"({analysis} {builder.marker(_START)} {builder.text('assistant')})?"
 
-    def __init__(self, wants_calls: bool) -> None:
+    def __init__(self, wants_calls: bool, callable_names: Collection[str] | None = None) -> None:
         self.in_reasoning = False
         self._wants_calls = wants_calls
-        super().__init__()
+        super().__init__(callable_names)
 
     @classmethod
     def thinking_markers(cls, prompt: str) -> tuple[str, str] | None:
@@ -100,8 +105,7 @@ class Harmony(Parser):
             return False
         if arguments is None:
             return False
-        cursor.call(name, arguments)
-        return True
+        return cursor.call(name, arguments)
 
 
 def _header(builder: GrammarBuilder, channel: str) -> str:

@@ -10,9 +10,9 @@ from frontend.parsers.hermes import Hermes
 
 class Granite(Hermes):
     begins = ("<|tool_call|>", "<tool_call>")
+    openings = begins
     ends = ("</tool_call>",)
     markers = (*begins, *ends)
-    opening = "<|tool_call|>"
 
     @classmethod
     def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:

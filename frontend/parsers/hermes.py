@@ -12,15 +12,15 @@ from frontend.parsers.parser import ToolParser
 
 class Hermes(ToolParser):
     begins: ClassVar[tuple[str, ...]] = ("<tool_call>",)
+    openings = begins
     ends: ClassVar[tuple[str, ...]] = ("</tool_call>",)
     markers = (*begins, *ends)
-    opening = "<tool_call>"
 
     @classmethod
     def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
         line_break = builder.text("\n")
         call = f"{line_break} {json_calls(builder, tools, 'arguments')} {line_break} {builder.marker(cls.ends[0])}"
-        return f"{call} ({line_break} {builder.marker(cls.opening)} {call})*" if many else call
+        return f"{call} ({line_break} {builder.marker(cls.openings[0])} {call})*" if many else call
 
     def read(self, cursor: Cursor) -> Steps[None]:
         while (yield from cursor.content_until(self.begins)) is not None:
@@ -30,8 +30,7 @@ class Hermes(ToolParser):
             if calls is None or not (yield from self._is_over(cursor)):
                 cursor.reject()
                 continue
-            for name, arguments in calls:
-                cursor.call(name, arguments)
+            cursor.calls(calls)
 
     def _is_over(self, cursor: Cursor) -> Steps[bool]:
         """Whether the end marker follows, or nothing at all: it may have been the token that ended the output."""

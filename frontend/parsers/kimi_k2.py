@@ -11,10 +11,11 @@ _ARGUMENTS = "<|tool_call_argument_begin|>"
 
 class KimiK2(SectionedParser):
     section_begin = "<|tool_calls_section_begin|>"
-    opening = section_begin
+    openings = (section_begin,)
     section_end = "<|tool_calls_section_end|>"
     begin = "<|tool_call_begin|>"
     end = "<|tool_call_end|>"
+    other_begins = (begin,)
     markers = (section_begin, section_end, begin, end, _ARGUMENTS)
 
     @classmethod
@@ -33,5 +34,4 @@ class KimiK2(SectionedParser):
         is_over = yield from self._is_over(cursor)
         if not name or arguments is None or not is_over:
             return False
-        cursor.call(name, arguments, call_id)
-        return True
+        return cursor.call(name, arguments, call_id)

@@ -14,6 +14,7 @@ from frontend.parsers.parser import ToolParser
 
 class Llama3Json(ToolParser):
     markers = ("<|python_tag|>",)
+    other_begins = markers
 
     @classmethod
     def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
@@ -35,7 +36,6 @@ class Llama3Json(ToolParser):
             if calls is None or any(name not in self._tools for name, _ in calls):
                 cursor.reject()
                 return
-            for name, arguments in calls:
-                cursor.call(name, arguments)
+            cursor.calls(calls)
             yield from cursor.skip_space()
             yield from cursor.skip(";")

@@ -20,7 +20,7 @@ _ID_CHARACTERS = string.ascii_letters + string.digits
 
 class Mistral(ToolParser):
     markers = (_CALLS, _ARGS, "[CALL_ID]")
-    opening = _CALLS
+    openings = (_CALLS,)
 
     @classmethod
     def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
@@ -48,8 +48,7 @@ class Mistral(ToolParser):
             if calls is None:
                 cursor.reject()
                 continue
-            for name, arguments in calls:
-                cursor.call(name, arguments, call_id or _new_id())
+            cursor.calls(calls, call_id, _new_id)
 
     def _named_call(self, cursor: Cursor) -> Steps[tuple[Calls | None, str | None]]:
         name = yield from cursor.name()

@@ -1,7 +1,7 @@
 """The base of all formats: runs what a format reads whenever text arrives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from frontend.grammars.builder import GrammarBuilder
@@ -19,8 +19,9 @@ class Parser(ABC):
     markers: ClassVar[tuple[str, ...]] = ()
     """Of its markup what may be special tokens, which are part of the text for its sake."""
 
-    def __init__(self) -> None:
-        self._cursor = Cursor()
+    def __init__(self, callable_names: Collection[str] | None = None) -> None:
+        """`callable_names`: of the only tools that may be called; None: whatever the model calls is a call."""
+        self._cursor = Cursor(callable_names)
         self._steps = self.read(self._cursor)
 
     def feed(self, text: str) -> list[Event]:
@@ -45,17 +46,21 @@ class Parser(ABC):
 class ToolParser(Parser):
     """Finds calls; all else is content."""
 
-    opening: ClassVar[str] = ""
-    """What the first call begins with wherever it stands; empty: a call stands at the beginning of the output only."""
+    openings: ClassVar[tuple[str, ...]] = ()
+    """What the first call begins with wherever it stands, what models write first; empty: a call stands at the
+    beginning of the output only."""
+    other_begins: ClassVar[tuple[str, ...]] = ()
+    """What also begins a call wherever it stands, but not as `calls` goes on: a text under a grammar has none of it."""
 
-    def __init__(self, tools: ToolSchemas) -> None:
+    def __init__(self, tools: ToolSchemas, *, is_restricted: bool = False) -> None:
+        """`is_restricted`: a call of any other tool is no call."""
         self._tools = tools
-        super().__init__()
+        super().__init__(frozenset(tools) if is_restricted else None)
 
     @classmethod
     @abstractmethod
     def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
-        """What may follow the opening, to the end of the calls: one call, or several where `many`. Raises `CannotBind`
+        """What may follow an opening, to the end of the calls: one call, or several where `many`. Raises `CannotBind`
         where this format cannot express a tool's schema."""
 
 

@@ -10,9 +10,10 @@ from frontend.parsers.hermes import Hermes
 
 class Phi4(Hermes):
     begins = ("<|tool_call|>", "functools")
+    openings = begins[:1]
+    other_begins = ("functools[", "functools{")  # the name alone is a module of Python's
     ends = ("<|/tool_call|>",)
     markers = ("<|tool_call|>", "<|/tool_call|>")
-    opening = "<|tool_call|>"
 
     @classmethod
     def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:

@@ -22,6 +22,7 @@ _NAMES = {"true": True, "false": False, "null": None}
 
 class Pythonic(ToolParser):
     markers = (_BEGIN, _END)
+    other_begins = (_BEGIN,)
 
     @classmethod
     def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
@@ -46,8 +47,7 @@ class Pythonic(ToolParser):
             return
         yield from cursor.skip_space()
         yield from cursor.skip(_END)
-        for name, arguments in calls:
-            cursor.call(name, arguments)
+        cursor.calls(calls)
 
 
 def _call_expression(builder: GrammarBuilder, tool: BoundTool) -> str:

@@ -16,7 +16,7 @@ _PARAMETER, _PARAMETER_END = "<parameter=", "</parameter>"
 
 class Qwen3Coder(ToolParser):
     markers = (_BEGIN, _END)
-    opening = _BEGIN
+    openings = (_BEGIN,)
 
     @classmethod
     def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:

@@ -1,6 +1,6 @@
 """`/v1/chat/completions`: the request, the response and the chunks of a stream."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -8,6 +8,9 @@ from msgspec import UNSET, UnsetType
 from frontend.protocol.common import GenerationRequest, PromptLogprobs, Usage
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+CALL_MODES = ("auto", "required")
+CallMode = Annotated[str, msgspec.Meta(extra_json_schema={"enum": CALL_MODES})]
+"""Checked later, with a sentence for the user."""
 
 
 class ContentPart(msgspec.Struct, kw_only=True):
@@ -52,13 +55,38 @@ class Tool(msgspec.Struct, kw_only=True):
     function: FunctionDefinition
 
 
+class NamedFunction(msgspec.Struct, kw_only=True):
+    name: str
+
+
+class ToolReference(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One of the request's tools, by its name. Other types than functions are told apart later."""
+
+    type: str
+    function: NamedFunction | None = None
+
+
+class AllowedTools(msgspec.Struct, kw_only=True):
+    mode: CallMode
+    tools: list[ToolReference]
+
+
+class ToolChoice(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The one function to call (type `function`), or those that may be called (type `allowed_tools`). Which fields go
+    together is checked later, with a sentence for the user."""
+
+    type: str
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
+
+
 class ChatCompletionRequest(GenerationRequest, kw_only=True):
     messages: list[ChatMessage]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[Tool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: str | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from frontend.protocol.chat import ContentPart, Role
+from frontend.protocol.chat import CallMode, ContentPart, Role
 from frontend.protocol.structure import StructureFields
 
 
@@ -47,6 +47,23 @@ class FunctionTool(msgspec.Struct, kw_only=True):
     strict: bool | None = None
 
 
+class FunctionReference(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One of the request's tools, by its name. Other types than functions are told apart later."""
+
+    type: str
+    name: str | None = None
+
+
+class FunctionChoice(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The one function to call (type `function`, with `name`), or those that may be called (type `allowed_tools`, with
+    `mode` and `tools`). Which fields go together is checked later, with a sentence for the user."""
+
+    type: str
+    name: str | None = None
+    mode: CallMode | None = None
+    tools: list[FunctionReference] | None = None
+
+
 class ReasoningSettings(msgspec.Struct, kw_only=True):
     effort: str | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
@@ -77,7 +94,7 @@ class ResponsesRequest(StructureFields, kw_only=True):
     thinking_token_budget: int | None = None
     text: TextSettings | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: str | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningSettings | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -197,7 +214,7 @@ class Response(msgspec.Struct, kw_only=True):
     store: bool
     temperature: float | None
     text: TextSettings
-    tool_choice: str | dict[str, Any]
+    tool_choice: str | FunctionChoice
     tools: list[FunctionTool]
     top_logprobs: int
     top_p: float | None

@@ -71,7 +71,8 @@ async def chat_order(
     )
     beams = []
     if chat.use_beam_search:
-        beams.append(beam_params(chat, chat.num_choices, sampling["max_tokens"], processor.limits))
+        max_tokens, has_grammar = sampling["max_tokens"], grammar is not None
+        beams.append(beam_params(chat, chat.num_choices, max_tokens, processor.limits, has_grammar=has_grammar))
     return Order(
         response_id=response_id,
         prompts=[prompt],

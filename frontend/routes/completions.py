@@ -132,7 +132,13 @@ def _order(
         for prompt in prompts
     ]
     beams = [
-        beam_params(completion, completion.num_samples, sampling["max_tokens"], processor.limits)
+        beam_params(
+            completion,
+            completion.num_samples,
+            sampling["max_tokens"],
+            processor.limits,
+            has_grammar=grammar is not None,
+        )
         for sampling in (samplings if completion.use_beam_search else ())
     ]
     return Order(

@@ -83,9 +83,14 @@ def test_negative_token_ids(http: httpx.Client) -> None:
 def test_unknown_tools(http: httpx.Client) -> None:
     named = {"type": "function", "function": {"name": "other"}}
     refuse(http, CHAT, "tool_choice", {"tools": [TOOL], "tool_choice": named})
+    allowed: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [TOOL, named]}}
+    where = "tool_choice.allowed_tools.tools[1].function.name"
+    refuse(http, CHAT, where, {"tools": [TOOL], "tool_choice": allowed})
     refuse(http, CHAT, "tools[0].type", {"tools": [{"type": "web_search"}]})
     named = {"type": "function", "name": "other"}
     refuse(http, RESPONSES, "tool_choice", {"tools": [FLAT_TOOL], "tool_choice": named})
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [FLAT_TOOL, named]}
+    refuse(http, RESPONSES, "tool_choice.tools[1].name", {"tools": [FLAT_TOOL], "tool_choice": allowed})
     refuse(http, RESPONSES, "tools[0].type", {"tools": [{"type": "web_search"}]})
     output = {"type": "function_call_output", "call_id": "call_0", "output": "x"}
     refuse(http, RESPONSES, "input[0].call_id", {"input": [output]})

@@ -27,6 +27,14 @@ def schema(schema: object) -> dict:
 TOOL = tool(parameters={"type": "object", "properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]})
 
 
+def allowed(*references: object, mode: object = "auto") -> dict:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(references)}}
+
+
+F = {"type": "function", "function": {"name": "f"}}
+ALLOWED = "tool_choice.allowed_tools"
+
+
 def error_of(response: httpx.Response, status: int) -> dict:
     assert response.status_code == status, response.text
     body = response.json()
@@ -90,6 +98,32 @@ def error_of(response: httpx.Response, status: int) -> dict:
         ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),  # this model has no format for calls
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": "f"}}, "tool_choice.function"),
+        ({"tools": [TOOL], "tool_choice": {"allowed_tools": {"mode": "auto", "tools": [F]}}}, "tool_choice.type"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, ALLOWED),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [F]}}, ALLOWED),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": []}}, ALLOWED),
+        ({"tools": [TOOL], "tool_choice": allowed(F, mode="none")}, f"{ALLOWED}.mode"),
+        ({"tools": [TOOL], "tool_choice": allowed(F, mode=None)}, f"{ALLOWED}.mode"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [F]}}},
+            f"{ALLOWED}.mode",
+        ),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}},
+            f"{ALLOWED}.tools",
+        ),
+        ({"tools": [TOOL], "tool_choice": allowed()}, f"{ALLOWED}.tools"),
+        ({"tools": [TOOL], "tool_choice": allowed("f")}, f"{ALLOWED}.tools[0]"),
+        ({"tools": [TOOL], "tool_choice": allowed(F, F)}, f"{ALLOWED}.tools[1].function.name"),
+        ({"tools": [TOOL], "tool_choice": allowed(F, tool(name="g"))}, f"{ALLOWED}.tools[1].function.name"),
+        ({"tool_choice": allowed(F)}, f"{ALLOWED}.tools[0].function.name"),  # there are no tools
+        ({"tools": [TOOL], "tool_choice": allowed({"type": "function"})}, f"{ALLOWED}.tools[0].function.name"),
+        ({"tools": [TOOL], "tool_choice": allowed({"type": "mcp"})}, f"{ALLOWED}.tools[0].type"),
+        ({"tools": [TOOL], "tool_choice": allowed({"function": {"name": "f"}})}, f"{ALLOWED}.tools[0].type"),
+        ({"tools": [TOOL], "tool_choice": allowed(F)}, "tool_choice"),  # this model has no format for calls
+        ({"tools": [TOOL], "tool_choice": allowed(F, mode="required")}, "tool_choice"),
         ({"tools": [TOOL] * 2}, "tools[1].function.name"),
         ({"tools": [tool(name="two words")]}, "tools[0].function.name"),
         ({"tools": [tool(strict=True)]}, "tools"),
@@ -135,6 +169,7 @@ def error_of(response: httpx.Response, status: int) -> dict:
         ({"guided_json": {"type": 3}}, "guided_json.type"),
         ({"guided_choice": []}, "guided_choice"),
         ({"guided_grammar": "root ::= ("}, "guided_grammar"),
+        ({"use_beam_search": True, "n": 2, "guided_choice": ["a", "b"]}, "use_beam_search"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"priority": 2**40}, "priority"),
@@ -182,6 +217,7 @@ def test_a_wrong_field_is_named(setup, fields, param, stream):
         ({"truncate_prompt_tokens": MAX_MODEL_LEN + 1}, "truncate_prompt_tokens"),
         ({"use_beam_search": True, "stream": True}, "use_beam_search"),
         ({"use_beam_search": True, "n": 2, "logit_bias": {"3": 1}}, "use_beam_search"),
+        ({"use_beam_search": True, "n": 2, "guided_choice": ["a", "b"]}, "use_beam_search"),
         ({"use_beam_search": True, "n": 11}, "n"),
         ({"use_beam_search": True, "early_stopping": "soon"}, "early_stopping"),
         ({"use_beam_search": True, "length_penalty": 1000}, "length_penalty"),

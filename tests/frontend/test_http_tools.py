@@ -7,9 +7,12 @@ from typing import Any
 import openai
 import pytest
 
+from engine_core.ipc.messages import AddRequest
 from tests.frontend.support import MODEL, Setup, deltas_of, events_of, running_setup
+from tests.frontend.test_http_answers import prompt_text
 
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+LISTEN = {"type": "function", "function": {"name": "listen", "parameters": {"type": "object"}}}
 CALL = '<tool_call>\n{"name": "look", "arguments": {"place": "Köln"}}\n</tool_call>'
 ARGUMENTS = '{"place": "Köln"}'
 
@@ -109,6 +112,34 @@ def test_without_tools_there_are_no_calls(setup: Setup, fields: dict[str, Any]) 
     setup.say(CALL)
     choice = whole(setup, **fields)
     assert (choice["message"]["content"], choice["finish_reason"]) == (CALL, "stop")
+
+
+def allowing(*names: str, mode: str = "auto") -> dict[str, Any]:
+    """Both tools, of which these may be called."""
+    references = [{"type": "function", "function": {"name": name}} for name in names]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": references}}
+    return {"tools": [LOOK, LISTEN], "tool_choice": choice}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_tools_that_are_not_allowed_are_seen_and_not_called(setup: Setup, stream: bool, mode: str) -> None:
+    ask = joined if stream else whole
+    other = CALL.replace("look", "listen")
+    setup.say(f"{CALL}\n{other}")
+    choice = ask(setup, **allowing("look", "listen", mode=mode))
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["look", "listen"]
+    with_all = prompt_text(setup)
+    # The engine does not heed the grammar here: a call that it would not have let through is no call.
+    choice = ask(setup, **allowing("look", mode=mode))
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["look"]
+    assert choice["message"]["content"] == other
+    assert choice["finish_reason"] == "tool_calls"
+    assert prompt_text(setup) == with_all
+    grammars = [add.sampling.grammar for add in setup.core.received(AddRequest)]
+    assert [("listen" in grammar, "look" in grammar) for grammar in grammars] == [(True, True), (False, True)]
+    # Without a mode that binds it, the same is two calls.
+    assert len(ask(setup, tools=[LOOK, LISTEN])["message"]["tool_calls"]) == 2
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -45,6 +45,19 @@ def test_every_reference_leads_somewhere(document):
     assert schemas["ChatCompletionRequest"]["required"] == ["messages"]
 
 
+def test_the_choice_of_tools_is_described(document):
+    schemas = document["components"]["schemas"]
+
+    def kinds(name, field):
+        return {each.get("$ref", each.get("type")) for each in schemas[name]["properties"][field]["anyOf"]}
+
+    assert kinds("ChatCompletionRequest", "tool_choice") == {"string", "null", "#/components/schemas/ToolChoice"}
+    assert kinds("ResponsesRequest", "tool_choice") == {"string", "null", "#/components/schemas/FunctionChoice"}
+    assert kinds("Response", "tool_choice") == {"string", "#/components/schemas/FunctionChoice"}
+    assert schemas["AllowedTools"]["properties"]["mode"]["enum"] == ["auto", "required"]
+    assert set(schemas["AllowedTools"]["required"]) == {"mode", "tools"}
+
+
 def test_answers_are_as_described(setup):
     by_path = {route.path: route.answer for route in ROUTES if "GET" in route.methods}
     for path in ("/v1/models", "/health", "/ready", "/version"):

@@ -157,6 +157,38 @@ def test_one_call_where_no_more_are_wanted(setup: Setup) -> None:
     assert body["tool_choice"] == "none"
 
 
+def allowing(*references: dict[str, Any], mode: str = "auto") -> dict[str, Any]:
+    return {"type": "allowed_tools", "mode": mode, "tools": list(references)}
+
+
+NAMED = {"type": "function", "name": "look"}
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_tools_that_are_not_allowed_are_seen_and_not_called(setup: Setup, mode: str) -> None:
+    other = CALL.replace("look", "listen")
+    setup.say(f"{CALL}{other}")
+    choice = allowing(NAMED, mode=mode)
+    fields = {"tools": [LOOK, {**LOOK, "name": "listen"}], "tool_choice": choice}
+    body = ask(setup, **fields)
+    assert [item["type"] for item in body["output"]] == ["function_call", "message"]
+    assert body["output"][1]["content"][0]["text"] == other
+    assert body["tool_choice"] == choice
+    assert '"name": "listen"' in prompt_text(setup)
+    (grammar,) = [add.sampling.grammar for add in setup.core.received(AddRequest)]
+    assert ("listen" in grammar, "look" in grammar) == (False, True)
+    events = stream(setup, **fields)
+    assert without_ids(events[-1]["response"]["output"]) == without_ids(body["output"])
+    assert [event["response"]["tool_choice"] for event in events if "response" in event] == [choice] * 3
+    stored = setup.http.get(f"/v1/responses/{body['id']}").json()
+    assert stored["tool_choice"] == choice
+
+
+def test_a_named_function_comes_back_as_it_was_given(setup: Setup) -> None:
+    setup.say(CALL)
+    assert ask(setup, tool_choice=NAMED)["tool_choice"] == NAMED
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -168,6 +200,18 @@ def test_one_call_where_no_more_are_wanted(setup: Setup) -> None:
         ({"tool_choice": {"type": "function", "name": "other"}}, "tool_choice"),
         ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"tool_choice": "some"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": 5}}, "tool_choice.name"),
+        ({"tool_choice": {"type": "allowed_tools", "tools": [NAMED]}}, "tool_choice.mode"),
+        ({"tool_choice": {"type": "allowed_tools", "mode": "auto"}}, "tool_choice.tools"),
+        ({"tool_choice": allowing(NAMED, mode="any")}, "tool_choice.mode"),
+        ({"tool_choice": allowing()}, "tool_choice.tools"),
+        ({"tool_choice": allowing(NAMED, NAMED)}, "tool_choice.tools[1].name"),
+        ({"tool_choice": allowing(NAMED, {**NAMED, "name": "other"})}, "tool_choice.tools[1].name"),
+        ({"tool_choice": allowing(NAMED), "tools": None}, "tool_choice.tools[0].name"),
+        ({"tool_choice": allowing({"type": "function"})}, "tool_choice.tools[0].name"),
+        ({"tool_choice": allowing({"type": "mcp", "server_label": "x"})}, "tool_choice.tools[0].type"),
+        ({"tool_choice": allowing({"type": "function", "function": {"name": "look"}})}, "tool_choice.tools[0].name"),
         ({"input": [{"type": "function_call_output", "call_id": "call_x", "output": "x"}]}, "input[0].call_id"),
         ({"input": [{"type": "function_call", "name": "look", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": [{"type": "function_call", "call_id": "c", "name": "look", "arguments": "{"}]}, "input"),
@@ -179,6 +223,7 @@ def test_a_wrong_field_is_named(setup: Setup, fields: dict[str, Any], param: str
     error = error_of(respond(setup, **{"input": "Hi", "tools": [LOOK], **fields}), 400)
     assert error["param"] == param
     assert "function.name" not in error["message"]
+    assert "allowed_tools." not in error["message"]
     assert setup.core.received(AddRequest) == []
 
 

@@ -12,7 +12,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from engine_core.grammar.vocabulary import Vocabulary
 from frontend.errors import ApiError
 from frontend.grammars.request_grammar import CallRules, chat_grammar
-from frontend.grammars.tool_calls import bound_tool
+from frontend.grammars.tool_calls import BoundTool, bound_tool
 from frontend.parsers.chat_parser import ParserPlan
 from frontend.parsers.events import Content, ToolCall
 from frontend.parsers.registry import HARMONY, REASONING_FORMATS, TOOL_FORMATS
@@ -104,6 +104,122 @@ def test_what_a_grammar_allows_is_read_as_calls(
         for call in calls:
             assert is_valid(json.loads(call.arguments), tools[call.name]), text
     assert numbers == {1} if not many or form == HARMONY else max(numbers) > 1
+
+
+def takes(vocabulary: Vocabulary, grammar: str, tokens: list[int]) -> bool:
+    """Whether an output of these tokens is in the grammar's language."""
+    matcher = vocabulary.compile(grammar)
+    assert not matcher.is_error(), matcher.get_error()
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+def spelled(tokenizer: TextTokenizer, text: str) -> list[int]:
+    """The text without any special token: the tokens of each character."""
+    return [token for character in text for token in tokenizer.encode(character, add_special_tokens=False)]
+
+
+FORBIDDEN = {
+    "gpt_oss": [
+        "<|channel|>final<|message|>Well.<|end|><|start|>assistant{call}",
+        "<|channel|>analysis<|message|>Hm.<|return|><|start|>assistant{call}",
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{call}",
+    ],
+    "llama3_json": ["\t\x1f{call}", "Well.<|python_tag|>{call}", "<|python_tag|>{call}"],
+    "pythonic": ["\t\x1f{call}", "Well.<|python_start|>{call}", "<|python_start|>{call}"],
+    "granite": ["<tool_call>{body}", "Well.\n<tool_call>{body}", "Well.\n{call}", "{allowed}\n{call}"],
+    "phi4": ["functools{body}", "Well.\nfunctools{body}", "Well.\n{call}", "{allowed}\n{call}"],
+    "kimi_k2": ["{body}", "Well.\n{body}", "Well.\n{call}", "{allowed}\n{call}"],
+    "deepseek_v3": ["{body}", "Well.\n{body}", "Well.\n{call}", "{allowed}\n{call}"],
+}
+"""Wherever else a parser finds a call. `body`: what comes after its opening."""
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("is_forced", [False, True])
+@pytest.mark.parametrize("form", TOOL_FORMATS)
+def test_a_tool_that_is_not_allowed_cannot_be_called(
+    form: str, is_forced: bool, many: bool, tokenizer: TextTokenizer, vocabulary: Vocabulary
+) -> None:
+    """Not of what the parser finds a call in is in the language: not as the model's format has it, and not in letters
+    that spell its special tokens."""
+    tools = tools_for(form)
+    bound = [bound_tool(name, schema, is_strict=False) for name, schema in tools.items() if tools[name]["properties"]]
+    parsers = ParserPlan(form, HARMONY if form == HARMONY else None)
+    calls_only = ParserPlan(form, None)
+
+    def grammar(plan: ParserPlan, tools: list[BoundTool], is_forced: bool, many: bool = False) -> str:
+        rules = CallRules(tools, is_forced, many, is_restricted=True)
+        made = chat_grammar(StructureFields(), rules, plan, "", tokenizer.grammar_token_id)
+        assert made is not None
+        return made.text
+
+    def read(text: str) -> set[str]:
+        maker = parsers.for_request("", tools)
+        assert maker is not None
+        parser = maker.make()
+        return {event.name for event in (*parser.feed(text), *parser.finish()) if isinstance(event, ToolCall)}
+
+    allowed, forbidden = (written(vocabulary, grammar(calls_only, [tool], True), 1) for tool in bound)
+    asked = grammar(parsers, bound[:1], is_forced, many)
+    both_allowed = grammar(parsers, bound, False, many)
+    assert takes(vocabulary, asked, tokenizer.encode(allowed, add_special_tokens=False))
+    parts = {"call": forbidden, "allowed": allowed, "body": ""}
+    if form not in (HARMONY, "llama3_json", "pythonic"):
+        opening = TOOL_FORMATS[form].load().openings[0]
+        assert forbidden.startswith(opening)
+        parts["body"] = forbidden.removeprefix(opening)
+    for text in ["{call}", *FORBIDDEN.get(form, ["Well.\n{call}", "{allowed}\n{call}"])]:
+        text = text.format(**parts)
+        assert bound[1].name in read(text), text
+        for tokens in (tokenizer.encode(text, add_special_tokens=False), spelled(tokenizer, text)):
+            assert not takes(vocabulary, asked, tokens), text
+    for seed in range(6):
+        text = written(vocabulary, grammar(calls_only, bound, True, many), seed)
+        is_allowed = read(text) == {bound[0].name}
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+        assert takes(vocabulary, asked, tokens) == is_allowed, text
+        assert takes(vocabulary, both_allowed, tokens), text
+
+
+@pytest.mark.parametrize("form", TOOL_FORMATS)
+def test_any_other_text_is_free(form: str, tokenizer: TextTokenizer, vocabulary: Vocabulary) -> None:
+    tool = bound_tool("nothing", TOOLS["nothing"] | {"properties": {"a": {"type": "integer"}}, "required": ["a"]}, True)
+    plan = ParserPlan(form, HARMONY if form == HARMONY else None)
+    rules = CallRules([tool], False, True, is_restricted=True)
+    grammar = chat_grammar(StructureFields(), rules, plan, "", tokenizer.grammar_token_id)
+    assert grammar is not None
+    begin = "<|channel|>final<|message|>" if form == HARMONY else ""
+    for text in ("No calls: <tool, [TOOL], functools.reduce, <|x|>.\n{[(🦊", "\n\nx", "<"):
+        assert takes(vocabulary, grammar.text, tokenizer.encode(begin + text, add_special_tokens=False)), text
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+def test_beside_a_structure_the_same_tools_may_be_called(
+    is_forced: bool, tokenizer: TextTokenizer, vocabulary: Vocabulary
+) -> None:
+    """Calls or an answer of the structure, and where there must be a call no answer."""
+    rules = CallRules([bound_tool("nothing", TOOLS["nothing"], False)], is_forced, True, is_restricted=True)
+    asked = StructureFields(guided_choice=["yes", "no"])
+    grammar = chat_grammar(asked, rules, ParserPlan("hermes", None), "", tokenizer.grammar_token_id)
+    assert grammar is not None
+    call = '<tool_call>\n{"name": "nothing", "arguments": {}}\n</tool_call>'
+    for text, is_wanted in ((call, True), (call.replace("nothing", "stop-it"), False), ("yes", not is_forced)):
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+        assert takes(vocabulary, grammar.text, tokens) == is_wanted, text
+
+
+def test_reasoning_ends_for_a_grammar_where_it_ends_for_the_parser(
+    tokenizer: TextTokenizer, vocabulary: Vocabulary
+) -> None:
+    plan = ParserPlan("hermes", "qwen3")
+    rules = CallRules([bound_tool("nothing", TOOLS["nothing"], True)], False, True, is_restricted=True)
+    grammar = chat_grammar(StructureFields(), rules, plan, "<think>", tokenizer.grammar_token_id)
+    assert grammar is not None
+    call = '<tool_call>\n{"name": "stop-it", "arguments": {}}\n</tool_call>'
+    within, after = f"Hm: {call}", f"Hm.</think>{call}"
+    end = tokenizer.encode("</think>", add_special_tokens=False)
+    assert takes(vocabulary, grammar.text, spelled(tokenizer, within) + end)
+    assert not takes(vocabulary, grammar.text, spelled(tokenizer, after) + end)
 
 
 @pytest.mark.parametrize("form", ["glm", "qwen3_coder"])

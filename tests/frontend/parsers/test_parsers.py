@@ -3,6 +3,7 @@
 import codecs
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from frontend.parsers.chat_parser import ParserMaker, ParserPlan
 from frontend.parsers.events import Content, Event, Reasoning
-from frontend.parsers.registry import REASONING_FORMATS, TOOL_FORMATS
+from frontend.parsers.registry import HARMONY, REASONING_FORMATS, TOOL_FORMATS
 from tests.frontend.parsers.corpus import NO_CALL, REASONING_CORPUS, TOOL_CORPUS, TOOLS, Sample, tagged
 
 Found = tuple[list[tuple[str, str]], str, str]
@@ -110,6 +111,26 @@ def test_any_text_at_all(name: str, data: st.DataObject) -> None:
     assert parse(maker(name), cut(text.encode(), size)) == whole
     if not whole[0] and name != "gpt_oss":
         assert whole[1] == text
+
+
+@pytest.mark.parametrize("name", TOOL_FORMATS)
+def test_where_no_other_tools_may_be_called_their_calls_are_content(name: str) -> None:
+    made_by = replace(maker(name), tools={"now": TOOLS["now"]}, is_restricted=True)
+    is_tried = False
+    for sample in TOOL_CORPUS[name]:
+        whole = parse(made_by, [sample.text])
+        assert parse(made_by, list(sample.text)) == whole
+        calls, content, _ = whole
+        wanted = [called for called, _ in sample.calls]
+        if set(wanted) <= {"now"}:
+            assert [called for called, _ in calls] == wanted
+            continue
+        assert {called for called, _ in calls} <= {"now"}
+        assert "look" in content
+        is_tried = True
+        if not calls and name != HARMONY:
+            assert content == sample.text
+    assert is_tried
 
 
 @pytest.mark.parametrize(
