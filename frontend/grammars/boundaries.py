@@ -20,15 +20,20 @@ _BEYOND_ASCII = r"/[^\x00-\x7F]/"
 _Leaf = Terminal | Token | Json | Recursive
 
 
-def check_boundaries(piece: Piece, definitions: Callable[[], str]) -> None:
+def check_boundaries(piece: Piece, definitions: Callable[[], str]) -> set[Terminal]:
     """Raises `WrongStructure` where the end of a piece could be overlooked, or that cannot be told. `definitions`: of
-    the terminals that expressions name."""
+    the terminals that expressions name. Answers with those that are tried with none but others of their family."""
     positions = _Positions()
     _, firsts, _ = positions.add(piece)
     states = [firsts, *positions.following]
     checker = _Checker(positions, definitions())
+    mixed = set[Terminal]()
     for state in dict.fromkeys(map(frozenset, states)):
-        checker.check_state([positions.leaves[number] for number in sorted(state)], sorted(state))
+        leaves = [positions.leaves[number] for number in sorted(state)]
+        checker.check_state(leaves, sorted(state))
+        terminals = [leaf for leaf in leaves if isinstance(leaf, Terminal)]
+        mixed |= set() if _are_of_one_family(terminals) else set(terminals)
+    return {leaf for leaf in positions.leaves if isinstance(leaf, Terminal)} - mixed
 
 
 class _Positions:
@@ -115,7 +120,7 @@ class _Checker:
                 raise _overlooked(blamed.place, "goes on like what may follow it")
             return
         going_on = [one for one, chars in terminals if not one.is_closed and (chars is None or chars)]
-        if not going_on and (len(terminals) == 1 or _are_of_one_family(terminals)):
+        if not going_on and (len(terminals) == 1 or _are_of_one_family([one for one, _ in terminals])):
             return
         longer = [f"{_not_empty(one)} {_char(chars)}" for one, chars in terminals if chars is None or chars]
         if longer:
@@ -158,8 +163,8 @@ class _Checker:
             raise _overlooked(place, otherwise)
 
 
-def _are_of_one_family(terminals: Sequence[tuple[Terminal, Chars]]) -> bool:
-    families = {one.family for one, _ in terminals}
+def _are_of_one_family(terminals: Sequence[Terminal]) -> bool:
+    families = {one.family for one in terminals}
     return len(families) == 1 and None not in families
 
 

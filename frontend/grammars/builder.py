@@ -78,7 +78,11 @@ class GrammarBuilder:
         """Any text up to the first `literal`, which is part of it."""
         if self.has_token(literal):
             return f"{self.anything()} {self.marker(literal)}"
-        return self._add_rule(f"{self.anything()} {self.text(literal)}", "[lazy]")
+        return self.first(f"{self.anything()} {self.text(literal)}")
+
+    def first(self, expression: str) -> str:
+        """Of a terminal's texts the shortest that comes."""
+        return self._add_rule(expression, "[lazy]")
 
     def any_of(self, expressions: Sequence[str]) -> str:
         return f"({' | '.join(expressions)})"

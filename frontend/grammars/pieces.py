@@ -6,7 +6,7 @@ terminals is never complete, as one it is. Hence what is regular becomes one ter
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from frontend.grammars.builder import GrammarBuilder
@@ -23,6 +23,8 @@ Chars = frozenset[str] | None
 class Family:
     """Free text in which neither triggers nor certain other words stand."""
 
+    number: int
+    """A family of its own for each format."""
     triggers: tuple[str, ...]
     without: tuple[str, ...]
 
@@ -53,6 +55,9 @@ class Terminal:
     """It is closed together with any of these words after it."""
     family: "Family | None" = None
     """Of free text and what ends it. No text of a closed one of these is the beginning of one of another."""
+    trigger: str = ""
+    """The first trigger of the family is this one, and it ends with that and `tail`."""
+    tail: str = ""
 
     @property
     def is_word(self) -> bool:
@@ -153,7 +158,15 @@ def free_text_until(place: str, trigger: str, family: Family) -> Terminal:
     # Of two triggers that end together both are found.
     is_alone = not any(one != trigger and (one.endswith(trigger) or trigger.endswith(one)) for one in family.triggers)
     own = family if is_alone else None
-    return Terminal(f"({' & '.join(parts)})", place, None, is_nullable=False, is_closed=True, family=own)
+    return Terminal(
+        f"({' & '.join(parts)})",
+        place,
+        None,
+        is_nullable=False,
+        is_closed=True,
+        family=own,
+        trigger=trigger if own else "",
+    )
 
 
 def _any_word(words: Sequence[str]) -> str:
@@ -203,6 +216,8 @@ def _joined(left: Terminal, right: Terminal) -> Terminal:
     # An error is about the part that is not just a text.
     place = left.place if left.words is None or right.words is not None else right.place
     expression = f"{left.expression} {right.expression}"
+    family = _joined_family(left, right)
+    trigger = left.trigger if family is not None else ""
     return Terminal(
         expression,
         place,
@@ -211,7 +226,9 @@ def _joined(left: Terminal, right: Terminal) -> Terminal:
         words,
         is_closed=(_is_closed(left) and _is_closed(right)) or _closes(left, right),
         closed_by=right.closed_by if _is_closed(left) else frozenset(),
-        family=_joined_family(left, right),
+        family=family,
+        trigger=trigger,
+        tail=left.tail + (right.words or ("",))[0] if trigger else "",
     )
 
 
@@ -286,9 +303,14 @@ def _place(part: Piece) -> str:
     return ""
 
 
-def lark_expression(piece: Piece, builder: GrammarBuilder) -> str:
-    """For a rule of a Lark grammar."""
+def lark_expression(piece: Piece, builder: GrammarBuilder, only_family: Collection[Terminal]) -> str:
+    """For a rule of a Lark grammar. `only_family`: terminals that are tried with none but others of their family."""
     match piece:
+        case Terminal(family=Family(without=without), trigger=trigger) if trigger and piece in only_family:
+            # All triggers of the family are tried then, and the first to be complete ends all: no complement is needed.
+            excluded = f" & ~({CHARS} {_any_word(without)} {CHARS})" if without else ""
+            until = builder.first(f"({CHARS} {_any_word([trigger])}){excluded}")
+            return f"({until} {builder.text(piece.tail)})" if piece.tail else until
         case Terminal():
             return piece.expression if piece.is_word else builder.terminal(piece.expression)
         case Token():
@@ -296,8 +318,8 @@ def lark_expression(piece: Piece, builder: GrammarBuilder) -> str:
         case Json() | Recursive():
             return piece.expression
         case InOrder():
-            return f"({' '.join(lark_expression(part, builder) for part in piece.parts)})"
+            return f"({' '.join(lark_expression(part, builder, only_family) for part in piece.parts)})"
         case OneOf():
-            return builder.any_of([lark_expression(part, builder) for part in piece.parts])
+            return builder.any_of([lark_expression(part, builder, only_family) for part in piece.parts])
         case Times():
-            return f"({lark_expression(piece.part, builder)}){_times(piece.least, piece.most)}"
+            return f"({lark_expression(piece.part, builder, only_family)}){_times(piece.least, piece.most)}"

@@ -54,9 +54,10 @@ MAX_TIMES = 1000
 MAX_CHARS = 10_000
 MAX_PATTERNS = 32
 """Regular expressions and grammars of one request: each is looked at here, which takes some milliseconds at most."""
-MAX_PATTERN_CHARS = 16 * 2**10
-MAX_TRIGGERS = 32
-"""Of one format. The lexer follows all of them at once, and with many more its memory does not suffice."""
+MAX_PATTERN_CHARS = 64 * 2**10
+"""Of all of these together."""
+MAX_TRIGGERS = 256
+"""Of one format. The lexer follows all of them at once, and masks take the longer."""
 _FIRST_CHARS = {
     "object": "{",
     "array": "[",
@@ -117,8 +118,8 @@ def structural_tag_expression(value: Any, builder: GrammarBuilder, json_options:
         piece = reader.read(tag["format"], f"{where}.format", _Scope())
     else:
         piece = reader.older_form(tag, where)
-    check_boundaries(piece, builder.definitions)
-    return lark_expression(piece, builder)
+    only_family = check_boundaries(piece, builder.definitions)
+    return lark_expression(piece, builder, only_family)
 
 
 class _Reader:
@@ -129,6 +130,8 @@ class _Reader:
         self._json_options = json_options
         self._num_formats = 0
         self._num_patterns = 0
+        self._num_pattern_chars = 0
+        self._num_families = 0
 
     def read(self, value: Any, place: str, scope: _Scope) -> Piece:
         self._count(place, scope)
@@ -221,23 +224,29 @@ class _Reader:
         return Json(self._builder.json(schema, **self._json_options), place, first, goes_on)
 
     def _regex(self, pattern: str, place: str) -> Piece:
-        if len(pattern) > MAX_PATTERN_CHARS:
-            raise WrongStructure(place, f"must have at most {MAX_PATTERN_CHARS} characters.")
+        self._count_pattern(pattern, place)
         return self._terminal(lark_pattern(pattern, place), place)
 
     def _grammar(self, text: str, place: str) -> Piece:
         if "::=" not in text:
             raise WrongStructure(place, "must be EBNF with a rule 'root ::= ...'.")
+        self._count_pattern(text, place)
         grammar = Ebnf(text, place)
         if grammar.is_regular:
             return self._terminal(grammar.expression(self._builder.terminal), place)
         lark = self._builder.lark(grammar.lark())
         return Recursive(lark, place, grammar.expression(self._builder.terminal))
 
-    def _terminal(self, expression: str, place: str) -> Terminal:
+    def _count_pattern(self, text: str, place: str) -> None:
         self._num_patterns += 1
-        if self._num_patterns > MAX_PATTERNS:
-            raise WrongStructure(place, f"is one of more than {MAX_PATTERNS} patterns and grammars.")
+        self._num_pattern_chars += len(text)
+        if self._num_patterns > MAX_PATTERNS or self._num_pattern_chars > MAX_PATTERN_CHARS:
+            raise WrongStructure(
+                place,
+                f"is one of more than {MAX_PATTERNS} patterns and grammars, or of {MAX_PATTERN_CHARS} characters.",
+            )
+
+    def _terminal(self, expression: str, place: str) -> Terminal:
         definitions = self._builder.definitions()
         wrong = problem(expression, definitions)
         if wrong is not None:
@@ -252,8 +261,12 @@ class _Reader:
             raise WrongStructure(f"{place}.max_tokens", "is not supported; max_chars is.")
         if form.max_chars is not None and not 0 <= form.max_chars <= MAX_CHARS:
             raise WrongStructure(f"{place}.max_chars", f"must be 0 to {MAX_CHARS}.")
-        family = Family((), tuple(_distinct(form.excludes, scope.ends)))
+        family = self._family((), _distinct(form.excludes, scope.ends))
         return free_text(place, family, scope.ends, self._next_texts(scope), form.max_chars)
+
+    def _family(self, triggers: Sequence[str], without: Sequence[str]) -> Family:
+        self._num_families += 1
+        return Family(self._num_families, tuple(triggers), tuple(without))
 
     def _next_texts(self, scope: _Scope) -> Sequence[str]:
         # Free text has no special tokens, so before those it may end with anything.
@@ -347,20 +360,22 @@ class _Reader:
         """Free text up to each trigger with what comes after that, and free text without triggers. `rules`: triggers,
         what comes after each, and their places."""
         _demand_texts(excludes, f"{place}.excludes")
-        without = _distinct(excludes, scope.ends)
         triggers = [trigger for trigger, _, _ in rules]
         if len(triggers) > MAX_TRIGGERS:
             raise WrongStructure(place, f"must have at most {MAX_TRIGGERS} triggers.")
-        family = Family(tuple(triggers), tuple(without))
+        texts = [trigger for trigger in triggers if self._is_text(trigger)]
+        # Triggers that are special tokens are no text, and free text does not spell them out.
+        without = _distinct(excludes, scope.ends, [trigger for trigger in triggers if trigger not in texts])
+        family = self._family(texts, without)
         branches = []
         for trigger, after, where in rules:
-            for other in _distinct(triggers, without):
+            for other in _distinct(texts, excludes, scope.ends):
                 # The end of the first of the two comes before that of the trigger.
-                if other in trigger[:-1] or (other in trigger and other in without):
+                if other in trigger[:-1] or (other in trigger and other not in texts):
                     raise WrongStructure(
                         where, f"must not have {other[:64]!r} in it, which comes first or is excluded."
                     )
-            if self._is_text(trigger):
+            if trigger in texts:
                 until: Piece = free_text_until(where, trigger, family)
             else:
                 until = in_order([free_text(where, family), literal(self._builder, trigger, where)])

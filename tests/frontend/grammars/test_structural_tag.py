@@ -126,6 +126,25 @@ def test_what_fits(form: Any, inside: list[str], outside: list[str]) -> None:
         assert not fits(matcher, text), text
 
 
+def test_many_triggers_and_many_tags() -> None:
+    tags = [tag(f"<f={number}>", OBJECT, "</f>") for number in range(100)]
+    for triggers in (["<f="], [f"<f={number}>" for number in range(100)]):
+        matcher = matcher_of(grammar_of(triggered(triggers, tags)))
+        assert fits(matcher, 'x <f=7>{"a":1}</f> y <f=70>{"a":2}</f> <f')
+        assert not fits(matcher, "x <f=70>y")
+
+
+def test_a_trigger_of_two_formats() -> None:
+    """Both are looked for at once, and what follows the trigger in each is told apart."""
+    first, second = triggered(["<"], [tag("<a", OBJECT, ">")]), triggered(["<"], [tag("<ab", OBJECT, ">")])
+    matcher = matcher_of(grammar_of(either(first, second)))
+    for text in ('x<a{"a":1}>', 'x<ab{"a":1}>', ""):
+        assert fits(matcher, text), text
+    assert not fits(matcher, '<a{"a":1}><ab{"a":1}>')
+    with pytest.raises(ApiError, match="could go on"):
+        grammar_of(either(triggered(["<"], [tag("<a", INT, ">")]), triggered(["<"], [tag("<a1", INT, ">")])))
+
+
 def nested(depth: int) -> Any:
     form: Any = ANY
     for _ in range(depth):
@@ -151,7 +170,7 @@ def nested(depth: int) -> Any:
         (either(ANY, sequence(ANY, regex("("))), ".elements[1].elements[1].pattern"),
         (regex(""), ".pattern"),
         (regex("a(?=b)"), ".pattern"),
-        (regex("a" * 20_000), ".pattern"),
+        (regex("a" * 70_000), ".pattern"),
         (sequence(*[regex(f"{number}+") for number in range(40)]), ".elements[32].pattern"),
         (schema({"type": "what"}), ".json_schema.type"),
         ({**OBJECT, "style": "qwen_xml"}, ".style"),
@@ -178,7 +197,7 @@ def nested(depth: int) -> Any:
         (triggered(["<f="], [*TAGS, ANY]), ".tags[3].type"),
         (triggered(["<f="], TAGS, excludes=["f"]), ".triggers[0]"),
         (triggered(["a", "bab"], [tag("a", ANY, "."), tag("bab", ANY, ".")]), ".triggers[1]"),
-        (triggered([f"{n}." for n in range(40)], [tag(f"{n}.", ANY, "!") for n in range(40)]), ""),
+        (triggered([f"{n}." for n in range(300)], [tag(f"{n}.", ANY, "!") for n in range(300)]), ""),
         (separated([tag("<", sequence(ANY, 3), ">")], ","), ".tags[0].content.elements[1]"),
         ({"type": "dispatch", "rules": []}, ".rules"),
         ({"type": "dispatch", "rules": [["a", ANY], ["", ANY]]}, ".rules[1]"),
