@@ -118,6 +118,19 @@ AnyFormat = (
 _NAMES = tuple(one.__struct_config__.tag for one in AnyFormat.__args__)
 
 
+class _Structure(msgspec.Struct, kw_only=True):
+    begin: str
+    schema: Any = True
+    end: str
+
+
+class OlderForm(msgspec.Struct, kw_only=True):
+    """Instead of a format."""
+
+    structures: list[_Structure]
+    triggers: list[str]
+
+
 def read_format(value: Any, place: str) -> AnyFormat:
     """Raises a 400."""
     kind = value.get("type") if isinstance(value, dict) else None

@@ -35,6 +35,7 @@ from frontend.grammars.structural_formats import (
     DispatchFormat,
     GrammarFormat,
     JsonSchemaFormat,
+    OlderForm,
     OptionalFormat,
     OrFormat,
     PlusFormat,
@@ -68,17 +69,6 @@ _FIRST_CHARS = {
     "null": "n",
 }
 _NUMBER_CHARS = frozenset("0123456789.eE")
-
-
-class _Structure(msgspec.Struct, kw_only=True):
-    begin: str
-    schema: Any = True
-    end: str
-
-
-class _OlderForm(msgspec.Struct, kw_only=True):
-    structures: list[_Structure]
-    triggers: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +161,7 @@ class _Reader:
     def older_form(self, value: Any, place: str) -> Piece:
         """Free text in which each trigger begins one of the structures."""
         try:
-            form = msgspec.convert(value, _OlderForm)
+            form = msgspec.convert(value, OlderForm)
         except msgspec.ValidationError as error:
             raise WrongStructure(place, f"must have structures and triggers: {error}.") from error
         if not form.structures or not all(form.triggers):
