@@ -4,6 +4,7 @@ What the methods return are Lark expressions, to be put together with `|`, `?` a
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ _WHITE_SPACE = r"\x20|\x0D?\x0A[\x20\x09]{0,32}"
 that a model could wander off into."""
 _OPTIONS = "x-guidance"
 """A keyword by which llguidance takes options; ours win over those of a request."""
+_IN_BRACKETS = re.compile(r"(<[^<>]*>|\[[^\[\]]*\])")
 
 Schema = Mapping[str, Any] | bool
 
@@ -27,6 +29,7 @@ class GrammarBuilder:
         """`token_id_of`: of a token by its text that is no text for a grammar; other texts have none."""
         self._token_id_of = token_id_of
         self._rules: list[str] = []
+        self._terminals: dict[str, str] = {}
         self._named: list[dict[str, Any]] = []
 
     @staticmethod
@@ -37,7 +40,27 @@ class GrammarBuilder:
     def marker(self, literal: str) -> str:
         """Exactly this text, as the special token that it is if it is one."""
         token_id = self._token_id_of(literal)
-        return self.text(literal) if token_id is None else f"<[{token_id}]>"
+        return self.text(literal) if token_id is None else self.token(token_id)
+
+    @staticmethod
+    def token(token_id: int) -> str:
+        """Exactly this token."""
+        return f"<[{token_id}]>"
+
+    def split_at_tokens(self, literal: str) -> list[str | int]:
+        """A text's parts that are not empty: its special tokens' ids, and what stands between them. Within a longer
+        text tokens in angle or square brackets are found."""
+        whole = self._token_id_of(literal)
+        if whole is not None:
+            return [whole]
+        parts = ((part, self._token_id_of(part)) for part in _IN_BRACKETS.split(literal) if part)
+        joined: list[str | int] = []
+        for part, token_id in parts:
+            if token_id is None and joined and isinstance(joined[-1], str):
+                joined[-1] += part
+            else:
+                joined.append(part if token_id is None else token_id)
+        return joined
 
     def has_token(self, literal: str) -> bool:
         """Whether there is a special token of this text."""
@@ -63,18 +86,26 @@ class GrammarBuilder:
         """Any text up to the first `literal`, which is part of it. `without`: what must not stand before it."""
         if self.has_token(literal):
             return f"{self.anything_without((literal, *without))} {self.marker(literal)}"
-        return self._add_rule(f"{self.anything_without(without)} {self.text(literal)}", "[lazy]")
+        return self.first(f"{self.anything_without(without)} {self.text(literal)}")
+
+    def first(self, expression: str) -> str:
+        """Of a terminal's texts the shortest that comes."""
+        return self._add_rule(expression, "[lazy]")
 
     def any_of(self, expressions: Sequence[str]) -> str:
         return f"({' | '.join(expressions)})"
 
     def terminal(self, expression: str) -> str:
         """A terminal of its own; the same one for the same expression."""
-        for number, rule in enumerate(self._rules):
-            if rule == f"T{number}: {expression}":
-                return f"T{number}"
-        self._rules.append(f"T{len(self._rules)}: {expression}")
-        return f"T{len(self._rules) - 1}"
+        name = self._terminals.get(expression)
+        if name is None:
+            name = self._terminals[expression] = f"T{len(self._rules)}"
+            self._rules.append(f"{name}: {expression}")
+        return name
+
+    def definitions(self) -> str:
+        """Of all terminals so far, as Lark has them."""
+        return "\n".join(f"{name}: {expression}" for expression, name in self._terminals.items())
 
     def json(self, schema: Schema, *, is_lenient: bool = False, **options: Any) -> str:
         """JSON that the schema validates. `is_lenient`: keywords that cannot be honoured are left out, not refused."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from frontend.errors import ApiError, bad_request
 from frontend.grammars.builder import GrammarBuilder, GrammarTooLong
-from frontend.grammars.structured_outputs import StructuredOutputs, WrongStructure, structure_expression
+from frontend.grammars.client_parts import WrongStructure
+from frontend.grammars.structured_outputs import StructuredOutputs, structure_expression
 from frontend.grammars.tool_calls import BoundTool, CannotBind
 from frontend.parsers.chat_parser import ParserPlan
 from frontend.protocol.structure import Structure, StructureFields, structure_of

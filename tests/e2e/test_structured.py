@@ -185,6 +185,49 @@ def test_a_structural_tag_binds_what_is_tagged(server: Server) -> None:
         assert rest.startswith(" <f")
 
 
+def test_formats_of_a_structural_tag(server: Server) -> None:
+    """Free text in a tag, then one call at once, JSON in it, as a response format and as a structured output."""
+    call = {
+        "begin": "<call=get_weather>",
+        "content": {"type": "json_schema", "json_schema": WEATHER["function"]["parameters"]},
+        "end": "</call>",
+    }
+    tag = {
+        "type": "structural_tag",
+        "format": {
+            "type": "sequence",
+            "elements": [
+                {"type": "tag", "begin": "<note>", "content": {"type": "any_text", "max_chars": 40}, "end": "</note>"},
+                {
+                    "type": "triggered_tags",
+                    "triggers": ["<call="],
+                    "tags": [call],
+                    "at_least_one": True,
+                    "stop_after_first": True,
+                },
+            ],
+        },
+    }
+    body = {"messages": QUESTION, "max_tokens": 200, "temperature": 1.0, "seed": 1, "n": 4}
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        answers = [
+            http.post("/v1/chat/completions", json={**body, **field}).json()["choices"]
+            for field in ({"structured_outputs": {"structural_tag": tag}}, {"response_format": tag})
+        ]
+        del tag["format"]["elements"][0]["content"]
+        refused = http.post("/v1/chat/completions", json={**body, "response_format": tag})
+    for choice in itertools.chain(*answers):
+        assert choice["finish_reason"] == "stop"
+        found = re.fullmatch(
+            r"<note>(.{0,40})</note><call=get_weather>(.*)</call>", choice["message"]["content"], re.DOTALL
+        )
+        assert found
+        assert "</note>" not in found[1]
+        assert is_valid(json.loads(found[2]), WEATHER["function"]["parameters"])
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "response_format.format.elements[0].content"
+
+
 def test_a_forced_call(server: Server, client: openai.OpenAI) -> None:
     asked: Any = {
         "model": server.model,

@@ -166,6 +166,12 @@ def error_of(response: httpx.Response, status: int) -> dict:
         ({"structured_outputs": {"grammar": "what: 'a'"}}, "structured_outputs.grammar"),
         ({"structured_outputs": {"grammar": "root ::= ("}}, "structured_outputs.grammar"),
         ({"structured_outputs": {"structural_tag": {"triggers": []}}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"structural_tag": {"format": {}}}}, "structured_outputs.structural_tag.format.type"),
+        (
+            {"response_format": {"type": "structural_tag", "format": {"type": "regex", "pattern": "("}}},
+            "response_format.format.pattern",
+        ),
+        ({"structured_outputs": {"grammar": "root ::= other"}}, "structured_outputs.grammar"),
         ({"guided_json": {"type": 3}}, "guided_json.type"),
         ({"guided_choice": []}, "guided_choice"),
         ({"guided_grammar": "root ::= ("}, "guided_grammar"),
