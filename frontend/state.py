@@ -14,6 +14,7 @@ from frontend.client import EngineClient
 from frontend.errors import ApiError, unavailable
 from frontend.input_processor import InputProcessor, Limits
 from frontend.parsers.chat_parser import ParserPlan
+from frontend.response_log import ResponseLog
 from frontend.sse import KeepAlive
 from frontend.tokenizer import TextTokenizer, load_tokenizer_config
 
@@ -32,6 +33,8 @@ class FrontendState:
         self.created = int(time.time())
         self.draining = False
         self.keep_alive = KeepAlive()
+        self.response_logs: dict[str, ResponseLog] = {}
+        """Of the responses that run in the background in this process, by id."""
         self.num_open = 0
         """Handlers that generate right now."""
         self.tokenizer = TextTokenizer.from_folder(config.model_path)
