@@ -20,17 +20,15 @@ from frontend.state import FrontendState
 from frontend.stored_responses import load_response, save_progress, save_response
 
 PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 5.0
 _PAUSE_PER_WORK = 20.0
 
 logger = logging.getLogger(__name__)
 
 
-async def pause_after(started: float) -> None:
-    """Between two rounds of what grows with a response, so that it takes a small part of the time however long that is.
-
-    `started`: when the round began, by `time.monotonic`.
-    """
-    await asyncio.sleep(max(PAUSE_SECONDS, _PAUSE_PER_WORK * (time.monotonic() - started)))
+async def pause_after(seconds: float) -> None:
+    """Between two rounds of what takes longer the longer a response is. `seconds`: what the last one took."""
+    await asyncio.sleep(min(_LONGEST_PAUSE_SECONDS, max(PAUSE_SECONDS, _PAUSE_PER_WORK * seconds)))
 
 
 class BackgroundResponse:
@@ -110,7 +108,7 @@ class BackgroundResponse:
                 started = time.monotonic()
                 num_shared = len(self.log)
                 await save_progress(self._state.client, self._stored.response.id, self._writer.progress())
-                await pause_after(started)
+                await pause_after(time.monotonic() - started)
         except ApiError as error:
             logger.warning("The response %s cannot be followed: %s", self._stored.response.id, error.message)
 

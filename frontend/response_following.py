@@ -33,6 +33,7 @@ async def stream_response(
         await stream.send_named((ResponseFailed(response=stored.response, sequence_number=number),))
 
     async with answering(request, state.keep_alive, headers, fail, EventStream.end) as stream:
+        await stream.begin()
         async for event in events:
             await stream.send_named((event,))
             number = event.sequence_number + 1
@@ -49,11 +50,13 @@ async def _follow_stored(stored: StoredResponse, start: int, state: FrontendStat
     while stored.response.status == "in_progress":
         started = time.monotonic()
         progress, is_running = await load_progress(state.client, stored.response.id)
-        for event in _news(stored, progress, number):
+        news = _news(stored, progress, number)
+        seconds = time.monotonic() - started  # without what a slow reader takes
+        for event in news:
             yield event
             number = event.sequence_number + 1
         if is_running:
-            await pause_after(started)
+            await pause_after(seconds)
         else:
             stored = await load_response(state.client, stored.response.id, stored.owner)
     for event in await _rest(stored, number, state):

@@ -92,7 +92,8 @@ async def retrieve(request: Request, state: FrontendState, response_id: str) -> 
     stored = await load_response(state.client, response_id, share_key_of(request.headers))
     if query.stream and request.method != "HEAD":
         start = 0 if query.starting_after is UNSET else query.starting_after + 1
-        await stream_response(request, stored, start, state, {})
+        with state.counted():
+            await stream_response(request, stored, start, state, {})
         return None
     return json_response(stored.response)
 
