@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 from benchmarks.stub_core import Reply
 from engine_core.config.engine_config import ServeConfig
 from engine_core.ipc.messages import ERROR_OVERLOADED, AbortRequest, AddRequest
+from engine_core.ipc.stored_responses import MAX_VALUE_BYTES
 from tests.frontend.support import MODEL, FrontendProcess, Setup, running_setup
 from tests.frontend.test_http_errors import error_of
 from tests.frontend.test_responses import PATH, TEXT, named_events, respond
@@ -20,20 +22,25 @@ from tests.frontend.test_responses import PATH, TEXT, named_events, respond
 WORDS = "one two three four five six seven eight"
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Setup, httpx.Client]]:
-    """A frontend that makes responses, and a client of another one before the same core."""
-    folder = tmp_path_factory.mktemp("run")
-    with running_setup(folder, num_frontends=2) as own:
+@contextlib.contextmanager
+def pair(folder: Path) -> Iterator[tuple[Setup, FrontendProcess]]:
+    """A frontend that makes responses, and another one before the same core."""
+    with running_setup(folder, num_frontends=2, max_body_bytes=2**25) as own:
         config = msgspec.json.decode((folder / "config.json").read_bytes(), type=ServeConfig)
         other = FrontendProcess(folder, config)
         try:
             other.wait_ready()
-            with httpx.Client(base_url=other.url, timeout=30) as client:
-                yield own, client
+            yield own, other
         finally:
             own.core.resume()
             other.stop()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Setup, httpx.Client]]:
+    """The one, and a client of the other."""
+    with pair(tmp_path_factory.mktemp("run")) as (own, other), httpx.Client(base_url=other.url, timeout=30) as client:
+        yield own, client
 
 
 @pytest.fixture(params=["here", "elsewhere"])
@@ -197,6 +204,48 @@ def test_a_reader_that_hangs_up_ends_nothing(both):
     assert setup.core.received(AbortRequest) == []
 
 
+def test_what_is_too_long_to_be_kept_has_failed(both):
+    setup, client = both
+    setup.say(WORDS * 10)
+    padding = {"a": "x" * (MAX_VALUE_BYTES - 30_000)}  # leaves room for the beginning, not for all of the answer
+    events = named_events(respond(setup, background=True, stream=True, metadata=padding, top_logprobs=20))
+    assert events[-1]["type"] == "response.failed"
+    assert "store: false" in events[-1]["response"]["error"]["message"]
+    path = path_of(events)
+    assert client.get(path).json() == events[-1]["response"]
+    number = events[-1]["sequence_number"]
+    assert named_events(client.get(f"{path}?stream=true&starting_after={number - 1}")) == events[-1:]
+
+
+def test_a_frontend_that_drains_lets_its_followers_end(tmp_path):
+    with pair(tmp_path) as (own, other), httpx.Client(base_url=other.url, timeout=30) as client:
+        own.say(WORDS)
+        seen = begin(own, 5, 3)
+        with following(client, "GET", f"{path_of(seen)}?stream=true") as events:
+            assert [next(events) for _ in range(5)] == seen
+            other.child.drain(20)
+            with httpx.Client(base_url=other.url, timeout=30) as asking:
+                while asking.get("/ready").status_code == 200:
+                    pass
+            own.core.resume()
+            assert list(events)[-1]["type"] == "response.completed"
+        assert other.wait_exit() == 0
+
+
+def test_one_that_is_late_has_failed(tmp_path):
+    with pair(tmp_path) as (own, other), httpx.Client(base_url=other.url, timeout=30) as client:
+        own.say(WORDS, endless=True)
+        path = path_of(begin(own, 5, 3))
+        with following(client, "GET", f"{path}?stream=true") as events:
+            next(events)
+            own.frontend.child.drain(0.2)
+            last = list(events)[-1]
+        assert (last["type"], last["response"]["error"]["code"]) == ("response.failed", "shutting_down")
+        assert own.frontend.wait_exit() == 0
+        assert client.get(path).json() == last["response"]
+        assert named_events(client.get(f"{path}?stream=true"))[-1] == last
+
+
 def test_nobody_elses_events(both):
     setup, client = both
     setup.say("secret")
@@ -249,3 +298,6 @@ def test_the_openai_package(setup):
         assert rest[-1].type == "response.completed"
         assert rest[-1].response.output_text == WORDS
         assert len(setup.core.received(AddRequest)) == 1
+        with client.responses.stream(response_id=response_id, starting_after=3) as stream:
+            assert [event.sequence_number for event in stream] == list(range(4, len(seen) + len(rest)))
+            assert stream.get_final_response().output_text == WORDS
