@@ -122,6 +122,19 @@ class StubCore:
             self._steps_allowed += count
         self._wake()
 
+    def abort_requests(self, prefix: str) -> int:
+        """Ends those whose ids begin so. Also for the core's own thread, as a utility."""
+        count = 0
+        with self._changed:
+            for client in self._clients.values():
+                for handle, request in list(client.running.items()):
+                    if request.add.request_id.startswith(prefix):
+                        del client.running[handle]
+                        client.finished.append(_finished(request, messages.FINISH_ABORT, None))
+                        count += 1
+        self._wake()
+        return count
+
     def received(self, kind: type) -> list[Any]:
         """All messages of a type so far."""
         with self._changed:

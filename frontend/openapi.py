@@ -86,9 +86,20 @@ def _operation(route: Route, method: str, schema_of: dict[int, Any], wants_keys:
     if route.body is not None:
         body = {"application/json": {"schema": schema_of[id(route.body)]}}
         operation["requestBody"] = {"required": True, "content": body}
-    names = _PATH_VALUE.findall(route.path)
-    if names:
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-        ]
+    parameters = _parameters(route)
+    if parameters:
+        operation["parameters"] = parameters
     return operation
+
+
+def _parameters(route: Route) -> list[dict[str, Any]]:
+    """What stands in the path, and what may stand behind it."""
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PATH_VALUE.findall(route.path)
+    ]
+    if route.query is not None:
+        _, components = msgspec.json.schema_components((route.query,))
+        for name, schema in components[route.query.__name__]["properties"].items():
+            parameters.append({"name": name, "in": "query", "required": False, "schema": schema})
+    return parameters

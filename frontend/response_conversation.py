@@ -16,14 +16,17 @@ _REASONING_PARTS = frozenset(("summary_text", "reasoning_text"))
 class Conversation:
     """Messages that grow item by item."""
 
-    def __init__(self, messages: Iterable[ChatMessage] = ()) -> None:
+    def __init__(self, messages: Iterable[ChatMessage] = (), item_ids: Iterable[str] = ()) -> None:
         self.messages = list(messages)
+        self.item_ids = list(item_ids)
+        """The items of our answers in it."""
         self._turn: ChatMessage | None = None
         """The assistant's last message, as long as nobody else has said anything."""
 
     def add_output(self, items: Iterable[OutputItem]) -> None:
         """An answer of ours."""
         for item in items:
+            self.item_ids.append(item.id)
             if isinstance(item, OutputMessage):
                 self._add_text("".join(part.text for part in item.content))
             elif isinstance(item, FunctionCallItem):
@@ -34,7 +37,7 @@ class Conversation:
 
     def add_input(self, item: InputItem, where: str) -> None:
         """An item of a request. Raises a 400 that names what is wrong with it."""
-        if item.type == "message":
+        if item.type in (None, "message"):
             self._add_message(item, where)
         elif item.type == "reasoning":
             parts = item.content if isinstance(item.content, list) and item.content else item.summary or []
@@ -49,8 +52,8 @@ class Conversation:
             self._add_call_output(item, where)
         else:
             raise bad_request(
-                "An item of input must be a message, reasoning, a function_call or a function_call_output, "
-                f"not {item.type[:64]!r}.",
+                "An item of input must be a message, reasoning, a function_call, a function_call_output or an "
+                f"item_reference, not {str(item.type)[:64]!r}.",
                 f"{where}.type",
             )
 
@@ -99,6 +102,11 @@ class Conversation:
     def _append(self, message: ChatMessage) -> None:
         self._turn = None
         self.messages.append(message)
+
+
+def is_reference(item: InputItem) -> bool:
+    """Whether it stands for an item of an earlier response: its type says so, or there is nothing but an id."""
+    return item.type == "item_reference" or (item.id is not None and item == InputItem(id=item.id))
 
 
 def _given(value: str | None, where: str) -> str:

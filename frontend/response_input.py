@@ -13,8 +13,15 @@ from frontend.protocol.chat import (
     ToolChoice,
     ToolReference,
 )
-from frontend.protocol.responses import FunctionChoice, FunctionTool, ResponsesRequest, TextFormat
-from frontend.response_conversation import Conversation
+from frontend.protocol.responses import (
+    FunctionChoice,
+    FunctionTool,
+    InputItem,
+    OutputItem,
+    ResponsesRequest,
+    TextFormat,
+)
+from frontend.response_conversation import Conversation, is_reference
 
 LOGPROBS_INCLUDED = "message.output_text.logprobs"
 _WITHOUT_EFFECT = frozenset(("reasoning.encrypted_content",))
@@ -33,8 +40,6 @@ def check_response_request(asked: ResponsesRequest) -> None:
     """Raises a 400 for what is wrong here or not supported."""
     if asked.max_output_tokens is not None and asked.max_output_tokens < 1:
         raise bad_request(f"max_output_tokens must be at least 1, not {asked.max_output_tokens}.", "max_output_tokens")
-    if asked.background and asked.stream:
-        raise bad_request("background must not come with stream: true: ask for the response by its id.", "background")
     if asked.background and asked.store is False:
         raise bad_request("background must not come with store: false: nobody could fetch the answer.", "background")
     if asked.response_format is not None:
@@ -56,15 +61,18 @@ def check_response_request(asked: ResponsesRequest) -> None:
         raise bad_request(f"metadata must have at most {_MAX_METADATA} entries.", "metadata")
 
 
-def conversation_of(asked: ResponsesRequest, earlier: Conversation) -> list[ChatMessage]:
-    """The whole conversation: what came before, and then the new part of it."""
+def add_new_input(conversation: Conversation, asked: ResponsesRequest, referenced: dict[str, OutputItem]) -> None:
+    """What the request says, behind what came before. `referenced`: the items that it names by their ids."""
     if isinstance(asked.input, str):
-        return [*earlier.messages, ChatMessage(role="user", content=asked.input)]
+        conversation.add_input(InputItem(role="user", content=asked.input), "input")
+        return
     if not asked.input:
         raise bad_request("input must not be an empty list.", "input")
     for index, item in enumerate(asked.input):
-        earlier.add_input(item, f"input[{index}]")
-    return earlier.messages
+        if is_reference(item):
+            conversation.add_output([referenced[item.id or ""]])
+        else:
+            conversation.add_input(item, f"input[{index}]")
 
 
 def wants_logprobs(asked: ResponsesRequest) -> bool:

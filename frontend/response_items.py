@@ -1,4 +1,4 @@
-"""The items of a response that are text, while they grow: what they are so far, and the events that tell of it."""
+"""The items of a response while they grow: what they are so far, and the events that tell of it."""
 
 import uuid
 from abc import ABC, abstractmethod
@@ -8,6 +8,7 @@ from typing import Any
 from frontend.protocol import response_events as events
 from frontend.protocol.response_events import ResponseEvent
 from frontend.protocol.responses import (
+    FunctionCallItem,
     ItemStatus,
     OutputItem,
     OutputLogprob,
@@ -24,8 +25,8 @@ class TextItem(ABC):
 
     prefix: str
 
-    def __init__(self, output_index: int) -> None:
-        self.id = f"{self.prefix}_{uuid.uuid4().hex}"
+    def __init__(self, output_index: int, item_id: str | None = None) -> None:
+        self.id = item_id or f"{self.prefix}_{uuid.uuid4().hex}"
         self._output_index = output_index
         self._texts: list[str] = []
         self._logprobs: list[OutputLogprob] = []
@@ -134,3 +135,10 @@ class ReasoningSummaryItem(TextItem):
     @property
     def _place(self) -> dict[str, Any]:
         return {"item_id": self.id, "output_index": self._output_index, "summary_index": 0}
+
+
+def call_events(output_index: int, item: FunctionCallItem) -> Iterator[ResponseEvent]:
+    """A call is there at once: its arguments are one delta."""
+    place: dict[str, Any] = {"item_id": item.id, "output_index": output_index}
+    yield events.FunctionCallArgumentsDelta(**place, delta=item.arguments)
+    yield events.FunctionCallArgumentsDone(**place, name=item.name, arguments=item.arguments)

@@ -3,6 +3,8 @@
 import uuid
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from frontend.output_processor import OutputPiece, TokenLogprobs, runs_of
 from frontend.parsers.events import Reasoning, ToolCall
 from frontend.protocol import response_events as events
@@ -15,8 +17,9 @@ from frontend.protocol.responses import (
     OutputTopLogprob,
     ResponsesRequest,
 )
+from frontend.protocol.stored_responses import Delta, Progress
 from frontend.response_input import wants_logprobs
-from frontend.response_items import MessageItem, ReasoningContentItem, ReasoningSummaryItem, TextItem
+from frontend.response_items import MessageItem, ReasoningContentItem, ReasoningSummaryItem, TextItem, call_events
 from frontend.tokenizer import TextTokenizer
 
 
@@ -25,6 +28,8 @@ class OutputWriter:
 
     def __init__(self, asked: ResponsesRequest, tokenizer: TextTokenizer) -> None:
         self.items: list[OutputItem] = []
+        self.deltas: list[list[Delta]] = []
+        """For each item the events in which its text came."""
         self.is_cut = False
         """Whether the output ended before the model did."""
         self._tokenizer = tokenizer
@@ -53,6 +58,13 @@ class OutputWriter:
             yield from self._begin(MessageItem)
         yield from self._close("incomplete" if self.is_cut else "completed")
 
+    def progress(self, *, is_last: bool = False) -> Progress:
+        """What there is of the output now."""
+        items = list(self.items)
+        if self._open is not None:
+            items[-1] = self._open.item("in_progress")
+        return Progress(items=items, deltas=self.deltas, is_last=is_last)
+
     def _add_text(self, kind: type[TextItem], text: str, logprobs: list[OutputLogprob]) -> Iterator[ResponseEvent]:
         if not isinstance(self._open, kind):
             yield from self._close("completed")
@@ -60,6 +72,7 @@ class OutputWriter:
             if len(self.items) > 1:
                 text = text.lstrip()  # what parts it from the item before it
         assert self._open is not None
+        self.deltas[-1].append(Delta(len(text), len(logprobs)))
         yield self._open.add(text, logprobs)
 
     def _begin(self, kind: type[TextItem]) -> Iterator[ResponseEvent]:
@@ -74,22 +87,17 @@ class OutputWriter:
             self._open = None
 
     def _add_call(self, call: ToolCall) -> Iterator[ResponseEvent]:
-        """A call is there at once: its arguments are one delta."""
-        item_id = f"fc_{uuid.uuid4().hex}"
-        yield self._add_item(
-            FunctionCallItem(id=item_id, call_id=call.id, name=call.name, arguments="", status="in_progress")
+        item = FunctionCallItem(
+            id=f"fc_{uuid.uuid4().hex}", call_id=call.id, name=call.name, arguments=call.arguments, status="completed"
         )
-        index = len(self.items) - 1
-        yield events.FunctionCallArgumentsDelta(item_id=item_id, output_index=index, delta=call.arguments)
-        yield events.FunctionCallArgumentsDone(
-            item_id=item_id, output_index=index, name=call.name, arguments=call.arguments
-        )
-        yield self._finish_item(
-            FunctionCallItem(id=item_id, call_id=call.id, name=call.name, arguments=call.arguments, status="completed")
-        )
+        index = len(self.items)
+        yield self._add_item(replace(item, arguments="", status="in_progress"))
+        yield from call_events(index, item)
+        yield self._finish_item(item)
 
     def _add_item(self, item: OutputItem) -> ResponseEvent:
         self.items.append(item)
+        self.deltas.append([])
         return events.OutputItemAdded(output_index=len(self.items) - 1, item=item)
 
     def _finish_item(self, item: OutputItem) -> ResponseEvent:

@@ -11,17 +11,18 @@ from frontend.protocol.response_events import ResponseEvent
 from frontend.protocol.responses import Response
 from frontend.response_answer import fail_response, finish_response
 from frontend.response_output import OutputWriter
+from frontend.response_replay import begun_response, last_event
 
 
 class ResponseStream:
-    """`keep` is called with the finished response before a client hears of it."""
+    """`keep` is called with the finished response before a client hears of it, and says which response to tell of."""
 
     def __init__(
         self,
         response: Response,
         writer: OutputWriter,
         generation: Generation,
-        keep: Callable[[Response], Awaitable[None]],
+        keep: Callable[[Response], Awaitable[Response]],
     ) -> None:
         self._response = response
         self._writer = writer
@@ -30,8 +31,8 @@ class ResponseStream:
         self._numbers = count()
 
     def start(self) -> Iterator[ResponseEvent]:
-        yield from self._numbered((events.ResponseCreated(response=self._response),))
-        yield from self._numbered((events.ResponseInProgress(response=self._response),))
+        begun = begun_response(self._response)  # events may be read when it has ended
+        return self._numbered((events.ResponseCreated(response=begun), events.ResponseInProgress(response=begun)))
 
     def output(self, piece: OutputPiece) -> Iterator[ResponseEvent]:
         return self._numbered(self._writer.push(piece))
@@ -39,16 +40,16 @@ class ResponseStream:
     async def end(self, last: OutputPiece) -> AsyncIterator[ResponseEvent]:
         for event in (*self.output(last), *self._numbered(self._writer.end())):
             yield event
-        response = self._response
-        finish_response(response, self._writer, self._generation)
-        await self._keep(response)
-        kind = events.ResponseCompleted if response.status == "completed" else events.ResponseIncomplete
-        for event in self._numbered((kind(response=response),)):
-            yield event
+        finish_response(self._response, self._writer, self._generation)
+        yield self.ended(await self._keep(self._response))
 
     def failure(self, error: ApiError) -> Iterator[ResponseEvent]:
         fail_response(self._response, error)
-        return self._numbered((events.ResponseFailed(response=self._response),))
+        yield self.ended(self._response)
+
+    def ended(self, response: Response) -> ResponseEvent:
+        """The last event."""
+        return next(self._numbered((last_event(response),)))
 
     def _numbered(self, made: Iterable[ResponseEvent]) -> Iterator[ResponseEvent]:
         for event in made:

@@ -5,6 +5,7 @@ file means that the supervisor is gone and nothing may stay behind.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -29,7 +30,7 @@ BEAT_SECONDS = 0.5
 CONNECT_SECONDS = 86_400.0
 """A core may load for as long as it likes: should it fail, the supervisor ends us."""
 CLOSE_SECONDS = 5.0
-"""For connections to take the last bytes of their answers."""
+"""For what ended late to be stored, and for connections to take the last bytes of their answers."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -109,9 +110,12 @@ class FrontendServer:
         except TimeoutError:
             logger.warning("%d requests were not finished within %g seconds.", state.num_open, timeout)
             state.client.fail_open_requests("The server was stopped before the request was finished.")
+        deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await state.wait_idle()  # what failed just now is told and stored
         server.close()
         connections: set[Any] = server.connections
-        deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
         while connections and asyncio.get_running_loop().time() < deadline:
             for connection in list(connections):
                 connection.close_if_idle()

@@ -50,7 +50,7 @@ class KeepAlive:
 
 
 class EventStream:
-    """An answer as a stream of events. `open` sends the headers."""
+    """An answer as a stream of events. The headers go out with the first of them, or by `begin`."""
 
     def __init__(self, request: Request, response: HTTPResponse, keep_alive: KeepAlive) -> None:
         self._request = request
@@ -68,6 +68,10 @@ class EventStream:
         stream = cls(request, response, keep_alive)
         keep_alive.add(stream)
         return stream
+
+    async def begin(self) -> None:
+        """Sends the headers now: the first event may be long in coming."""
+        await self._write(b"")
 
     async def send(self, event: msgspec.Struct | dict[str, Any]) -> None:
         """Waits while the reader is slower than its connection's buffers."""

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from engine_core.config.engine_config import FrontendConfig
@@ -14,6 +14,7 @@ from frontend.client import EngineClient
 from frontend.errors import ApiError, unavailable
 from frontend.input_processor import InputProcessor, Limits
 from frontend.parsers.chat_parser import ParserPlan
+from frontend.response_log import ResponseLog
 from frontend.sse import KeepAlive
 from frontend.tokenizer import TextTokenizer, load_tokenizer_config
 
@@ -32,8 +33,10 @@ class FrontendState:
         self.created = int(time.time())
         self.draining = False
         self.keep_alive = KeepAlive()
+        self.response_logs: dict[str, ResponseLog] = {}
+        """Of the responses that run in the background in this process, by id."""
         self.num_open = 0
-        """Handlers that generate right now."""
+        """Handlers that generate or follow a response right now."""
         self.tokenizer = TextTokenizer.from_folder(config.model_path)
         self._chat_template = load_chat_template(config.model_path, config.chat_template, self.tokenizer.special_tokens)
         self._input_processor: InputProcessor | None = None
@@ -90,6 +93,12 @@ class FrontendState:
         refusal = self.not_ready()
         if refusal is not None:
             raise refusal
+        with self.counted():
+            yield
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts a handler: a server that shuts down waits for it."""
         self._count_open(1)
         try:
             yield

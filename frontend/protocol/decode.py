@@ -1,6 +1,7 @@
-"""JSON bodies to typed requests. Everything wrong with a body becomes a 400 that names the field."""
+"""JSON bodies and query strings to typed requests. Everything wrong with one becomes a 400 that names the field."""
 
 import re
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -42,6 +43,15 @@ def decode_body(body: bytes, kind: type[T], *, strict: bool) -> tuple[T, list[st
         listed = ", ".join(repr(name) for name in unknown[:MAX_LISTED_FIELDS])
         raise bad_request(f"Unknown fields: {listed}.", param=unknown[0], code="unknown_field")
     return request, unknown
+
+
+def decode_query(values: Mapping[str, list[str]], kind: type[T]) -> T:
+    """What stands behind the path; of a name that is given twice the first value counts."""
+    named = {name: values[name][0] for name in kind.__struct_encode_fields__ if name in values}
+    try:
+        return msgspec.convert(named, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise from_validation(error) from error
 
 
 def _decoders_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], msgspec.json.Decoder[T]]:

@@ -30,6 +30,9 @@ class ResponseFailed(_Event, kw_only=True, tag="response.failed"):
     response: Response
 
 
+LAST_EVENTS = (ResponseCompleted, ResponseIncomplete, ResponseFailed)
+
+
 class OutputItemAdded(_Event, kw_only=True, tag="response.output_item.added"):
     output_index: int
     item: OutputItem

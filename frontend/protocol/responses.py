@@ -1,18 +1,21 @@
 """`/v1/responses`: the request and the response. The events of a stream are in `response_events`."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from frontend.protocol.chat import CallMode, ContentPart, Role
 from frontend.protocol.structure import StructureFields
 
 
 class InputItem(msgspec.Struct, kw_only=True):
-    """A message, a call, what a call gave, or reasoning. Which fields go together is checked later, with a sentence
-    for the user."""
+    """A message, a call, what a call gave, reasoning, or a reference to an item of an earlier response. Which fields go
+    together is checked later, with a sentence for the user."""
 
-    type: str = "message"
+    type: str | None = None
+    """Without one an item is a message, or, where there is nothing but an `id`, a reference."""
+    id: str | None = None
     role: Role | None = None
     content: str | list[ContentPart] | None = None
     summary: list[ContentPart] | None = None
@@ -111,6 +114,18 @@ class ResponsesRequest(StructureFields, kw_only=True):
     service_tier: str | None = None
     stream_options: dict[str, Any] | None = None
     user: str | None = None
+
+
+class RetrieveQuery(msgspec.Struct, kw_only=True):
+    """What may stand behind the path of a stored response."""
+
+    stream: Annotated[bool, Meta(description="The response's events, from the first on, instead of the response.")] = (
+        False
+    )
+    starting_after: (
+        Annotated[int, Meta(ge=0, lt=2**53, description="With `stream`: the number of the last event to leave out.")]
+        | UnsetType
+    ) = UNSET
 
 
 class OutputTopLogprob(msgspec.Struct, kw_only=True):

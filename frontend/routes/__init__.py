@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import msgspec
+
 from frontend.protocol import chat, completions, messages, response_events, responses, status, tokenization
 
 
@@ -17,6 +19,8 @@ class Route(NamedTuple):
     event: Any = None
     """The type of an event, where the answer can be a stream."""
     error: type = status.ErrorBody
+    query: type[msgspec.Struct] | None = None
+    """What may stand behind the path."""
 
 
 ROUTES = (
@@ -51,8 +55,10 @@ ROUTES = (
         ("GET",),
         "/v1/responses/<response_id>",
         "frontend.routes.responses:retrieve",
-        "A stored response",
+        "A stored response, or its events",
         responses.Response,
+        event=response_events.ResponseEvent,
+        query=responses.RetrieveQuery,
     ),
     Route(
         ("DELETE",),

@@ -1,37 +1,41 @@
 """POST /v1/responses; GET and DELETE of a stored one; POST to cancel one that runs in the background."""
 
-import logging
+import contextlib
 import uuid
 from dataclasses import replace
 
+from msgspec import UNSET
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from frontend.background_responses import BackgroundResponse
 from frontend.errors import ApiError, bad_request
 from frontend.event_streaming import stream_events
 from frontend.generation import Generation, Order
+from frontend.item_references import referenced_items
 from frontend.protocol.chat import ChatMessage
 from frontend.protocol.common import share_key_of
-from frontend.protocol.decode import decode_body, warning_header
-from frontend.protocol.responses import DeletedResponse, Response, ResponsesRequest
-from frontend.response_answer import fail_response, new_response, write_response
+from frontend.protocol.decode import decode_body, decode_query, warning_header
+from frontend.protocol.responses import DeletedResponse, Response, ResponsesRequest, RetrieveQuery
+from frontend.protocol.stored_responses import StoredResponse
+from frontend.response_answer import new_response, write_response
 from frontend.response_conversation import Conversation
-from frontend.response_input import as_chat, check_response_request, conversation_of, own_name, own_names
+from frontend.response_following import stream_response
+from frontend.response_input import add_new_input, as_chat, check_response_request, own_name, own_names
 from frontend.response_output import OutputWriter
+from frontend.response_replay import begun_response
 from frontend.response_stream import ResponseStream
 from frontend.responses import json_response
 from frontend.routes.chat_completions import chat_order
 from frontend.state import FrontendState
 from frontend.stored_responses import (
-    StoredResponse,
+    HAS_ANSWER,
     abort_response,
     check_conversation_size,
     delete_response,
     load_response,
     save_response,
 )
-
-logger = logging.getLogger(__name__)
 
 
 async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
@@ -41,45 +45,64 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     check_response_request(asked)
     owner = share_key_of(request.headers)
     async with state.generating():
-        messages = conversation_of(asked, await _earlier(asked.previous_response_id, state, owner))
+        conversation = await _conversation(asked, state, owner)
         response = new_response(asked, f"resp_{uuid.uuid4().hex}", model)
-        stored = StoredResponse(response=response, messages=messages, owner=owner)
-        if response.store:
-            check_conversation_size(messages)
-        order = await _order(asked, messages, response.id, state, request)
         writer = OutputWriter(asked, state.tokenizer)
-        if asked.background:
-            await save_response(state.client, stored, is_final=False)
-            state.start_background(_finish_in_background(order, writer, stored, state))
-            return json_response(response, headers=headers)
-
-        async def keep(response: Response) -> None:
-            if response.store:
-                await save_response(state.client, stored, is_final=True)
-
+        stored = StoredResponse(
+            response=response,
+            messages=conversation.messages,
+            item_ids=conversation.item_ids,
+            deltas=writer.deltas,
+            owner=owner,
+        )
+        if response.store:
+            check_conversation_size(stored.messages)
+        order = await _order(asked, stored.messages, response.id, state, request)
         generation = Generation(order, state.tokenizer, state.client)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(generation.close)
+            if asked.background:
+                await save_response(state.client, stored, is_final=False)
+                is_followed = bool(asked.stream)
+                running = BackgroundResponse(stored, writer, generation, state, is_followed=is_followed)
+                state.start_background(running.run())
+                stack.pop_all()  # it has the generation now
+                if asked.stream:
+                    await stream_response(request, stored, 0, state, headers)
+                    return None
+                return json_response(begun_response(response), headers=headers)
+
+            async def keep(response: Response) -> Response:
+                if response.store:
+                    await save_response(state.client, stored, is_final=True)
+                return response
+
             if asked.stream:
                 form = ResponseStream(response, writer, generation, keep)
                 await stream_events(request, generation, form, state.keep_alive, headers)
                 return None
             await write_response(response, writer, generation)
-            await keep(response)
-            return json_response(response, headers=headers)
-        finally:
-            generation.close()
+            return json_response(await keep(response), headers=headers)
 
 
-async def retrieve(request: Request, state: FrontendState, response_id: str) -> HTTPResponse:
-    if request.args.get("stream", "false") != "false":
-        raise bad_request("stream is not supported for a stored response: ask again until it has ended.", "stream")
+async def retrieve(request: Request, state: FrontendState, response_id: str) -> HTTPResponse | None:
+    query = decode_query(request.args, RetrieveQuery)
+    if query.starting_after is not UNSET and not query.stream:
+        raise bad_request("starting_after must come with stream=true.", "starting_after")
     stored = await load_response(state.client, response_id, share_key_of(request.headers))
+    if query.stream and request.method != "HEAD":
+        start = 0 if query.starting_after is UNSET else query.starting_after + 1
+        with state.counted():
+            await stream_response(request, stored, start, state, {})
+        return None
     return json_response(stored.response)
 
 
 async def delete(request: Request, state: FrontendState, response_id: str) -> HTTPResponse:
-    await load_response(state.client, response_id, share_key_of(request.headers))
+    stored = await load_response(state.client, response_id, share_key_of(request.headers))
     await delete_response(state.client, response_id)
+    if stored.response.status == "in_progress":
+        await abort_response(state.client, response_id)
     return json_response(DeletedResponse(id=response_id, deleted=True))
 
 
@@ -98,6 +121,14 @@ async def cancel(request: Request, state: FrontendState, response_id: str) -> HT
     return json_response(stored.response)
 
 
+async def _conversation(asked: ResponsesRequest, state: FrontendState, owner: str | None) -> Conversation:
+    """All that the request is about: what came before, and its own input."""
+    conversation = await _earlier(asked.previous_response_id, state, owner)
+    referenced = await referenced_items(state.client, asked.input, owner, conversation.item_ids)
+    add_new_input(conversation, asked, referenced)
+    return conversation
+
+
 async def _earlier(response_id: str | None, state: FrontendState, owner: str | None) -> Conversation:
     """The conversation up to and with an earlier answer."""
     if response_id is None:
@@ -108,12 +139,12 @@ async def _earlier(response_id: str | None, state: FrontendState, owner: str | N
         if error.status != 404:
             raise
         raise bad_request(error.message, "previous_response_id", "previous_response_not_found") from error
-    if stored.response.status not in ("completed", "incomplete"):
+    if stored.response.status not in HAS_ANSWER:
         raise bad_request(
             f"The response {response_id!r} has no answer to go on after: it is {stored.response.status}.",
             "previous_response_id",
         )
-    conversation = Conversation(stored.messages)
+    conversation = Conversation(stored.messages, stored.item_ids)
     conversation.add_output(stored.response.output)
     return conversation
 
@@ -128,21 +159,3 @@ async def _order(
         return replace(order, grammar_param=order.grammar_param and own_name(order.grammar_param))
     except ApiError as error:
         raise own_names(error) from error
-
-
-async def _finish_in_background(
-    order: Order, writer: OutputWriter, stored: StoredResponse, state: FrontendState
-) -> None:
-    """Generates and stores. What fails is stored as well, unless a cancel has ended it before."""
-    try:
-        generation = Generation(order, state.tokenizer, state.client)
-        try:
-            await write_response(stored.response, writer, generation)
-        finally:
-            generation.close()
-    except ApiError as error:
-        fail_response(stored.response, error)
-    try:
-        await save_response(state.client, stored, is_final=True)
-    except ApiError as error:
-        logger.warning("The response %s could not be stored: %s", stored.response.id, error.message)

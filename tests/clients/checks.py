@@ -80,6 +80,20 @@ def openai_responses(url: str, model: str) -> None:
     client.responses.delete(first.id)
 
 
+def openai_responses_background(url: str, model: str) -> None:
+    client = _openai(url)
+    fields: Any = {"model": model, "temperature": 0, "max_output_tokens": 60}
+    with client.responses.create(input="What does len do?", background=True, stream=True, **fields) as begun:
+        seen = [next(begun) for _ in range(6)]
+    first = seen[0].response.id
+    rest = list(client.responses.retrieve(first, stream=True, starting_after=seen[-1].sequence_number))
+    assert [event.sequence_number for event in seen + rest] == list(range(len(seen + rest)))
+    with client.responses.stream(response_id=first) as events:
+        assert list(events)[-1].response.output_text == rest[-1].response.output_text
+    item: Any = {"type": "item_reference", "id": rest[-1].response.output[0].id}
+    assert client.responses.create(input=[item, {"role": "user", "content": "Go on."}], **fields).output_text
+
+
 def openai_responses_tools(url: str, model: str) -> None:
     client = _openai(url)
     tools: Any = [{"type": "function", **FUNCTION, "strict": False}]
@@ -282,6 +296,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         openai_chat_tools,
         openai_completions,
         openai_responses,
+        openai_responses_background,
         openai_responses_tools,
         openai_responses_reasoning,
         openai_errors,

@@ -1,5 +1,6 @@
 """A response in the background whose frontend dies: whoever asks another frontend is told of the failure."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tests.frontend.support import FrontendProcess
 @pytest.fixture
 def frontends(tmp_path: Path) -> Iterator[list[FrontendProcess]]:
     """Two before one engine core, without the supervisor, which would end them all."""
-    args = ServeArgs(model=str(DEMO_MODEL), device="cpu", num_threads=2, num_gpu_blocks_override=500)
+    args = ServeArgs(model=str(DEMO_MODEL), device="cpu", num_threads=2, num_gpu_blocks_override=500, frontends=2)
     config = resolve(args).serve_config(str(tmp_path), 0)
     config_file = tmp_path / "core.json"
     config_file.write_bytes(msgspec.json.encode(config))
@@ -55,3 +56,23 @@ def test_it_has_failed(frontends: list[FrontendProcess]) -> None:
         pass
     answer = httpx.post(f"{second.url}/v1/responses", json={"input": "Hi", "max_output_tokens": 4}, timeout=60)
     assert answer.json()["status"] in ("completed", "incomplete")
+
+
+def test_its_stream_ends(frontends: list[FrontendProcess]) -> None:
+    first, second = frontends
+    body = {"input": "Count", "background": True, "stream": True, "max_output_tokens": 1900, "temperature": 2.0}
+    with httpx.stream("POST", f"{first.url}/v1/responses", json=body) as begun:
+        lines = (line for line in begun.iter_lines() if line.startswith("data: "))
+        seen = [json.loads(next(lines).removeprefix("data: ")) for _ in range(6)]
+    path = f"{second.url}/v1/responses/{seen[0]['response']['id']}"
+    with httpx.stream("GET", f"{path}?stream=true", timeout=60) as followed:
+        lines = (line for line in followed.iter_lines() if line.startswith("data: "))
+        events = [json.loads(next(lines).removeprefix("data: ")) for _ in range(6)]
+        os.kill(first.child.pid, signal.SIGKILL)
+        events += [json.loads(line.removeprefix("data: ")) for line in lines]
+    assert events[:6] == seen
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert (events[-1]["type"], events[-1]["response"]) == ("response.failed", httpx.get(path).json())
+    # Whoever has seen more than the other process knew of is told of the end as well.
+    rest = httpx.get(f"{path}?stream=true&starting_after={len(events) + 20}").text
+    assert json.loads(rest.split("data: ")[1])["sequence_number"] == len(events) + 21

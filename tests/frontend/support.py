@@ -4,7 +4,9 @@ import contextlib
 import json
 import select
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,12 +19,15 @@ from engine_core.config.engine_config import ServeConfig
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import AddRequest
 from engine_core.response_store import ResponseStore
+from engine_core.utilities import METHODS
 from frontend.launcher import start_frontend
 from frontend.supervisor.listeners import open_listeners, url_of
 
 MODEL = "tiny/model"
 END = "<|end|>"
 MAX_MODEL_LEN = 512
+KEEPING = ("store_response", "load_response", "delete_response", "store_progress", "load_progress", "find_items")
+"""Utilities of the real core that need nothing but its store."""
 VOCAB_SIZE = 1024
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog.",
@@ -145,7 +150,7 @@ def running_setup(folder: Path, **frontend_changes: Any) -> Iterator[Setup]:
     tokenizer = write_model_folder(folder)
     names = {"served_model_names": (MODEL, "alias"), "max_model_len": MAX_MODEL_LEN}
     config = serve_config(folder, frontend_config(folder, **{**names, **frontend_changes}))
-    responses = ResponseStore()
+    shared: Any = SimpleNamespace(responses=ResponseStore(), has_left=lambda client: False)
     core = StubCore(
         config.core_endpoint(),
         lambda add: Reply(token_ids=[5]),
@@ -154,11 +159,8 @@ def running_setup(folder: Path, **frontend_changes: Any) -> Iterator[Setup]:
         utilities={
             "metrics": lambda arguments: "# TYPE quire_steps counter\nquire_steps 3\n",
             "status": lambda arguments: {"progress": 3, "pending": 0},
-            "store_response": lambda arguments: responses.put(
-                arguments["name"], arguments["value"], None if arguments["is_final"] else b"a frontend"
-            ),
-            "load_response": lambda arguments: {"value": responses.get(**arguments), "is_abandoned": False},
-            "delete_response": lambda arguments: responses.remove(**arguments),
+            **{name: partial(METHODS[name], shared, b"a frontend") for name in KEEPING},
+            "abort_requests": lambda arguments: core.abort_requests(**arguments),
         },
     )
     core.start()

@@ -58,6 +58,17 @@ def test_the_choice_of_tools_is_described(document):
     assert set(schemas["AllowedTools"]["required"]) == {"mode", "tools"}
 
 
+def test_what_stands_behind_a_path_is_described(document):
+    parameters = document["paths"]["/v1/responses/{response_id}"]["get"]["parameters"]
+    assert [(one["name"], one["in"], one["required"]) for one in parameters] == [
+        ("response_id", "path", True),
+        ("stream", "query", False),
+        ("starting_after", "query", False),
+    ]
+    assert (parameters[2]["schema"]["type"], parameters[2]["schema"]["minimum"]) == ("integer", 0)
+    assert "parameters" not in document["paths"]["/v1/responses"]["post"]
+
+
 def test_answers_are_as_described(setup):
     by_path = {route.path: route.answer for route in ROUTES if "GET" in route.methods}
     for path in ("/v1/models", "/health", "/ready", "/version"):

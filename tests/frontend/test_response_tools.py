@@ -11,7 +11,7 @@ from engine_core.ipc.messages import AddRequest
 from tests.frontend.support import END, MODEL, Setup, running_setup
 from tests.frontend.test_http_answers import prompt_text
 from tests.frontend.test_http_errors import error_of
-from tests.frontend.test_responses import named_events, respond
+from tests.frontend.test_responses import PATH, named_events, respond
 
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 CALL = '<tool_call>\n{"name": "look", "arguments": {"place": "Köln"}}\n</tool_call>'
@@ -82,6 +82,8 @@ def test_43_streamed_and_whole_items_are_the_same(setup: Setup, text: str) -> No
     completed = events[-1]["response"]
     assert without_ids(completed["output"]) == without_ids(ask(setup)["output"])
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    # What is kept of it tells the same again.
+    assert named_events(setup.http.get(f"{PATH}/{completed['id']}?stream=true")) == events
     # Each item is added, grows, and is done before the next one, and has the same id throughout.
     order = [event["output_index"] for event in events if "output_index" in event]
     assert order == sorted(order)
@@ -103,6 +105,21 @@ def test_43_a_call_as_events(setup: Setup) -> None:
     assert done["type"] == "response.function_call_arguments.done"
     assert delta["delta"] == done["arguments"] == item_done["item"]["arguments"] == ARGUMENTS
     assert done["name"] == "look"
+
+
+def test_a_reference_is_as_good_as_its_item(setup: Setup) -> None:
+    setup.say(MIXED)
+    output = ask(setup)["output"]
+    assert [item["type"] for item in output[:3]] == ["reasoning", "message", "function_call"]
+    given = {"type": "function_call_output", "call_id": output[2]["call_id"], "output": "42"}
+    setup.say("x")
+    prompts = []
+    for items in (output[:3], [{"type": "item_reference", "id": item["id"]} for item in output[:3]]):
+        assert ask(setup, [{"role": "user", "content": "Hi"}, *items, given])["status"] == "completed"
+        prompts.append(prompt_text(setup))
+    assert prompts[0] == prompts[1]
+    assert f"I look.[look({json.dumps(json.loads(ARGUMENTS), ensure_ascii=False)})]" in prompts[0]
+    assert f"42{END}" in prompts[0]
 
 
 def test_reasoning_as_events(setup: Setup) -> None:
