@@ -57,6 +57,19 @@ def _types() -> list[Any]:
     return list({id(kind): kind for kind in found}.values())
 
 
+def _event_schema(data: dict[str, Any]) -> dict[str, Any]:
+    """Before OpenAPI 3.2 a stream's schema describes each of its events, and an event's data is text."""
+    return {
+        "type": "object",
+        "description": "A server-sent event. Chats and completions end with one whose data is [DONE].",
+        "properties": {
+            "event": {"type": "string"},
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
+        },
+        "required": ["data"],
+    }
+
+
 def _is_type(kind: Any) -> bool:
     return kind is not None and not isinstance(kind, str)
 
@@ -68,7 +81,7 @@ def _operation(route: Route, method: str, schema_of: dict[int, Any], wants_keys:
     else:
         content = {"application/json": {"schema": schema_of[id(route.answer)]}}
     if route.event is not None:
-        content["text/event-stream"] = {"schema": schema_of[id(route.event)]}
+        content["text/event-stream"] = {"schema": _event_schema(schema_of[id(route.event)])}
     error = {"application/json": {"schema": schema_of[id(route.error)]}}
     responses = {"200": {"description": "The answer.", "content": content}}
     errors = dict(_ERRORS)

@@ -58,6 +58,13 @@ def test_the_choice_of_tools_is_described(document):
     assert set(schemas["AllowedTools"]["required"]) == {"mode", "tools"}
 
 
+def test_a_stream_is_described_by_its_events(document):
+    content = document["paths"]["/v1/completions"]["post"]["responses"]["200"]["content"]
+    event = content["text/event-stream"]["schema"]
+    assert event["required"] == ["data"]
+    assert event["properties"]["data"]["contentSchema"] == content["application/json"]["schema"]
+
+
 def test_what_stands_behind_a_path_is_described(document):
     parameters = document["paths"]["/v1/responses/{response_id}"]["get"]["parameters"]
     assert [(one["name"], one["in"], one["required"]) for one in parameters] == [
