@@ -17,6 +17,14 @@ from frontend.launcher import start_core, stop, wait_until_ready
 from tests.e2e.server import DEMO_MODEL
 from tests.frontend.support import FrontendProcess
 
+_TEXT = {"type": "object", "properties": {"text": {"type": "string", "minLength": 5000}}, "required": ["text"]}
+LONG = {
+    "input": "Count",
+    "max_output_tokens": 1900,
+    "text": {"format": {"type": "json_schema", "name": "long", "schema": {**_TEXT, "additionalProperties": False}}},
+}
+"""An answer that goes on for seconds, whatever the model would rather say."""
+
 
 @pytest.fixture
 def frontends(tmp_path: Path) -> Iterator[list[FrontendProcess]]:
@@ -41,7 +49,7 @@ def frontends(tmp_path: Path) -> Iterator[list[FrontendProcess]]:
 
 def test_it_has_failed(frontends: list[FrontendProcess]) -> None:
     first, second = frontends
-    body = {"input": "Count", "background": True, "max_output_tokens": 1900, "temperature": 2.0}
+    body = {**LONG, "background": True}
     begun = httpx.post(f"{first.url}/v1/responses", json=body).raise_for_status().json()
     path = f"{second.url}/v1/responses/{begun['id']}"
     assert httpx.get(path).json()["status"] == "in_progress"
@@ -60,7 +68,7 @@ def test_it_has_failed(frontends: list[FrontendProcess]) -> None:
 
 def test_its_stream_ends(frontends: list[FrontendProcess]) -> None:
     first, second = frontends
-    body = {"input": "Count", "background": True, "stream": True, "max_output_tokens": 1900, "temperature": 2.0}
+    body = {**LONG, "background": True, "stream": True}
     with httpx.stream("POST", f"{first.url}/v1/responses", json=body) as begun:
         lines = (line for line in begun.iter_lines() if line.startswith("data: "))
         seen = [json.loads(next(lines).removeprefix("data: ")) for _ in range(6)]
