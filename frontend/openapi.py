@@ -64,7 +64,10 @@ def _event_schema(data: dict[str, Any]) -> dict[str, Any]:
         "description": "A server-sent event. Chats and completions end with one whose data is [DONE].",
         "properties": {
             "event": {"type": "string"},
-            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
+            "data": {
+                "type": "string",
+                "anyOf": [{"contentMediaType": "application/json", "contentSchema": data}, {"const": "[DONE]"}],
+            },
         },
         "required": ["data"],
     }

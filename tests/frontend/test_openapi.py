@@ -62,7 +62,9 @@ def test_a_stream_is_described_by_its_events(document):
     content = document["paths"]["/v1/completions"]["post"]["responses"]["200"]["content"]
     event = content["text/event-stream"]["schema"]
     assert event["required"] == ["data"]
-    assert event["properties"]["data"]["contentSchema"] == content["application/json"]["schema"]
+    data, end = event["properties"]["data"]["anyOf"]
+    assert data["contentSchema"] == content["application/json"]["schema"]
+    assert end == {"const": "[DONE]"}
 
 
 def test_what_stands_behind_a_path_is_described(document):
