@@ -73,6 +73,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny-qwen06b": _tiny(QWEN_06B),
 }
 END = "<|end|>"
+"""The token that ends a text."""
 TITLES = {"llama8b": "Llama-3.1-8B", "qwen06b": "Qwen3-0.6B"}
 """The names under which other engines' figures are kept (baselines.json)."""
 

@@ -118,5 +118,5 @@ class Started:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         self.stop(expected=0 if kind is None else None)
         if error is not None:
-            error.add_note(f"What {self._process.args[0]} wrote:\n{self.stderr()}")  # type: ignore[index]
+            error.add_note(f"What was started wrote:\n{self.stderr()}")
         self._stderr.close()

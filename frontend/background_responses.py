@@ -32,7 +32,7 @@ async def pause_after(seconds: float) -> None:
 
 
 class BackgroundResponse:
-    """Run it once. It closes its generation, and its log is in the state for as long as it runs."""
+    """Begin it once. It closes its generation, and its log is in the state for as long as it runs."""
 
     def __init__(
         self,
@@ -51,10 +51,40 @@ class BackgroundResponse:
         self._state = state
         self._shares_progress = is_followed and state.config.num_frontends > 1
         self._sharing: asyncio.Task[None] | None = None
+        self._begun: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
         state.response_logs[stored.response.id] = self.log
 
-    async def run(self) -> None:
-        """Generates to the end. What fails is stored as well, unless a cancel has ended it before."""
+    async def begin(self) -> None:
+        """Stores its beginning; then it runs by itself. A caller that is cancelled meanwhile, because its client
+        has hung up, changes nothing: what is stored as begun comes to an end."""
+        self._state.start_background(self._run())
+        refusal = await asyncio.shield(self._begun)
+        if refusal is not None:
+            raise refusal
+
+    async def _run(self) -> None:
+        try:
+            refusal = await self._store_beginning()
+            self._begun.set_result(refusal)
+            if refusal is None:
+                await self._generate()
+        finally:
+            self._begun.cancel()  # where nothing of it came to pass
+            self._stop_sharing()
+            self._generation.close()
+            self.log.end()
+            del self._state.response_logs[self._stored.response.id]
+
+    async def _store_beginning(self) -> ApiError | None:
+        """Returns why it could not be stored."""
+        try:
+            await save_response(self._state.client, self._stored, is_final=False)
+        except ApiError as error:
+            return error
+        return None
+
+    async def _generate(self) -> None:
+        """To the end. What fails is stored as well, unless a cancel has ended it before."""
         response = self._stored.response
         form = ResponseStream(response, self._writer, self._generation, self._keep)
         if self._shares_progress:
@@ -65,11 +95,6 @@ class BackgroundResponse:
         except ApiError as error:
             fail_response(response, error)
             self.log.append(form.ended(await self._keep(response)))
-        finally:
-            self._stop_sharing()
-            self._generation.close()
-            self.log.end()
-            del self._state.response_logs[response.id]
 
     async def _keep(self, response: Response) -> Response:
         """Stores the end. Returns the response as it has ended: a cancel may have been faster."""

@@ -62,11 +62,10 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
         with contextlib.ExitStack() as stack:
             stack.callback(generation.close)
             if asked.background:
-                await save_response(state.client, stored, is_final=False)
                 is_followed = bool(asked.stream)
                 running = BackgroundResponse(stored, writer, generation, state, is_followed=is_followed)
-                state.start_background(running.run())
                 stack.pop_all()  # it has the generation now
+                await running.begin()
                 if asked.stream:
                     await stream_response(request, stored, 0, state, headers)
                     return None

@@ -42,10 +42,7 @@ class DecoderLayer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`x` and `residual` [num_tokens, hidden_size]; what is still to be added to the residual, and the residual, or
         only the rows `wanted` of both."""
-        if residual is None:
-            x, residual = self.input_layernorm(x), x
-        else:
-            x, residual = self.input_layernorm.add(x, residual)
+        x, residual = self.input_layernorm.add(x, residual)
         x = self.self_attn(x, rope_rows, context, wanted)
         if wanted is not None:
             residual = residual.index_select(0, wanted)

@@ -1,9 +1,11 @@
 """Responses in the background as streams: followed, left, taken up again, cancelled; here and in another process."""
 
+import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,6 +17,9 @@ from benchmarks.stub_core import Reply
 from engine_core.config.engine_config import ServeConfig
 from engine_core.ipc.messages import ERROR_OVERLOADED, AbortRequest, AddRequest
 from engine_core.ipc.stored_responses import MAX_VALUE_BYTES
+from frontend import background_responses
+from frontend.background_responses import BackgroundResponse
+from frontend.protocol.response_events import ResponseEvent
 from tests.frontend.support import MODEL, FrontendProcess, Setup, running_setup
 from tests.frontend.test_http_errors import error_of
 from tests.frontend.test_responses import PATH, TEXT, named_events, respond
@@ -301,3 +306,46 @@ def test_the_openai_package(setup):
         with client.responses.stream(response_id=response_id, starting_after=3) as stream:
             assert [event.sequence_number for event in stream] == list(range(4, len(seen) + len(rest)))
             assert stream.get_final_response().output_text == WORDS
+
+
+def test_a_client_that_hangs_up_while_the_beginning_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored as begun is generated, and nothing of it is left in the process."""
+    saved, generated = [], []
+
+    async def run() -> None:
+        is_stored = asyncio.Event()
+
+        async def save_response(client: object, stored: object, *, is_final: bool) -> bool:
+            saved.append(is_final)
+            await is_stored.wait()
+            return True
+
+        async def events_of(*_: object) -> AsyncIterator[ResponseEvent]:
+            generated.append(True)
+            return
+            yield
+
+        monkeypatch.setattr(background_responses, "save_response", save_response)
+        monkeypatch.setattr(background_responses, "events_of", events_of)
+        tasks: list[asyncio.Task[None]] = []
+        state: Any = SimpleNamespace(client=None, config=SimpleNamespace(num_frontends=1), response_logs={})
+        state.start_background = lambda work: tasks.append(asyncio.create_task(work))
+        closed = asyncio.Event()
+        generation: Any = SimpleNamespace(close=closed.set)
+        writer: Any = None
+        stored: Any = SimpleNamespace(response=SimpleNamespace(id="resp_1"))
+        running = BackgroundResponse(stored, writer, generation, state, is_followed=True)
+        handler = asyncio.create_task(running.begin())
+        while not saved:
+            await asyncio.sleep(0)
+        handler.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await handler
+        is_stored.set()
+        await tasks[0]
+        assert closed.is_set()
+        assert state.response_logs == {}
+
+    asyncio.run(run())
+    assert saved == [False]
+    assert generated == [True]

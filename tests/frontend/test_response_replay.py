@@ -8,7 +8,7 @@ import pytest
 from frontend.output_processor import OutputPiece, TokenLogprobs
 from frontend.parsers.events import Content, Event, Reasoning, ToolCall
 from frontend.protocol.response_events import ResponseEvent
-from frontend.protocol.responses import Response, ResponsesRequest
+from frontend.protocol.responses import Response, ResponsesRequest, ResponseStatus
 from frontend.protocol.stored_responses import Progress
 from frontend.response_answer import new_response
 from frontend.response_output import OutputWriter
@@ -87,9 +87,9 @@ def test_an_answer_without_output(tokenizer):
     assert list(replay(response, writer.progress())) == events
 
 
-def ended(status: str) -> Response:
+def ended(status: ResponseStatus) -> Response:
     response = new_response(ResponsesRequest(input="x"), "resp_1", "m")
-    response.status = status  # type: ignore[assignment]
+    response.status = status
     return response
 
 
