@@ -18,3 +18,8 @@ class ForwardContext:
     kv_cache: torch.Tensor  # [num_blocks, layers_per_block, 2, num_kv_heads, block_size, head_dim]
     attention: Sequence[Any]  # [num_groups]
     workspace: Any
+    wanted: torch.Tensor | None = None  # [num_wanted]: tokens that this layer goes on with behind attention; None: all
+
+    def choose(self, x: torch.Tensor) -> torch.Tensor:
+        """The rows of `x` [num_tokens, n] that the layer goes on with."""
+        return x if self.wanted is None else x.index_select(0, self.wanted)

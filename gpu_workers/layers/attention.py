@@ -35,13 +35,11 @@ class SelfAttention(nn.Module):
         self._eps = config.rms_norm_eps
         self.o_proj = RowParallelLinear(config.num_attention_heads * head_dim, config.hidden_size, bias, build)
 
-    def forward(
-        self, x: torch.Tensor, rope_rows: Sequence[Any], context: ForwardContext, wanted: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """x [num_tokens, hidden_size] to the same shape, or only the rows `wanted` of that; `rope_rows` are those of
-        each kind of layer."""
+    def forward(self, x: torch.Tensor, rope_rows: Sequence[Any], context: ForwardContext) -> torch.Tensor:
+        """x [num_tokens, hidden_size] to the same shape, or to the rows that the layer goes on with; `rope_rows` are
+        those of each kind of layer."""
         x = self._attend(self.qkv_proj(x), rope_rows[self._rope], context)
-        x = self.o_proj(x if wanted is None else x.index_select(0, wanted))
+        x = self.o_proj(context.choose(x))
         return x
 
     def _attend(self, qkv: torch.Tensor, rope_rows: Any, context: ForwardContext) -> torch.Tensor:

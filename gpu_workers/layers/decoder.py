@@ -5,6 +5,7 @@ checkpoints, but for the fused ones.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -33,20 +34,12 @@ class DecoderLayer(nn.Module):
         self.mlp = mlp
 
     def forward(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None,
-        rope_rows: Sequence[Any],
-        context: ForwardContext,
-        wanted: torch.Tensor | None = None,
+        self, x: torch.Tensor, residual: torch.Tensor | None, rope_rows: Sequence[Any], context: ForwardContext
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`x` and `residual` [num_tokens, hidden_size]; what is still to be added to the residual, and the residual, or
-        only the rows `wanted` of both."""
+        """`x` and `residual` [num_tokens, hidden_size]; what is still to be added to the residual, and the residual."""
         x, residual = self.input_layernorm.add(x, residual)
-        x = self.self_attn(x, rope_rows, context, wanted)
-        if wanted is not None:
-            residual = residual.index_select(0, wanted)
-        x, residual = self.post_attention_layernorm.add(x, residual)
+        x = self.self_attn(x, rope_rows, context)
+        x, residual = self.post_attention_layernorm.add(x, context.choose(residual))
         return self.mlp(x), residual
 
 
@@ -80,7 +73,7 @@ class Decoder(nn.Module):
             x, residual = last(x, residual, rope_rows, context)
             return self.norm.gather_add(x, residual, indices)
         # Keys and values are there; nothing reads what the last layer makes of the other tokens.
-        x, residual = last(x, residual, rope_rows, context, indices.clamp(min=0))
+        x, residual = last(x, residual, rope_rows, replace(context, wanted=indices.clamp(min=0)))
         normed, _ = self.norm.add(x, residual)
         return normed
 

@@ -37,20 +37,12 @@ class GemmaLayer(nn.Module):
         self.post_feedforward_layernorm = norm()
 
     def forward(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None,
-        rope_rows: Sequence[Any],
-        context: ForwardContext,
-        wanted: torch.Tensor | None = None,
+        self, x: torch.Tensor, residual: torch.Tensor | None, rope_rows: Sequence[Any], context: ForwardContext
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`x` and `residual` [num_tokens, hidden_size]; what is still to be added to the residual, and the residual, or
-        only the rows `wanted` of both."""
+        """`x` and `residual` [num_tokens, hidden_size]; what is still to be added to the residual, and the residual."""
         x, residual = self.input_layernorm.add(x, residual)
-        x = self.post_attention_layernorm(self.self_attn(x, rope_rows, context, wanted))
-        if wanted is not None:
-            residual = residual.index_select(0, wanted)
-        x, residual = self.pre_feedforward_layernorm.add(x, residual)
+        x = self.post_attention_layernorm(self.self_attn(x, rope_rows, context))
+        x, residual = self.pre_feedforward_layernorm.add(x, context.choose(residual))
         return self.post_feedforward_layernorm(self.mlp(x)), residual
 
 
