@@ -87,9 +87,10 @@ class Profiler:
     @torch.inference_mode()
     def scatter_blocks(self, steps: Steps) -> None:
         """Gives every sequence blocks from all over the cache, for this and all coming steps of its kind."""
-        blocks_per_row = -(-(steps.context + 256) // self.shape.block_size)
-        blocks = torch.randperm(steps.num_seqs * blocks_per_row).view(steps.num_seqs, blocks_per_row)
-        self.runner._rows.rows.block_tables[0, : steps.num_seqs, :blocks_per_row] = blocks.to("cuda", torch.int32)
+        blocks_per_row = min(-(-(steps.context + 256) // self.shape.block_size), self.shape.max_blocks_per_row)
+        tables = self.runner._rows.rows.block_tables
+        blocks = torch.randperm(len(tables) * steps.num_seqs * blocks_per_row)
+        tables[:, : steps.num_seqs, :blocks_per_row] = blocks.view(-1, steps.num_seqs, blocks_per_row).to(tables)
 
     def start_rows(self, steps: Steps, plan: StepPlan) -> None:
         """Records of all rows."""

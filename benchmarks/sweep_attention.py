@@ -2,6 +2,7 @@
 
     python -m benchmarks.sweep_attention                  # on a GPU with 40 GB or more, under two minutes
     python -m benchmarks.sweep_attention --only short     # or long: one of the two sweeps, and none of the layouts
+    python -m benchmarks.sweep_attention --heads gemma2-9b
     python -m benchmarks.sweep_attention --dry            # tiny, in Triton's interpreter: does it run at all
 
 Decode shapes are compared with the read bandwidth of a plain reduction over 4 GiB, prefill shapes with a large matrix
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 DRY = "--dry" in sys.argv[1:]
 if DRY:
@@ -32,7 +34,7 @@ from kernels.attention_tasks import plan_attention  # noqa: E402  (after the env
 from kernels.attention_workspace import (  # noqa: E402  (after the environment)
     LONG_TILES,
     SHORT_TILES,
-    WGMMA_TILE,
+    WGMMA_TILES,
     AttentionWorkspace,
     Tile,
     make_attention_workspace,
@@ -42,14 +44,30 @@ from kernels.reference_attention import attention_reference  # noqa: E402  (afte
 
 DEVICE = "cpu" if DRY else "cuda"
 DTYPE = torch.float16 if DRY else torch.bfloat16  # the interpreter multiplies bf16 wrongly
-HEADS, HEAD_DIM, BLOCK_SIZE = (2, 64, 16) if DRY else (8, 128, 16)
-GROUPS = {"Llama 8B": 4, "Qwen3 0.6B": 2}
+BLOCK_SIZE = 16
 MAX_LAYERS = 2 if DRY else 32
 CACHE_BYTES = 2**22 if DRY else 20 * 2**30
 READ_BYTES = 2**20 if DRY else 4 * 2**30
 MIN_SECONDS = 0.02
 NUM_CHECKED = 12
 
+
+class Heads(NamedTuple):
+    """Of one layer."""
+
+    num_kv: int
+    group: int
+    dim: int
+    soft_cap: float = 0.0
+
+
+HEADS = {
+    "llama8b": Heads(8, 4, 128),
+    "qwen06b": Heads(8, 2, 128),
+    "gemma2-9b": Heads(8, 2, 256, 50.0),
+    "gemma3-1b": Heads(1, 4, 256),
+}
+TINY_HEADS = Heads(2, 4, 64)
 Batch = Sequence[tuple[int, int]]  # (seq_len, query_len)
 DECODE: dict[str, Batch] = {
     "1 x 256": [(256, 1)],
@@ -66,28 +84,47 @@ PREFILL: dict[str, Batch] = {
     "2048 on 30k": [(32768, 2048)],
     "2048 on 30k + 64 x 2k decode": [(32768, 2048)] + [(2048, 1)] * 64,
 }
-SHORT_SWEEP = [
-    SHORT_TILES[128, 2],
-    Tile(8, 32, 2, 4, 4, min_units=8),
-    Tile(8, 32, 2, 3, 6, min_units=8),
-    Tile(8, 32, 2, 3, 4, min_units=2),
-    Tile(8, 64, 4, 3, 3, min_units=4),
-    Tile(8, 16, 1, 4, 8, min_units=8),
-    Tile(8, 128, 8, 2, 2, min_units=2),
-]
-LONG_SWEEP = [
-    WGMMA_TILE,
-    replace(WGMMA_TILE, overhead=1),
-    replace(WGMMA_TILE, overhead=4),
-    LONG_TILES[128, 2],
-    Tile(128, 128, 8, 2, 1, overhead=2),
-    Tile(128, 32, 8, 3, 2, overhead=4),
-]
-"""Those for wgmma have four warps, those for Triton's own products eight."""
+SHORT_SWEEP = {
+    128: [
+        SHORT_TILES[128, 2],
+        Tile(8, 32, 2, 4, 4, min_units=8),
+        Tile(8, 32, 2, 3, 6, min_units=8),
+        Tile(8, 32, 2, 3, 4, min_units=2),
+        Tile(8, 64, 4, 3, 3, min_units=4),
+        Tile(8, 16, 1, 4, 8, min_units=8),
+        Tile(8, 128, 8, 2, 2, min_units=2),
+    ],
+    256: [
+        SHORT_TILES[256, 2],
+        Tile(8, 32, 2, 3, 2, min_units=4),
+        Tile(8, 32, 2, 2, 3, min_units=4),
+        Tile(8, 16, 1, 3, 4, min_units=8),
+        Tile(8, 16, 1, 3, 6, min_units=8),
+        Tile(8, 64, 4, 2, 1, min_units=4),
+        Tile(8, 32, 2, 3, 3, min_units=4),
+    ],
+}
+LONG_SWEEP = {
+    128: [
+        WGMMA_TILES[128],
+        replace(WGMMA_TILES[128], overhead=1),
+        replace(WGMMA_TILES[128], overhead=4),
+        LONG_TILES[128, 2],
+        Tile(128, 128, 8, 2, 1, overhead=2),
+        Tile(128, 32, 8, 3, 2, overhead=4),
+    ],
+    256: [
+        WGMMA_TILES[256],
+        replace(WGMMA_TILES[256], overhead=2),
+        replace(WGMMA_TILES[256], overhead=6),
+        LONG_TILES[256, 2],
+    ],
+}
+"""By head_dim. Those for wgmma have four warps, those for Triton's own products eight."""
 if DRY:
     DECODE = {"3 x 70": [(70, 1)] * 3}
     PREFILL = {"2 x 40": [(40, 40)] * 2}
-    SHORT_SWEEP, LONG_SWEEP = [Tile(8, 32, 4, 2, 1)], [Tile(32, 32, 4, 2, 1, overhead=2)]
+    SHORT_SWEEP, LONG_SWEEP = {64: [Tile(8, 32, 4, 2, 1)]}, {64: [Tile(32, 32, 4, 2, 1, overhead=2)]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +192,7 @@ def measure_matmul() -> float:
 class Step:
     """One batch over a cache whose layers are all visited."""
 
+    heads: Heads
     batch: Batch
     query: torch.Tensor
     kv_cache: torch.Tensor
@@ -169,13 +207,13 @@ class Step:
         return self.kv_cache.shape[1]
 
 
-def make_step(memory: torch.Tensor, batch: Batch, group: int, layer_major: bool = False) -> Step:
+def make_step(memory: torch.Tensor, batch: Batch, heads: Heads, layer_major: bool = False) -> Step:
     """The batch on shuffled blocks in `memory`, with as many layers as fit."""
     counts = [-(-seq_len // BLOCK_SIZE) for seq_len, _ in batch]
-    num_blocks, tile = sum(counts), 2 * HEADS * BLOCK_SIZE * HEAD_DIM
+    num_blocks, tile = sum(counts), 2 * heads.num_kv * BLOCK_SIZE * heads.dim
     num_layers = max(1, min(MAX_LAYERS, memory.numel() // (num_blocks * tile)))
     flat = memory[: num_blocks * num_layers * tile]
-    rest = (2, HEADS, BLOCK_SIZE, HEAD_DIM)
+    rest = (2, heads.num_kv, BLOCK_SIZE, heads.dim)
     if layer_major:
         kv_cache = flat.view(num_layers, num_blocks, *rest).transpose(0, 1)
     else:
@@ -184,10 +222,12 @@ def make_step(memory: torch.Tensor, batch: Batch, group: int, layer_major: bool 
     for row, blocks in enumerate(torch.randperm(num_blocks).int().split(counts)):
         tables[row, : len(blocks)] = blocks
     starts = torch.tensor([0, *(query_len for _, query_len in batch)]).cumsum(0)
-    qkv = torch.randn(int(starts[-1]), HEADS * (group + 2), HEAD_DIM, device=DEVICE).to(DTYPE)
+    num_q = heads.num_kv * heads.group
+    qkv = torch.randn(int(starts[-1]), num_q + 2 * heads.num_kv, heads.dim, device=DEVICE).to(DTYPE)
     return Step(
+        heads,
         batch,
-        qkv[:, : HEADS * group],
+        qkv[:, :num_q],
         kv_cache,
         torch.arange(len(batch), dtype=torch.int32, device=DEVICE),
         tables.to(DEVICE),
@@ -200,8 +240,9 @@ def run_layers(step: Step, workspace: AttentionWorkspace, out: torch.Tensor, has
     """One step's attention, without the task map."""
     for layer in range(step.num_layers):
         paged_attention(
-            step.query, step.kv_cache, layer, workspace, step.block_tables, HEAD_DIM**-0.5, out, has_long=has_long
-        )
+            step.query, step.kv_cache, layer, workspace, step.block_tables, step.heads.dim**-0.5, out,
+            has_long=has_long, soft_cap=step.heads.soft_cap,
+        )  # fmt: skip
 
 
 def largest_error(step: Step, out: torch.Tensor) -> float:
@@ -213,21 +254,22 @@ def largest_error(step: Step, out: torch.Tensor) -> float:
     tokens, rows, lens = torch.tensor(samples, device=DEVICE).unbind(1)
     wanted = attention_reference(
         step.query[tokens], step.kv_cache, step.num_layers - 1, rows, step.block_tables,
-        torch.arange(len(samples) + 1), lens, HEAD_DIM**-0.5,
+        torch.arange(len(samples) + 1), lens, step.heads.dim**-0.5, soft_cap=step.heads.soft_cap,
     )  # fmt: skip
     # Long averages of random values are small: the error counts relative to their size.
     return float((out[tokens].double() - wanted).abs().max() / wanted.abs().max())
 
 
-def measure(step: Step, group: int, short: Tile | None, long: Tile | None) -> tuple[float, float, float]:
+def measure(step: Step, short: Tile | None, long: Tile | None) -> tuple[float, float, float]:
     """(seconds per layer, seconds of the task map, largest relative error)."""
-    supported = hopper_attention.supports(step.query.device, DTYPE, HEAD_DIM, group, BLOCK_SIZE)
+    num_kv, group, dim, _ = step.heads
+    supported = hopper_attention.supports(step.query.device, DTYPE, dim, group, BLOCK_SIZE)
     workspace = make_attention_workspace(
-        len(step.batch), len(step.query), HEADS, group, HEAD_DIM, DEVICE, dtype=DTYPE, short_tile=short, long_tile=long,
-        use_wgmma=supported and (long is None or long.num_warps == WGMMA_TILE.num_warps),
+        len(step.batch), len(step.query), num_kv, group, dim, DEVICE, dtype=DTYPE, short_tile=short, long_tile=long,
+        use_wgmma=supported and (long is None or long.num_warps == WGMMA_TILES[dim].num_warps),
     )  # fmt: skip
     has_long = any(query_len > 1 for _, query_len in step.batch)
-    out = torch.full((len(step.query), HEADS * group * HEAD_DIM), torch.nan, dtype=DTYPE, device=DEVICE)
+    out = torch.full((len(step.query), num_kv * group * dim), torch.nan, dtype=DTYPE, device=DEVICE)
     plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
     run_layers(step, workspace, out, has_long)
     error = largest_error(step, out)
@@ -235,12 +277,13 @@ def measure(step: Step, group: int, short: Tile | None, long: Tile | None) -> tu
     return seconds(lambda: run_layers(step, workspace, out, has_long)) / step.num_layers, plan_time, error
 
 
-def report(name: str, tile: str, step: Step, group: int, result: tuple[float, float, float], limits: Limits) -> None:
+def report(name: str, tile: str, step: Step, result: tuple[float, float, float], limits: Limits) -> None:
     """One line: time per layer, GB/s of keys and values, TFLOP/s, both with their share of what the machine did."""
     elapsed, plan_time, error = result
-    num_bytes = sum(seq_len for seq_len, _ in step.batch) * 2 * HEADS * HEAD_DIM * DTYPE.itemsize
+    num_kv, group, dim, _ = step.heads
+    num_bytes = sum(seq_len for seq_len, _ in step.batch) * 2 * num_kv * dim * DTYPE.itemsize
     pairs = sum(query_len * (2 * seq_len - query_len + 1) // 2 for seq_len, query_len in step.batch)
-    bandwidth, rate = num_bytes / elapsed, 4 * HEAD_DIM * HEADS * group * pairs / elapsed
+    bandwidth, rate = num_bytes / elapsed, 4 * dim * num_kv * group * pairs / elapsed
     verdict = "" if error < 0.02 else "   WRONG"
     print(
         f"{name:28} {tile:24} {elapsed * 1e6:9.1f} µs  {bandwidth / 1e9:6.0f} GB/s {bandwidth / limits.read:6.1%}  "
@@ -259,53 +302,54 @@ def describe(tile: Tile) -> str:
 
 
 def sweep(
-    memory: torch.Tensor, shapes: dict[str, Batch], group: int, tiles: Sequence[Tile], is_short: bool, limits: Limits
+    memory: torch.Tensor, shapes: dict[str, Batch], heads: Heads, tiles: Sequence[Tile], is_short: bool, limits: Limits
 ) -> None:
     """Every tile on every shape; a tile that needs more than the machine has is said and skipped."""
     for name, batch in shapes.items():
-        step = make_step(memory, batch, group)
+        step = make_step(memory, batch, heads)
         for tile in tiles:
             short, long = (tile, None) if is_short else (None, tile)
             try:
-                result = measure(step, group, short, long)
+                result = measure(step, short, long)
             except triton.runtime.errors.OutOfResources as error:
                 print(f"{name:28} {describe(tile):24} {error}")
                 continue
-            report(name, describe(tile), step, group, result, limits)
+            report(name, describe(tile), step, result, limits)
 
 
-def compare_layouts(memory: torch.Tensor, limits: Limits) -> None:
+def compare_layouts(memory: torch.Tensor, heads: Heads, limits: Limits) -> None:
     """The tables' tiles on all shapes, with both layouts of the cache."""
-    for model, group in GROUPS.items():
-        print(f"\n{model}: G={group}, the tables' tiles, both layouts")
-        for name, batch in {**DECODE, **PREFILL}.items():
-            for layer_major in (False, True):
-                step = make_step(memory, batch, group, layer_major)
-                layout = ("layer-major" if layer_major else "block-major") + f", {step.num_layers} layers"
-                report(name, layout, step, group, measure(step, group, None, None), limits)
+    print("\nThe tables' tiles, both layouts")
+    for name, batch in {**DECODE, **PREFILL}.items():
+        for layer_major in (False, True):
+            step = make_step(memory, batch, heads, layer_major)
+            layout = ("layer-major" if layer_major else "block-major") + f", {step.num_layers} layers"
+            report(name, layout, step, measure(step, None, None), limits)
 
 
 def main() -> None:
     """Ceilings, the layouts, then the tiles."""
     parser = argparse.ArgumentParser(description="Tiles of paged attention, measured.")
     parser.add_argument("--only", choices=("short", "long"), help="one of the two sweeps")
+    parser.add_argument("--heads", choices=HEADS, default="llama8b", help="of which model")
     parser.add_argument("--dry", action="store_true", help="tiny shapes in Triton's interpreter")
-    only = parser.parse_args().only
+    arguments = parser.parse_args()
+    only, heads = arguments.only, TINY_HEADS if DRY else HEADS[arguments.heads]
     torch.manual_seed(0)
     limits = Limits(measure_read_bandwidth(), measure_matmul())
     device = "interpreter" if DRY else torch.cuda.get_device_name()
-    print(f"{device}, torch {torch.__version__}, triton {triton.__version__}, {DTYPE}, H={HEADS} D={HEAD_DIM}")
+    print(f"{device}, torch {torch.__version__}, triton {triton.__version__}, {DTYPE}, {heads}")
     print(f"read {limits.read / 1e9:.0f} GB/s, matmul {limits.matmul / 1e12:.1f} TFLOP/s", flush=True)
     memory = torch.empty(CACHE_BYTES // DTYPE.itemsize, dtype=DTYPE, device=DEVICE).normal_()
 
     if only is None:
-        compare_layouts(memory, limits)
+        compare_layouts(memory, heads, limits)
     if only != "long":
-        print("\nG=4, short tiles")
-        sweep(memory, DECODE, 4, SHORT_SWEEP, True, limits)
+        print("\nShort tiles")
+        sweep(memory, DECODE, heads, SHORT_SWEEP[heads.dim], True, limits)
     if only != "short":
-        print("\nG=4, long tiles")
-        sweep(memory, PREFILL, 4, LONG_SWEEP, False, limits)
+        print("\nLong tiles")
+        sweep(memory, PREFILL, heads, LONG_SWEEP[heads.dim], False, limits)
 
 
 if __name__ == "__main__":

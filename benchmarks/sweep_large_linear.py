@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 import triton
 
-from kernels.activation import silu_and_mul
+from kernels.activation import act_and_mul
 from kernels.hopper_linear import DEFAULT_TILING, LargeTiling, hopper_linear, supports
-from kernels.reference import silu_and_mul as reference_silu_and_mul
+from kernels.reference import act_and_mul as reference_act_and_mul
 
 ROWS = (512, 1024, 2048, 4096, 8192)
 GRAPH_SECONDS = 10e-3
@@ -50,21 +50,27 @@ class Product:
     name: str
     num_out: int
     num_in: int
-    gated: bool = False
+    activation: str | None = None
 
 
 MODELS = {
     "Llama 8B": (
-        Product("gate-up", 28672, 4096, gated=True),
+        Product("gate-up", 28672, 4096, "silu"),
         Product("down", 4096, 14336),
         Product("QKV", 6144, 4096),
         Product("O", 4096, 4096),
     ),
     "Qwen3 0.6B": (
-        Product("gate-up", 6144, 1024, gated=True),
+        Product("gate-up", 6144, 1024, "silu"),
         Product("down", 1024, 3072),
         Product("QKV", 4096, 1024),
         Product("O", 1024, 2048),
+    ),
+    "Gemma 2 9B": (
+        Product("gate-up", 28672, 3584, "gelu_tanh"),
+        Product("down", 3584, 14336),
+        Product("QKV", 8192, 3584),
+        Product("O", 3584, 4096),
     ),
 }
 
@@ -80,19 +86,19 @@ class Side:
 
 def sides(product: Product, device: torch.device, tilings: Sequence[LargeTiling]) -> Iterator[Side]:
     """What is compared, the baseline first."""
-    activate = silu_and_mul if device.type == "cuda" else reference_silu_and_mul
+    activate = act_and_mul if device.type == "cuda" else reference_act_and_mul
 
     def library(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         result = F.linear(x, weight)
-        return activate(result) if product.gated else result
+        return activate(result, product.activation) if product.activation else result
 
     def ours(tiling: LargeTiling) -> Side:
         name = f"ours group {tiling.group} stages {tiling.num_stages} lead {tiling.lead}"
-        return Side(name, lambda x, weight: hopper_linear(x, weight, gated=product.gated, tiling=tiling))
+        return Side(name, lambda x, weight: hopper_linear(x, weight, activation=product.activation, tiling=tiling))
 
     yield Side("cublas", library, "cublas")
     yield Side("cublaslt", library, "cublaslt")
-    if supports(device, torch.bfloat16, product.num_out, product.num_in, gated=product.gated):
+    if supports(device, torch.bfloat16, product.num_out, product.num_in, gated=product.activation is not None):
         yield from map(ours, tilings)
 
 
@@ -110,9 +116,10 @@ def largest_error(product: Product, x: torch.Tensor, weight: torch.Tensor, got: 
     features[0] = got.shape[1] - 1
     few = x[rows].double()
     wanted = few @ weight[features].double().T
-    if product.gated:
+    if product.activation:
         # The library rounds gate and up in between, which is its error.
-        wanted = F.silu(wanted) * (few @ weight[features + got.shape[1]].double().T)
+        up = few @ weight[features + got.shape[1]].double().T
+        wanted = reference_act_and_mul(torch.cat((wanted, up), dim=-1), product.activation)
     if got.isnan().any():
         return float("nan")
     return float(((got[rows][:, features].double() - wanted).abs() / (wanted.abs() + 0.1)).max())
@@ -170,7 +177,7 @@ def sweep(product: Product, x: torch.Tensor, weights: Sequence[torch.Tensor], ti
     timed, errors = [], []
     for side in sides(product, x.device, tilings):
         prefer(side)
-        poison((len(x), product.num_out // (2 if product.gated else 1)), x.dtype, x.device)
+        poison((len(x), product.num_out // (2 if product.activation else 1)), x.dtype, x.device)
         errors.append(largest_error(product, x, weights[0], side.call(x, weights[0])))
         timed.append((side, Timed(side, x, weights)))
     for _ in range(STRETCHES):
@@ -180,7 +187,7 @@ def sweep(product: Product, x: torch.Tensor, weights: Sequence[torch.Tensor], ti
     for (side, each), error in zip(timed, errors, strict=True):
         seconds = statistics.median(each.seconds)
         rate = 2 * len(x) * product.num_out * product.num_in / seconds
-        allowed = torch.finfo(x.dtype).eps * (3 if side.library and product.gated else 1) + 1e-3
+        allowed = torch.finfo(x.dtype).eps * (3 if side.library and product.activation else 1) + 1e-3
         print(
             f"{product.name:8} M={len(x):<6} {side.name:32} {seconds * 1e6:9.1f} µs {rate / 1e12:6.1f} TFLOP/s "
             f"{baseline / seconds:7.1%} of the library's speed  error {error:.1e}{'' if error < allowed else '  WRONG'}"
@@ -208,7 +215,7 @@ def main() -> None:
             if arguments.products and product.name not in arguments.products:
                 continue
             if arguments.dry:
-                product = Product(product.name, product.num_out // 64, product.num_in // 64, product.gated)
+                product = Product(product.name, product.num_out // 64, product.num_in // 64, product.activation)
             shape = (product.num_out, product.num_in)
             weights = [torch.randn(shape, device=device, dtype=torch.bfloat16) for _ in range(NUM_WEIGHTS)]
             for num_rows in rows:

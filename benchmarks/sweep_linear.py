@@ -32,7 +32,8 @@ import triton  # noqa: E402  (after the environment)
 
 from benchmarks.roofline import measure_apart  # noqa: E402  (after the environment)
 from benchmarks.timing import median_seconds  # noqa: E402  (after the environment)
-from kernels.activation import silu_and_mul  # noqa: E402  (after the environment)
+from kernels.activation import act_and_mul  # noqa: E402  (after the environment)
+from kernels.reference import act_and_mul as reference_act_and_mul  # noqa: E402  (after the environment)
 from kernels.skinny_linear import skinny_linear  # noqa: E402  (after the environment)
 from kernels.skinny_tiles import SkinnyTile, SkinnyWorkspace, choose  # noqa: E402  (after the environment)
 
@@ -53,7 +54,7 @@ class Product:
     name: str
     num_out: int
     num_in: int
-    gated: bool = False
+    activation: str | None = None
     logits: bool = False  # a result in float32, not rounded
 
     @property
@@ -65,22 +66,20 @@ MODELS = {
     "Llama 8B": (
         Product("QKV", 6144, 4096),
         Product("O", 4096, 4096),
-        Product("gate-up", 28672, 4096, gated=True),
+        Product("gate-up", 28672, 4096, "silu"),
         Product("down", 4096, 14336),
         Product("LM head", 128256, 4096, logits=True),
     ),
     "Qwen3 0.6B": (
         Product("QKV", 4096, 1024),
         Product("O", 1024, 2048),
-        Product("gate-up", 6144, 1024, gated=True),
+        Product("gate-up", 6144, 1024, "silu"),
         Product("down", 1024, 3072),
         Product("LM head", 151936, 1024, logits=True),
     ),
 }
 if DRY:
-    MODELS = {
-        "tiny": (Product("QKV", 36, 64), Product("gate-up", 40, 48, gated=True), Product("LM", 50, 64, logits=True))
-    }
+    MODELS = {"tiny": (Product("QKV", 36, 64), Product("gate-up", 40, 48, "silu"), Product("LM", 50, 64, logits=True))}
     ROWS = (1, 5)
 
 
@@ -111,7 +110,8 @@ def tiles(num_rows: int, product: Product) -> Iterator[SkinnyTile]:
     assert chosen is not None
     candidates = [chosen]
     if num_rows == 1:
-        fits = [tile for tile in VECTOR_TILES if tile.block_k < 2 * product.num_in and tile.block_n > product.gated]
+        rows = 2 if product.activation else 1  # a gate's and the one of up that belongs to it
+        fits = [tile for tile in VECTOR_TILES if tile.block_k < 2 * product.num_in and tile.block_n >= rows]
         candidates += [*fits, choose_matrix(product)]
     else:
         for tile, programs in MATRIX_TILES if num_rows == 16 else MATRIX_TILES[::3]:
@@ -167,12 +167,12 @@ def make_workspace(tile: SkinnyTile, num_out: int) -> SkinnyWorkspace:
 
 def run(inputs: Inputs, weight: torch.Tensor, workspace: SkinnyWorkspace, tile: SkinnyTile, out: torch.Tensor) -> None:
     """One product by our kernel."""
-    skinny_linear(inputs.x, weight, None, workspace, tile, gated=inputs.product.gated, out=out)
+    skinny_linear(inputs.x, weight, None, workspace, tile, activation=inputs.product.activation, out=out)
 
 
 def make_out(inputs: Inputs) -> torch.Tensor:
     """Poisoned."""
-    width = inputs.product.num_out // (2 if inputs.product.gated else 1)
+    width = inputs.product.num_out // (2 if inputs.product.activation else 1)
     return torch.full((len(inputs.x), width), torch.nan, dtype=inputs.out_dtype, device=DEVICE)
 
 
@@ -181,21 +181,22 @@ def largest_error(inputs: Inputs, out: torch.Tensor) -> float:
     features = torch.randint(out.shape[1], (NUM_CHECKED,), device=DEVICE)
     weight, x = inputs.weights[-1], inputs.x.double()
     wanted = x @ weight[features].double().T
-    if inputs.product.gated:
-        wanted = F.silu(wanted) * (x @ weight[features + out.shape[1]].double().T)
+    if inputs.product.activation:
+        up = x @ weight[features + out.shape[1]].double().T
+        wanted = reference_act_and_mul(torch.cat((wanted, up), dim=-1), inputs.product.activation)
     error = float(((out[:, features].double() - wanted).abs() / (wanted.abs() + 0.01)).max())
     return error if not out.isnan().any() else float("nan")
 
 
-def measure_torch(inputs: Inputs, activation: bool) -> float:
-    """Seconds of torch's product, with the activation behind it where asked for."""
+def measure_torch(inputs: Inputs, activation: str | None) -> float:
+    """Seconds of torch's product, with the activation behind it where one is asked for."""
     if inputs.product.logits and not DRY:
         out = make_out(inputs)
         calls: list[Callable[[], object]] = [
             lambda w=weight: torch.mm(inputs.x, w.t(), out_dtype=torch.float32, out=out) for weight in inputs.weights
         ]
     elif activation:
-        calls = [lambda w=weight: silu_and_mul(F.linear(inputs.x, w)) for weight in inputs.weights]
+        calls = [lambda w=weight: act_and_mul(F.linear(inputs.x, w), activation) for weight in inputs.weights]
     else:
         calls = [lambda w=weight: F.linear(inputs.x, w) for weight in inputs.weights]
     return median_seconds(calls, DEVICE)
@@ -224,11 +225,11 @@ def sweep(inputs: Inputs, bandwidth: float) -> tuple[float, float, float]:
         rate = product.weight_bytes / seconds
         print(f"{label} {what:34} {seconds * 1e6:8.2f} µs {rate / 1e9:6.0f} GB/s {rate / bandwidth:6.1%}  {remark}")
 
-    library = measure_torch(inputs, activation=False)
+    library = measure_torch(inputs, None)
     line("mm", library, "")
-    if product.gated:
-        library = measure_torch(inputs, activation=True)
-        line("mm, silu_and_mul", library, "")
+    if product.activation:
+        library = measure_torch(inputs, product.activation)
+        line("mm, act_and_mul", library, "")
     times = []
     for index, tile in enumerate(tiles(len(inputs.x), product)):
         try:

@@ -22,10 +22,17 @@ from kernels.row_tiles import split_rows
 
 
 @triton.jit
-def _gelu_tanh(x):
-    """By the logistic function, which has no cancellation at negative x, where 1 + tanh would."""
-    u = 0.7978845608028654 * (x + 0.044715 * x * x * x)
-    return x / (1.0 + tl.exp(-2.0 * u))
+def activate(x, ACTIVATION: tl.constexpr):
+    """`x` float32, by the activation's name."""
+    if ACTIVATION == "silu":
+        y = x / (1.0 + tl.exp(-x))
+    elif ACTIVATION == "gelu_tanh":
+        # By the logistic function, which has no cancellation at negative x, where 1 + tanh would.
+        y = x / (1.0 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))
+    else:
+        tl.static_assert(ACTIVATION == "gelu")
+        y = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    return y
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -49,27 +56,13 @@ def _activation_kernel(
     gate_ptrs = gate_up_ptr + rows.to(tl.int64) * gate_up_stride + cols
     gate = tl.load(gate_ptrs, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(gate_ptrs + SIZE, mask=mask, other=0.0).to(tl.float32)
-    if ACTIVATION == "silu":
-        gate = gate / (1.0 + tl.exp(-gate))
-    elif ACTIVATION == "gelu_tanh":
-        gate = _gelu_tanh(gate)
-    else:
-        tl.static_assert(ACTIVATION == "gelu")
-        gate = 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
-    tl.store(out_ptr + rows.to(tl.int64) * SIZE + cols, (gate * up).to(out_ptr.dtype.element_ty), mask=mask)
+    gated = activate(gate, ACTIVATION) * up
+    tl.store(out_ptr + rows.to(tl.int64) * SIZE + cols, gated.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-def silu_and_mul(gate_up: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """silu(gate) · up for `gate_up` [T, 2n], gate first, whose rows may lie apart; [T, n], in `out` where given."""
-    return _launch(gate_up, "silu", out)
-
-
-def gelu_and_mul(gate_up: torch.Tensor, approximate: str, out: torch.Tensor | None = None) -> torch.Tensor:
-    """gelu(gate) · up like `silu_and_mul`; `approximate` is "none" (by erf) or "tanh", as torch names them."""
-    return _launch(gate_up, {"none": "gelu", "tanh": "gelu_tanh"}[approximate], out)
-
-
-def _launch(gate_up: torch.Tensor, activation: str, out: torch.Tensor | None) -> torch.Tensor:
+def act_and_mul(gate_up: torch.Tensor, activation: str, out: torch.Tensor | None = None) -> torch.Tensor:
+    """act(gate) · up for `gate_up` [T, 2n], gate first, whose rows may lie apart; [T, n], in `out` where given.
+    `activation` is "silu", "gelu" or "gelu_tanh"."""
     num_rows, size = len(gate_up), gate_up.shape[1] // 2
     check_rows(gate_up, (num_rows, 2 * size), gate_up.dtype)
     if out is None:

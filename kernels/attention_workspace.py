@@ -71,8 +71,12 @@ LONG_TILES = {
     (128, 4): Tile(32, 32, 8, 2, 1, overhead=1),
     (256, 4): Tile(16, 16, 4, 2, 2, overhead=1),
 }
-WGMMA_TILE = Tile(128, 128, 4, 2, 1, overhead=2)
-"""Of kernels/hopper_attention.py, for the long rows."""
+WGMMA_TILES = {
+    64: Tile(128, 128, 4, 2, 1, overhead=2),
+    128: Tile(128, 128, 4, 2, 1, overhead=2),
+    256: Tile(128, 64, 4, 2, 1, overhead=4),
+}
+"""Of kernels/hopper_attention.py, for the long rows, by head_dim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +169,7 @@ def make_attention_workspace(
     key = (max(64, padded_dim), dtype.itemsize)
     assert key in SHORT_TILES, f"no tile for head_dim {head_dim} in {dtype}"
     short_tile = short_tile or SHORT_TILES[key]
-    long_tile = long_tile or (WGMMA_TILE if use_wgmma else LONG_TILES[key])
+    long_tile = long_tile or (WGMMA_TILES[head_dim] if use_wgmma else LONG_TILES[key])
     # A q-tile holds the heads of at least one token.
     short_rows = triton.next_power_of_2(group_size * short_tokens)
     short_tile = replace(short_tile, block_m=max(short_tile.block_m, short_rows))

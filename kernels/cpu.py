@@ -6,7 +6,6 @@ from kernels.reference import (
     embed,
     gather_add_rms_norm,
     gather_rope,
-    gelu_and_mul,
     make_kv_cache,
     make_rope_table,
     make_workspace,
@@ -14,10 +13,9 @@ from kernels.reference import (
     plan_attention,
     rms_norm,
     rope_write_kv,
-    silu_and_mul,
 )
 from kernels.reference_inputs import StepInputs, apply_block_deltas, prepare_inputs
-from kernels.reference_linear import linear, linear_silu_and_mul, logits, pack_weight
+from kernels.reference_linear import linear, linear_act_and_mul, logits, pack_weight
 from kernels.reference_random import row_keys
 from kernels.reference_sampling import (
     apply_penalties,
@@ -40,10 +38,9 @@ __all__ = [
     "filter_thresholds",
     "gather_add_rms_norm",
     "gather_rope",
-    "gelu_and_mul",
     "greedy",
     "linear",
-    "linear_silu_and_mul",
+    "linear_act_and_mul",
     "logits",
     "make_finite",
     "make_kv_cache",
@@ -57,6 +54,5 @@ __all__ = [
     "rope_write_kv",
     "row_keys",
     "sample_gumbel",
-    "silu_and_mul",
     "token_logprobs",
 ]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from kernels import hopper_linear
 from kernels import paged_attention as attention_kernels
 from kernels import rope_write_kv as rope_kernels
-from kernels.activation import gelu_and_mul, silu_and_mul
+from kernels.activation import act_and_mul
 from kernels.attention_workspace import AttentionWorkspace
 from kernels.embedding import embed
 from kernels.rms_norm import add_rms_norm, gather_add_rms_norm, rms_norm
@@ -28,16 +28,14 @@ __all__ = [
     "embed",
     "gather_add_rms_norm",
     "gather_rope",
-    "gelu_and_mul",
     "linear",
-    "linear_silu_and_mul",
+    "linear_act_and_mul",
     "logits",
     "make_rope_table",
     "pack_weight",
     "paged_attention",
     "rms_norm",
     "rope_write_kv",
-    "silu_and_mul",
 ]
 
 
@@ -87,16 +85,18 @@ def linear(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> 
     return skinny_linear(x, packed.tensor, bias, packed.workspace, tile)
 
 
-def linear_silu_and_mul(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-    """silu(gate) · up of the product x · packedᵀ + bias = [gate, up]; one launch for few rows and on Hopper."""
+def linear_act_and_mul(
+    x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
+    """act(gate) · up of the product x · packedᵀ + bias = [gate, up]; one launch for few rows and on Hopper."""
     if len(x) >= FUSED_ROWS and bias is None:
         num_out, num_in = packed.tensor.shape
         if hopper_linear.supports(x.device, x.dtype, num_out, num_in, gated=True):
-            return hopper_linear.hopper_linear(x, packed.tensor, gated=True)
+            return hopper_linear.hopper_linear(x, packed.tensor, activation=activation)
     tile = _skinny_tile(x, packed)
     if tile is None:
-        return silu_and_mul(F.linear(x, packed.tensor, bias))
-    return skinny_linear(x, packed.tensor, bias, packed.workspace, tile, gated=True)
+        return act_and_mul(F.linear(x, packed.tensor, bias), activation)
+    return skinny_linear(x, packed.tensor, bias, packed.workspace, tile, activation=activation)
 
 
 def logits(hidden: torch.Tensor, packed: PackedWeight, out: torch.Tensor | None = None) -> torch.Tensor:

@@ -1,12 +1,12 @@
 """The long variant of paged attention on Hopper: softmax(scale · q·kᵀ, causal) · v on wgmma, fed by TMA.
 
 The same task map, partials and formulas as kernels/paged_attention.py (whose docstring has them and the legend), for
-16-bit elements and head_dim 64 or 128. One program per SM is specialized by warps: a producer has the copy engine fetch
-queries and the blocks of keys and values, two consumers of four warps have half of the q-tile's rows each. A consumer
+16-bit elements and head_dim 64, 128 or 256. One program per SM is specialized by warps: a producer has the copy engine
+fetch queries and the blocks of keys and values, two consumers of four warps have half of the q-tile's rows each. One
 starts the product of the next keys before that of the last probabilities with their values, so that the softmax of one
 tile runs beside the matrix units' work on another, and the consumers issue products in turns, so that one's softmax
-runs beside the other's products (FlashAttention-3, Shah et al. 2024). Blocks lie anywhere in the
-cache: one copy brings B rows of 64 elements, which is what a swizzled row of shared memory holds, so a tile of 128 keys
+runs beside the other's products (FlashAttention-3, Shah et al. 2024). Blocks lie anywhere in the cache: one copy brings
+B rows of 64 elements, which is what a swizzled row of shared memory holds, so a tile of 128 keys (64 where D is 256)
 takes 128 / B · D / 64 copies for keys and as many for values, of which each names its block.
 
 What lies past the last key in shared memory: keys count for nothing, since their scores are hidden; values would, since
@@ -24,7 +24,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.attention_combine import LOG2E
-from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, AttentionWorkspace
+from kernels.attention_workspace import PROGRAM_WORDS, SEGMENT_WORDS, WGMMA_TILES, AttentionWorkspace
 from kernels.hopper_loop import consume, produce
 
 _PANEL = 64
@@ -53,12 +53,14 @@ def _hopper_attention_kernel(
     stride_value,
     stride_head,
     stride_table,
-    qk_scale,  # to units of log2
+    qk_scale,  # to units of log2; with a soft cap: to the exponent of its tanh
+    soft_cap,  # times log2(e)
     NUM_KV_HEADS: gl.constexpr,
     GROUP_SIZE: gl.constexpr,
     HEAD_DIM: gl.constexpr,
     BLOCK_SIZE: gl.constexpr,
     WINDOW: gl.constexpr,
+    SOFT_CAP: gl.constexpr,
     SINKS: gl.constexpr,
     TO_SHARED: gl.constexpr,
     OVERHEAD: gl.constexpr,
@@ -102,16 +104,16 @@ def _hopper_attention_kernel(
             (consume, (
                 out, shared_out, shared_lse, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem,
                 value_smem, query_full, query_empty, key_full, key_empty, value_full, value_empty, turns, segments,
-                record, program, qk_scale,
-                0, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, SINKS, TO_SHARED, WINDOW, OVERHEAD, STAGES, BLOCK_N, HALF_M,
-                PANEL, PANELS_2D, SEGMENT_WORDS, PROGRAM_WORDS,
+                record, program, qk_scale, soft_cap,
+                0, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, SINKS, TO_SHARED, WINDOW, SOFT_CAP, OVERHEAD, STAGES, BLOCK_N,
+                HALF_M, PANEL, PANELS_2D, SEGMENT_WORDS, PROGRAM_WORDS,
             )),
             (consume, (
                 out, shared_out, shared_lse, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem,
                 value_smem, query_full, query_empty, key_full, key_empty, value_full, value_empty, turns, segments,
-                record, program, qk_scale,
-                1, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, SINKS, TO_SHARED, WINDOW, OVERHEAD, STAGES, BLOCK_N, HALF_M,
-                PANEL, PANELS_2D, SEGMENT_WORDS, PROGRAM_WORDS,
+                record, program, qk_scale, soft_cap,
+                1, NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, SINKS, TO_SHARED, WINDOW, SOFT_CAP, OVERHEAD, STAGES, BLOCK_N,
+                HALF_M, PANEL, PANELS_2D, SEGMENT_WORDS, PROGRAM_WORDS,
             )),
             (produce, (
                 query_desc, cache_desc, query_smem, key_smem, value_smem, query_full, query_empty, key_full, key_empty,
@@ -125,18 +127,16 @@ def _hopper_attention_kernel(
     )  # fmt: skip
 
 
-def supports(
-    device: torch.device, dtype: torch.dtype, head_dim: int, group_size: int, block_size: int, plain_scores: bool = True
-) -> bool:
-    """Whether this kernel can take the long variant. `plain_scores`: neither soft cap nor ALiBi."""
+def supports(device: torch.device, dtype: torch.dtype, head_dim: int, group_size: int, block_size: int) -> bool:
+    """Whether this kernel can take the long variant; it has no ALiBi."""
     return (
         device.type == "cuda"
         and torch.cuda.get_device_capability(device)[0] == 9  # wgmma is in no other architecture
         and dtype.itemsize == 2
-        and head_dim in (64, 128)
+        and head_dim in WGMMA_TILES
         and group_size in (1, 2, 4, 8, 16, 32, 64)
-        and block_size in (8, 16, 32, 64, 128)  # swizzling repeats after 8 rows
-        and plain_scores
+        and block_size >= 8  # swizzling repeats after 8 rows
+        and WGMMA_TILES[head_dim].block_n % block_size == 0
     )
 
 
@@ -147,6 +147,7 @@ def launch(
     out: torch.Tensor,
     block_tables: torch.Tensor,
     scale: float,
+    soft_cap: float,
     sinks: torch.Tensor | None,
 ) -> None:
     """Attention of the long rows of the step that was mapped last; shapes as in `paged_attention`, which checks them,
@@ -180,12 +181,14 @@ def launch(
         strides[1] // head_dim,
         strides[2] // head_dim,
         block_tables.stride(0),
-        scale * LOG2E.value,
+        scale * LOG2E.value * (2 / soft_cap if soft_cap > 0 else 1),
+        soft_cap * LOG2E.value,
         NUM_KV_HEADS=workspace.num_kv_heads,
         GROUP_SIZE=group_size,
         HEAD_DIM=head_dim,
         BLOCK_SIZE=block_size,
         WINDOW=workspace.sliding_window,
+        SOFT_CAP=soft_cap > 0,
         SINKS=sinks is not None,
         TO_SHARED=workspace.max_shared_tokens > 0,
         OVERHEAD=tile.overhead,

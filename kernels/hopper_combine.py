@@ -41,10 +41,14 @@ def store_output(
             gl.store(shared_out + (place * HEAD_DIM)[:, None] + dim[None, :], result, mask=(row < end_row)[:, None])
             gl.store(shared_lse + place, row_max + gl.log2(row_sum), mask=row < end_row)
             end_row = end_row * 0
-    WIDE: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
-    result = gl.convert_layout(result.to(out.dtype.element_ty), WIDE)
-    row = HALF * HALF_M + gl.arange(0, HALF_M, gl.SliceLayout(1, WIDE))
-    dim = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, WIDE))
+    # Rows of 128 elements and less take turns through shared memory to be written in wide pieces. For those of 256 the
+    # tiles leave no room.
+    ROWS: gl.constexpr = (
+        ACC if HEAD_DIM > 128 else gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
+    )
+    result = gl.convert_layout(result.to(out.dtype.element_ty), ROWS)
+    row = HALF * HALF_M + gl.arange(0, HALF_M, gl.SliceLayout(1, ROWS))
+    dim = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, ROWS))
     q_head = head * GROUP_SIZE + row % GROUP_SIZE
     offset = (first_token + row // GROUP_SIZE).to(gl.int64) * (NUM_KV_HEADS * GROUP_SIZE * HEAD_DIM) + q_head * HEAD_DIM
     gl.store(out + offset[:, None] + dim[None, :], result, mask=(row < end_row)[:, None])

@@ -1,7 +1,8 @@
 """Products of many rows on Hopper, x · weightᵀ, on wgmma fed by TMA, with the activation in the same launch.
 
     out[m, n] = sum_k x[m, k] · weight[n, k]
-    gated:      out[m, n] = silu(u[m, n]) · u[m, n + N/2] with u the product above; silu(u) = u / (1 + exp(-u))
+    gated:      out[m, n] = act(u[m, n]) · u[m, n + N/2] with u the product above and act SiLU or GELU by tanh as in
+                kernels/activation.py
 
 Sums and activation are in float32, rounded once. One persistent program per SM takes tiles of 128 rows and 256 output
 features, of a gated product 128 of the gate and the 128 of up that belong to them. It is specialized by warps: a
@@ -98,9 +99,20 @@ def _store(out_desc, out_smem, row, column, result):
 
 
 @gluon.jit
+def _activate(x, ACTIVATION: gl.constexpr):
+    """As `kernels.activation.activate`."""
+    if ACTIVATION == "gelu_tanh":
+        exponent = -1.5957691216057308 * (x + 0.044715 * x * x * x)
+    else:
+        gl.static_assert(ACTIVATION == "silu")
+        exponent = -x
+    return x / (1.0 + gl.exp(exponent))
+
+
+@gluon.jit
 def _consume(
     out_desc, x_smem, weight_smem, out_smem, full, empty, start, num_row_tiles, num_column_tiles,
-    num_steps, group, lead, HALF: gl.constexpr, GATED: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr,
+    num_steps, group, lead, HALF: gl.constexpr, ACTIVATION: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr,
 ):  # fmt: skip
     """Rows HALF·64 to HALF·64 + 63 of every tile."""
@@ -144,8 +156,8 @@ def _consume(
         row = row_tile * BLOCK_M + HALF * HALF_M
         # Both halves of a row are in one thread's registers.
         first, second = gl.split(gl.permute(gl.reshape(acc, [HALF_M, 2, HALF_N]), (0, 2, 1)))
-        if GATED:
-            _store(out_desc, out_smem.index(HALF), row, column_tile * HALF_N, first / (1.0 + gl.exp(-first)) * second)
+        if ACTIVATION is not None:
+            _store(out_desc, out_smem.index(HALF), row, column_tile * HALF_N, _activate(first, ACTIVATION) * second)
         else:
             _store(out_desc, out_smem.index(HALF), row, column_tile * BLOCK_N, first)
             _store(out_desc, out_smem.index(HALF), row, column_tile * BLOCK_N + HALF_N, second)
@@ -163,7 +175,7 @@ def _hopper_linear_kernel(
     group,
     lead,
     second_row,  # of the weight, from a tile's first half of columns to its second
-    GATED: gl.constexpr,
+    ACTIVATION: gl.constexpr,
     STAGES: gl.constexpr,
     BLOCK_M: gl.constexpr,
     BLOCK_N: gl.constexpr,
@@ -174,7 +186,7 @@ def _hopper_linear_kernel(
 ):
     """One persistent program: every P-th tile of P programs."""
     let_dependents_start()
-    TILE_COLUMNS: gl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
+    TILE_COLUMNS: gl.constexpr = BLOCK_N // 2 if ACTIVATION is not None else BLOCK_N
     dtype: gl.constexpr = x_desc.dtype
     x_smem = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, BLOCK_K], SWIZZLED)
     weight_smem = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, BLOCK_K], SWIZZLED)
@@ -191,11 +203,11 @@ def _hopper_linear_kernel(
         [
             (_consume, (
                 out_desc, x_smem, weight_smem, out_smem, full, empty, start, num_row_tiles, num_column_tiles,
-                num_steps, group, lead, 0, GATED, BLOCK_M, BLOCK_N, STAGES,
+                num_steps, group, lead, 0, ACTIVATION, BLOCK_M, BLOCK_N, STAGES,
             )),
             (_consume, (
                 out_desc, x_smem, weight_smem, out_smem, full, empty, start, num_row_tiles, num_column_tiles,
-                num_steps, group, lead, 1, GATED, BLOCK_M, BLOCK_N, STAGES,
+                num_steps, group, lead, 1, ACTIVATION, BLOCK_M, BLOCK_N, STAGES,
             )),
             (_produce, (
                 x_desc, weight_desc, x_smem, weight_smem, full, empty, num_row_tiles, num_column_tiles, num_steps,
@@ -249,19 +261,20 @@ def hopper_linear(
     x: torch.Tensor,
     weight: torch.Tensor,
     *,
-    gated: bool = False,
+    activation: str | None = None,
     out: torch.Tensor | None = None,
     tiling: LargeTiling = DEFAULT_TILING,
 ) -> torch.Tensor:
     """x [M, K], whose rows may lie apart by multiples of 16 bytes, times weight [N, K] transposed: [M, N], or
-    [M, N / 2] when `gated`. One dtype; see `supports`."""
+    with an `activation` [M, N / 2]. One dtype; see `supports`."""
     num_rows, num_in = x.shape
     num_out = len(weight)
     check_rows(x, (num_rows, num_in), weight.dtype)
     check_dense(weight, (num_out, num_in), weight.dtype)
-    assert supports(x.device, x.dtype, num_out, num_in, gated=gated), (weight.shape, weight.dtype)
+    assert supports(x.device, x.dtype, num_out, num_in, gated=activation is not None), (weight.shape, weight.dtype)
+    assert activation in (None, "silu", "gelu_tanh"), activation
     assert num_rows > 0
-    shape = (num_rows, num_out // 2 if gated else num_out)
+    shape = (num_rows, num_out // 2 if activation else num_out)
     if out is None:
         out = torch.empty(shape, dtype=x.dtype, device=x.device)
     check_dense(out, shape, x.dtype)
@@ -276,8 +289,8 @@ def hopper_linear(
         num_in // BLOCK_K,
         tiling.group,
         tiling.lead,
-        num_out // 2 if gated else _HALF_N,
-        GATED=gated,
+        num_out // 2 if activation else _HALF_N,
+        ACTIVATION=activation,
         STAGES=tiling.num_stages,
         BLOCK_M=BLOCK_M,
         BLOCK_N=BLOCK_N,

@@ -107,11 +107,16 @@ def produce(
 
 
 @gluon.jit
-def _hide(
-    scores, tile, full_from, full_to, first_position, HALF: gl.constexpr, GROUP_SIZE: gl.constexpr,
-    HALF_M: gl.constexpr, BLOCK_N: gl.constexpr, WINDOW: gl.constexpr, MMA: gl.constexpr,
+def _prepare(
+    scores, tile, full_from, full_to, first_position, to_exponent, soft_cap, HALF: gl.constexpr,
+    GROUP_SIZE: gl.constexpr, HALF_M: gl.constexpr, BLOCK_N: gl.constexpr, WINDOW: gl.constexpr, SOFT_CAP: gl.constexpr,
+    MMA: gl.constexpr,
 ):  # fmt: skip
-    """HIDDEN for what lies after a row's own token or outside its window, in tiles that have such keys."""
+    """Capped scores, and HIDDEN for what lies after a row's own token or outside its window, in tiles that have such
+    keys."""
+    if SOFT_CAP:
+        # tanh(x) = 1 - 2 / (1 + e^2x), 1 in float32 from far below x = 100 on.
+        scores = soft_cap * (1.0 - 2.0 / (1.0 + gl.exp2(gl.minimum(scores * to_exponent, 100.0))))
     if (tile < full_from) | (tile >= full_to):
         row = HALF * HALF_M + gl.arange(0, HALF_M, gl.SliceLayout(1, MMA))
         query_position = first_position + row // GROUP_SIZE
@@ -145,9 +150,9 @@ def _clear_values(
 def consume(
     out, shared_out, shared_lse, sinks, partial_acc, partial_stats, arrivals, query_smem, key_smem, value_smem,
     query_full, query_empty, key_full, key_empty, value_full, value_empty, turns, segments, record, program, qk_scale,
-    HALF: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP_SIZE: gl.constexpr, HEAD_DIM: gl.constexpr,
-    SINKS: gl.constexpr, TO_SHARED: gl.constexpr, WINDOW: gl.constexpr, OVERHEAD: gl.constexpr, STAGES: gl.constexpr,
-    BLOCK_N: gl.constexpr, HALF_M: gl.constexpr, PANEL: gl.constexpr, PANELS_2D: gl.constexpr,
+    soft_cap, HALF: gl.constexpr, NUM_KV_HEADS: gl.constexpr, GROUP_SIZE: gl.constexpr, HEAD_DIM: gl.constexpr,
+    SINKS: gl.constexpr, TO_SHARED: gl.constexpr, WINDOW: gl.constexpr, SOFT_CAP: gl.constexpr, OVERHEAD: gl.constexpr,
+    STAGES: gl.constexpr, BLOCK_N: gl.constexpr, HALF_M: gl.constexpr, PANEL: gl.constexpr, PANELS_2D: gl.constexpr,
     SEGMENT_WORDS: gl.constexpr, PROGRAM_WORDS: gl.constexpr,
 ):  # fmt: skip
     """Rows HALF·64 to HALF·64 + 63 of every piece's q-tile: scores, softmax, output or partial result."""
@@ -162,6 +167,9 @@ def consume(
         record + (PROGRAM_WORDS - SEGMENT_WORDS)
     )
     never = gl.load(record + 6)  # 0, which no compiler knows
+    to_log2 = qk_scale
+    if SOFT_CAP:
+        to_log2 = qk_scale * 0 + 1  # capped scores are in units of log2 already
     query = query_smem.index(HALF)._reinterpret(dtype, [HALF_M, HEAD_DIM], PANELS_2D)
     num_pieces = unit * 0
     num_taken = unit * 0
@@ -188,12 +196,12 @@ def consume(
             token = warpgroup_mma(query, keys.permute((1, 0)), no_scores, use_acc=False, is_async=True)
             scores = warpgroup_mma_wait(0, deps=(token,))
             mbarrier.arrive(key_empty.index(stage))
-            scores = _hide(
-                scores, begin_tile, full_from, full_to, first_position, HALF, GROUP_SIZE, HALF_M, BLOCK_N, WINDOW,
-                SCORES,
+            scores = _prepare(
+                scores, begin_tile, full_from, full_to, first_position, qk_scale, soft_cap, HALF, GROUP_SIZE, HALF_M,
+                BLOCK_N, WINDOW, SOFT_CAP, SCORES,
             )  # fmt: skip
-            row_max = gl.max(scores, 1) * qk_scale
-            p = gl.exp2(scores * qk_scale - row_max[:, None])
+            row_max = gl.max(scores, 1) * to_log2
+            p = gl.exp2(scores * to_log2 - row_max[:, None])
             row_sum = gl.sum(p, 1)
             probs = gl.convert_layout(p.to(dtype), PROBS)
             acc = gl.zeros([HALF_M, HEAD_DIM], gl.float32, ACC)
@@ -212,12 +220,12 @@ def consume(
                 num_turns += 1
                 scores = warpgroup_mma_wait(1, deps=(score_token,))
                 mbarrier.arrive(key_empty.index(stage))
-                scores = _hide(
-                    scores, tile, full_from, full_to, first_position, HALF, GROUP_SIZE, HALF_M, BLOCK_N, WINDOW,
-                    SCORES,
+                scores = _prepare(
+                    scores, tile, full_from, full_to, first_position, qk_scale, soft_cap, HALF, GROUP_SIZE, HALF_M,
+                    BLOCK_N, WINDOW, SOFT_CAP, SCORES,
                 )  # fmt: skip
-                new_max = gl.maximum(row_max, gl.max(scores, 1) * qk_scale)
-                p = gl.exp2(scores * qk_scale - new_max[:, None])
+                new_max = gl.maximum(row_max, gl.max(scores, 1) * to_log2)
+                p = gl.exp2(scores * to_log2 - new_max[:, None])
                 shrink = gl.exp2(row_max - new_max)
                 row_sum = row_sum * shrink + gl.sum(p, 1)
                 row_max = new_max

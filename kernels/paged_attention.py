@@ -360,9 +360,8 @@ def paged_attention(
     options = (soft_cap, alibi_slopes, sinks, has_shared)
     # The short rows' walks end with what the long variant found out about their common keys, so they come last.
     if (has_long or has_shared) and workspace.uses_wgmma:
-        assert soft_cap == 0
         assert alibi_slopes is None
-        hopper_attention.launch(workspace, query, layer_cache, out, block_tables, scale, sinks)
+        hopper_attention.launch(workspace, query, layer_cache, out, block_tables, scale, soft_cap, sinks)
     elif has_long or has_shared:
         _launch(workspace, workspace.long, query, layer_cache, out, block_tables, scale, *options)
     _launch(workspace, workspace.short, query, layer_cache, out, block_tables, scale, *options)

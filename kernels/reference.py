@@ -51,16 +51,13 @@ def gather_add_rms_norm(
     return add_rms_norm(x[indices], residual[indices], weight, eps)[0]
 
 
-def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    """silu(gate) · up, where the last dimension holds gate, then up."""
+def act_and_mul(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+    """act(gate) · up, where the last dimension holds gate, then up. `activation` is "silu", "gelu" (by erf) or
+    "gelu_tanh"."""
     gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)
-
-
-def gelu_and_mul(gate_up: torch.Tensor, approximate: str) -> torch.Tensor:
-    """gelu(gate) · up like `silu_and_mul`; `approximate` is "none" (by erf) or "tanh"."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.gelu(gate, approximate=approximate).mul_(up)
+    if activation == "silu":
+        return F.silu(gate).mul_(up)
+    return F.gelu(gate, approximate={"gelu": "none", "gelu_tanh": "tanh"}[activation]).mul_(up)
 
 
 def embed(weight: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:

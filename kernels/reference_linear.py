@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from kernels.reference import silu_and_mul
+from kernels.reference import act_and_mul
 
 _PACK_FOR_ROWS = 32
 """The number of rows that the packed layout is chosen for; measured the same for all from 8 up, and good for any."""
@@ -46,9 +46,11 @@ def linear(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> 
     return out
 
 
-def linear_silu_and_mul(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-    """silu(gate) · up [num_rows, out_features / 2] of the product [gate, up]."""
-    return silu_and_mul(linear(x, packed, bias))
+def linear_act_and_mul(
+    x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
+    """act(gate) · up [num_rows, out_features / 2] of the product [gate, up]; `activation` as in `act_and_mul`."""
+    return act_and_mul(linear(x, packed, bias), activation)
 
 
 def logits(hidden: torch.Tensor, packed: PackedWeight, out: torch.Tensor | None = None) -> torch.Tensor:

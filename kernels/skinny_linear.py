@@ -1,7 +1,7 @@
 """Products of few rows with a large weight, x · weightᵀ + bias, as decoding makes them: streaming of the weight.
 
     out[m, n] = sum_k x[m, k] · weight[n, k] + bias[n]
-    gated:      out[m, n] = silu(u[m, n]) · u[m, n + N/2] with u the product above; silu(u) = u / (1 + exp(-u))
+    gated:      out[m, n] = act(u[m, n]) · u[m, n + N/2] with u the product above and act as in kernels/activation.py
 
 Sums, bias and activation are in float32, rounded once. Two kernels over the same cut of the weight into tiles of
 BLOCK_N rows. With one row of x a product has two operations per element of the weight, which the plain units do while
@@ -29,6 +29,7 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.activation import activate
 from kernels.checks import check_dense, check_rows
 from kernels.programmatic import (
     let_dependents_start,
@@ -40,10 +41,10 @@ from kernels.skinny_tiles import SkinnyTile, SkinnyWorkspace
 
 
 @triton.jit
-def _tile_rows(tile, N: tl.constexpr, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
+def _tile_rows(tile, N: tl.constexpr, BLOCK_N: tl.constexpr, ACTIVATION: tl.constexpr):
     """The weight's rows of a tile, int32 [BLOCK_N]; past the end the last one again, which is a valid address."""
     lane = tl.arange(0, BLOCK_N)
-    if GATED:
+    if ACTIVATION is not None:
         row = tl.minimum(tile * (BLOCK_N // 2) + lane // 2, N // 2 - 1) + (lane % 2) * (N // 2)
     else:
         row = tl.minimum(tile * BLOCK_N + lane, N - 1)
@@ -60,16 +61,16 @@ def _store_tile(
     N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    GATED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
 ):
     """Bias and activation, and the finished tile to `out` [num_rows, N or N / 2]."""
-    NUM_OUT: tl.constexpr = N // 2 if GATED else N
-    BLOCK_OUT: tl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
+    NUM_OUT: tl.constexpr = N // 2 if ACTIVATION is not None else N
+    BLOCK_OUT: tl.constexpr = BLOCK_N // 2 if ACTIVATION is not None else BLOCK_N
     if bias is not None:
-        acc += tl.load(bias + _tile_rows(tile, N, BLOCK_N, GATED)).to(tl.float32)[:, None]
-    if GATED:
+        acc += tl.load(bias + _tile_rows(tile, N, BLOCK_N, ACTIVATION)).to(tl.float32)[:, None]
+    if ACTIVATION is not None:
         gate, up = tl.split(tl.permute(tl.reshape(acc, [BLOCK_OUT, 2, BLOCK_M]), (0, 2, 1)))
-        result = gate / (1.0 + tl.exp(-gate)) * up
+        result = activate(gate, ACTIVATION) * up
     else:
         result = acc
     n = tile * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
@@ -113,14 +114,14 @@ def _vector_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
-    GATED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     HOLD: tl.constexpr,  # the first tile while waiting
 ):
     """One row of x: a program multiplies BLOCK_N whole rows of the weight."""
     let_dependents_start()
     VECTOR: tl.constexpr = 16 // (weight.dtype.element_ty.primitive_bitwidth // 8)  # elements of a thread's load
     tile = tl.program_id(0)
-    rows = weight + _tile_rows(tile, N, BLOCK_N, GATED).to(tl.int64) * K
+    rows = weight + _tile_rows(tile, N, BLOCK_N, ACTIVATION).to(tl.int64) * K
     acc = tl.zeros([BLOCK_N, BLOCK_K // VECTOR], tl.float32)
     HELD: tl.constexpr = BLOCK_K if HOLD else 0
     if HOLD:
@@ -131,7 +132,7 @@ def _vector_kernel(
     for first in tl.range(HELD, K, BLOCK_K, num_stages=STAGES):
         w = _load_columns(rows, first, K, BLOCK_K)
         acc = _multiply_columns(acc, w, x, first, K, BLOCK_K, VECTOR)
-    _store_tile(tl.sum(acc, 1)[:, None], bias, out, tile, 1, N, 1, BLOCK_N, GATED)
+    _store_tile(tl.sum(acc, 1)[:, None], bias, out, tile, 1, N, 1, BLOCK_N, ACTIVATION)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -150,7 +151,7 @@ def _matrix_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     SPLIT: tl.constexpr,
-    GATED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
 ):
     """Up to BLOCK_M rows of x: a program multiplies BLOCK_N rows of the weight within one of SPLIT parts of K."""
     let_dependents_start()
@@ -162,7 +163,7 @@ def _matrix_kernel(
     m = tl.arange(0, BLOCK_M)
     k = part * (NUM_STEPS * BLOCK_K) + tl.arange(0, BLOCK_K)
     is_row = m < num_rows
-    rows = weight + _tile_rows(tile, N, BLOCK_N, GATED).to(tl.int64) * K
+    rows = weight + _tile_rows(tile, N, BLOCK_N, ACTIVATION).to(tl.int64) * K
     wait_for_earlier_kernels()
     w_pointer = rows[:, None] + k[None, :]
     x_pointer = x + m.to(tl.int64)[:, None] * stride_x + k[None, :]
@@ -178,7 +179,7 @@ def _matrix_kernel(
         acc = tl.dot(w, tl.trans(v), acc, input_precision="ieee")
 
     if SPLIT == 1:
-        _store_tile(acc, bias, out, tile, num_rows, N, BLOCK_M, BLOCK_N, GATED)
+        _store_tile(acc, bias, out, tile, num_rows, N, BLOCK_M, BLOCK_N, ACTIVATION)
     else:
         element = tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + m[None, :]
         first_part = partials + tile.to(tl.int64) * (SPLIT * BLOCK_N * BLOCK_M)
@@ -195,7 +196,7 @@ def _matrix_kernel(
                     other=0.0,
                     cache_modifier=".cg",
                 )
-            _store_tile(total, bias, out, tile, num_rows, N, BLOCK_M, BLOCK_N, GATED)
+            _store_tile(total, bias, out, tile, num_rows, N, BLOCK_M, BLOCK_N, ACTIVATION)
             tl.store(arrivals + tile, 0)
 
 
@@ -206,10 +207,10 @@ def skinny_linear(
     workspace: SkinnyWorkspace,
     tile: SkinnyTile,
     *,
-    gated: bool = False,
+    activation: str | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """x [M, K], whose rows may lie apart, times weight [N, K] transposed: [M, N], or [M, N / 2] when `gated`.
+    """x [M, K], whose rows may lie apart, times weight [N, K] transposed: [M, N], or with an `activation` [M, N / 2].
 
     One dtype for x, weight and bias; `out`, where given, has it too, or is float32. `tile` comes from
     `skinny_tiles.choose`; M is at most its `block_m`. Products that share a workspace run one after the other.
@@ -221,8 +222,8 @@ def skinny_linear(
     if bias is not None:
         check_dense(bias, (num_out,), weight.dtype)
     assert 0 < num_rows <= tile.block_m, (num_rows, tile)
-    assert not gated or num_out % 2 == 0
-    shape = (num_rows, num_out // 2 if gated else num_out)
+    assert activation is None or num_out % 2 == 0
+    shape = (num_rows, num_out // 2 if activation else num_out)
     if out is None:
         out = torch.empty(shape, dtype=x.dtype, device=x.device)
     check_dense(out, shape, out.dtype)
@@ -241,7 +242,7 @@ def skinny_linear(
             BLOCK_N=tile.block_n,
             BLOCK_K=tile.block_k,
             STAGES=tile.num_stages,
-            GATED=gated,
+            ACTIVATION=activation,
             HOLD=holds_tile,
             num_warps=tile.num_warps,
             launch_pdl=may_overlap(),
@@ -264,7 +265,7 @@ def skinny_linear(
         BLOCK_N=tile.block_n,
         BLOCK_K=tile.block_k,
         SPLIT=tile.split,
-        GATED=gated,
+        ACTIVATION=activation,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         launch_pdl=may_overlap(),

@@ -3,7 +3,7 @@
 All are compared with the copy bandwidth. At 1 and 64 tokens it is the latency that counts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -78,35 +78,26 @@ def gather_add_rms_norm(bench: Bench) -> Iterator[Case]:
 
 
 def silu_and_mul(bench: Bench) -> Iterator[Case]:
-    from kernels.activation import silu_and_mul
-
-    yield from _activation(bench, silu_and_mul, torch.nn.functional.silu)
+    yield from _activation(bench, "silu")
 
 
 def gelu_and_mul(bench: Bench) -> Iterator[Case]:
-    from kernels.activation import gelu_and_mul
-
-    yield from _activation(
-        bench,
-        lambda gate_up, out: gelu_and_mul(gate_up, "tanh", out),
-        lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
-    )
+    yield from _activation(bench, "gelu_tanh")
 
 
-def _activation(
-    bench: Bench, kernel: Callable[..., object], function: Callable[[torch.Tensor], torch.Tensor]
-) -> Iterator[Case]:
+def _activation(bench: Bench, activation: str) -> Iterator[Case]:
+    from kernels.activation import act_and_mul
+
     for num_tokens, size in _shapes(bench, 14336, 72):
         moved = 3 * num_tokens * size * bench.dtype.itemsize
         inputs = [bench.randn(num_tokens, 2 * size) for _ in range(bench.num_sets(moved))]
         outs = [bench.poisoned(num_tokens, size) for _ in inputs]
 
         def check(inputs: list = inputs, outs: list = outs) -> None:
-            kernel(inputs[-1], outs[-1])
-            gate, up = inputs[-1].float().chunk(2, dim=-1)
-            assert_near(outs[-1], function(gate) * up, bench.dtype)
+            act_and_mul(inputs[-1], activation, outs[-1])
+            assert_near(outs[-1], reference.act_and_mul(inputs[-1].float(), activation), bench.dtype)
 
-        calls = [lambda x=x, out=out: kernel(x, out) for x, out in zip(inputs, outs, strict=True)]
+        calls = [lambda x=x, out=out: act_and_mul(x, activation, out) for x, out in zip(inputs, outs, strict=True)]
         yield Case(f"{num_tokens} x {2 * size}", calls, check, moved, "copy")
 
 

@@ -35,7 +35,7 @@ def linear(bench: Bench) -> Iterator[Case]:
         return cuda.linear(x, pack(weight), None)
 
     def gated(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return cuda.linear_silu_and_mul(x, pack(weight), None)
+        return cuda.linear_act_and_mul(x, pack(weight), None, "silu")
 
     yield from _products(bench, plain, gated)
 

@@ -84,9 +84,7 @@ class CudaRunner:
             model.num_attention_heads // model.num_key_value_heads,
         )
         self._windows = config.layer_groups().windows
-        use_wgmma = hopper_attention.supports(
-            device, cache_dtype, model.head_dim, group_size, cache_shape[4], not model.attn_logit_softcapping
-        )
+        use_wgmma = hopper_attention.supports(device, cache_dtype, model.head_dim, group_size, cache_shape[4])
         self._workspaces = {
             window: make_attention_workspace(
                 max_num_seqs,

@@ -40,10 +40,11 @@ class MergedColumnParallelLinear(Linear):
         for parameter in self._loadable:
             set_loader(parameter, self._load, shards=tuple(range(len(self._sizes))))
 
-    def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:  # [num_tokens, in_features]
-        """silu(first) · second of a layer of two equal matrices [num_tokens, out_features of one]."""
+    def act_and_mul(self, x: torch.Tensor, activation: str) -> torch.Tensor:  # [num_tokens, in_features]
+        """act(first) · second of a layer of two equal matrices [num_tokens, out_features of one]; `activation` as the
+        kernels name it."""
         assert len(self._sizes) == 2, self._sizes
-        return self._method.apply_silu_and_mul(self, x, self.bias)
+        return self._method.apply_act_and_mul(self, x, self.bias, activation)
 
     def _load(self, parameter: nn.Parameter, tensor: torch.Tensor, shard: int) -> Placement:
         size = self._sizes[shard]

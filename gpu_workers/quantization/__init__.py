@@ -21,8 +21,10 @@ class LinearMethod(Protocol):
     def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x · weightᵀ + bias."""
 
-    def apply_silu_and_mul(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """silu(gate) · up, where x · weightᵀ + bias = [gate, up]: one launch where the method has a kernel for it."""
+    def apply_act_and_mul(
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None, activation: str
+    ) -> torch.Tensor:
+        """act(gate) · up, where x · weightᵀ + bias = [gate, up]: one launch where the method has a kernel for it."""
 
     def finish(self, layer: nn.Module) -> None:
         """Called once when all weights are loaded, to repack them."""

@@ -19,8 +19,10 @@ class UnquantizedLinear:
         product: torch.Tensor = layer.operations.linear(x, layer.packed, bias)  # type: ignore[union-attr, operator]
         return product
 
-    def apply_silu_and_mul(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        gated: torch.Tensor = layer.operations.linear_silu_and_mul(x, layer.packed, bias)  # type: ignore[union-attr, operator]
+    def apply_act_and_mul(
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None, activation: str
+    ) -> torch.Tensor:
+        gated: torch.Tensor = layer.operations.linear_act_and_mul(x, layer.packed, bias, activation)  # type: ignore[union-attr, operator]
         return gated
 
     def finish(self, layer: nn.Module) -> None:

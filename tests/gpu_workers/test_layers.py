@@ -54,7 +54,7 @@ def test_the_ranks_together_compute_what_one_does(tp_size: int) -> None:
         row = fill(RowParallelLinear(8, 5, True, build), weight_whole=down, bias_whole=bias)
         gated, lifted = merged(x).chunk(2, -1)
         total += row(gated * lifted)
-        torch.testing.assert_close(merged.silu_and_mul(x), torch.nn.functional.silu(gated) * lifted)
+        torch.testing.assert_close(merged.act_and_mul(x, "silu"), torch.nn.functional.silu(gated) * lifted)
     torch.testing.assert_close(total, (x @ gate.T * (x @ up.T)) @ down.T + bias, rtol=1e-4, atol=1e-4)
 
 

@@ -95,13 +95,13 @@ def test_greedy_tokens_are_those_of_transformers(variant: str, device: Device, t
 def test_the_last_layer_goes_on_with_what_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a prompt the last token alone, of a step of single tokens all; what comes of it is compared above."""
     num_rows: list[int] = []
-    gated = cpu.linear_silu_and_mul
+    gated = cpu.linear_act_and_mul
 
     def record(x: torch.Tensor, *rest: Any) -> torch.Tensor:
         num_rows.append(len(x))
         return gated(x, *rest)
 
-    monkeypatch.setattr(cpu, "linear_silu_and_mul", record)
+    monkeypatch.setattr(cpu, "linear_act_and_mul", record)
     save_model(tmp_path, num_hidden_layers=3)
     driver = DEVICES[0].driver(tmp_path)
     num_rows.clear()  # those of the warm-up

@@ -1,5 +1,7 @@
 """The long variant on wgmma against plain softmax in float64; there is no interpreter for what it is written in."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ def make(step: Step, programs: int | None, sliding_window: int = 0, max_shared_t
     )  # fmt: skip
 
 
-def check(step: Step, programs: int | None, sliding_window: int = 0, **options: torch.Tensor) -> None:
+def check(step: Step, programs: int | None, sliding_window: int = 0, **options: Any) -> None:
     """Twice: a second call finds the workspace as the first one did, and computes the same bits."""
     workspace = make(step, programs, sliding_window)
     plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
@@ -37,14 +39,20 @@ def check(step: Step, programs: int | None, sliding_window: int = 0, **options: 
     assert torch.equal(got, run(step, workspace, **options))
 
 
+@pytest.mark.parametrize("head_dim", [128, 256])
 @pytest.mark.parametrize("programs", [1, 3, 7, 40, None])
-def test_pieces_cut_everywhere(programs: int | None) -> None:
+def test_pieces_cut_everywhere(programs: int | None, head_dim: int) -> None:
     torch.manual_seed(1)
-    check(make_step(BATCH, 2, 4, 128, 16, torch.bfloat16), programs)
+    check(make_step(BATCH, 2, 4, head_dim, 16, torch.bfloat16), programs)
 
 
-@pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize(("group", "block_size"), [(1, 8), (2, 16), (4, 32), (8, 64), (16, 128), (64, 16)])
+SHAPES = [(1, 8), (2, 16), (4, 32), (8, 64), (64, 16)]
+
+
+@pytest.mark.parametrize(
+    ("group", "block_size", "head_dim"),
+    [(*shape, dim) for dim in (64, 128, 256) for shape in SHAPES] + [(16, 128, 64), (16, 128, 128)],
+)
 def test_shapes(group: int, block_size: int, head_dim: int) -> None:
     torch.manual_seed(group)
     check(make_step(BATCH, 2, group, head_dim, block_size, torch.float16), 9)
@@ -55,18 +63,20 @@ def test_a_layer_major_cache() -> None:
     check(make_step(BATCH, 2, 4, 128, 16, torch.bfloat16, layer_major=True), 9)
 
 
+@pytest.mark.parametrize("head_dim", [128, 256])
 @pytest.mark.parametrize("window", [1, 100, 128, 300, 5000])
-def test_sliding_window(window: int) -> None:
+def test_sliding_window(window: int, head_dim: int) -> None:
     torch.manual_seed(window)
-    check(make_step(BATCH, 1, 2, 128, 16, torch.bfloat16), 9, sliding_window=window)
+    check(make_step(BATCH, 1, 2, head_dim, 16, torch.bfloat16), 9, sliding_window=window)
 
 
+@pytest.mark.parametrize("head_dim", [128, 256])
 @pytest.mark.parametrize("window", [2, 100, 300])
 @pytest.mark.parametrize("block_size", [8, 16, 64])
-def test_no_block_behind_the_window_is_fetched(window: int, block_size: int) -> None:
+def test_no_block_behind_the_window_is_fetched(window: int, block_size: int, head_dim: int) -> None:
     """It may be another request's by now: its values are hidden, but 0 · NaN would not be."""
     torch.manual_seed(window)
-    step = make_step(BATCH, 1, 2, 128, block_size, torch.bfloat16)
+    step = make_step(BATCH, 1, 2, head_dim, block_size, torch.bfloat16)
     workspace = make(step, 9, window)
     plan_attention(workspace, step.rows, step.query_start_loc, step.seq_lens)
     wanted = run(step, workspace)
@@ -100,11 +110,21 @@ def test_a_common_beginning(num_seqs: int, num_blocks: int, programs: int | None
     assert torch.equal(got, run(step, workspace, has_shared=True, **options))
 
 
-def test_large_scores_stay_finite() -> None:
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("window", [0, 100])
+def test_soft_cap(window: int, head_dim: int) -> None:
+    torch.manual_seed(head_dim)
+    step = make_step(BATCH, 2, 2, head_dim, 16, torch.bfloat16)
+    step.query.mul_(3)  # far into the cap
+    check(step, 9, window, soft_cap=2.5)
+
+
+@pytest.mark.parametrize("soft_cap", [0.0, 30.0])
+def test_large_scores_stay_finite(soft_cap: float) -> None:
     torch.manual_seed(4)
     step = make_step(BATCH, 1, 2, 128, 16, torch.bfloat16)
     step.query.mul_(1000)
-    check(step, 4)
+    check(step, 4, soft_cap=soft_cap)
 
 
 def test_many_steps_in_a_row() -> None:

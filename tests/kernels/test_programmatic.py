@@ -136,7 +136,7 @@ class Decode:
                 residual = residual.clone()
             if layer == 2:
                 x = x * 0.5
-            x = cuda.linear(cuda.linear_silu_and_mul(x, gate_up, None), down, None)
+            x = cuda.linear(cuda.linear_act_and_mul(x, gate_up, None, "silu"), down, None)
             if layer < LAYERS - 1:
                 x, residual = cuda.add_rms_norm(x, residual, self.norm, 1e-6)
         hidden = cuda.gather_add_rms_norm(x, residual, self.indices, self.norm, 1e-6)

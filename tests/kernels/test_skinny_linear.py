@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kernels import cuda, programmatic
+from kernels.reference import act_and_mul
 from kernels.skinny_linear import skinny_linear
 from kernels.skinny_tiles import (
     ALIGNMENT,
@@ -22,6 +23,7 @@ from kernels.skinny_tiles import (
 # An exponential that becomes infinite is meant; numpy, in the interpreter, warns of it.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 
+ACTIVATIONS = [None, "silu", "gelu_tanh"]
 VECTOR = SkinnyTile(1, 4, 256, num_warps=1, num_stages=1)
 MATRIX = SkinnyTile(16, 16, 32, num_warps=1, num_stages=2)
 # The interpreter multiplies bf16 operands of tl.dot wrongly.
@@ -53,63 +55,64 @@ def make_inputs(
     return x, weight.to(DEVICE, dtype), bias.to(DEVICE, dtype)
 
 
-def expected(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gated: bool) -> torch.Tensor:
+def expected(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None) -> torch.Tensor:
     product = x.double() @ weight.double().T
     if bias is not None:
         product = product + bias.double()
-    if not gated:
-        return product
-    gate, up = product.chunk(2, -1)
-    return gate / (1 + torch.exp(-gate)) * up
+    return product if activation is None else act_and_mul(product, activation)
 
 
-def check(tile: SkinnyTile, shape: tuple[int, int, int], dtype: torch.dtype, *, bias: bool, gated: bool) -> None:
+def check(
+    tile: SkinnyTile, shape: tuple[int, int, int], dtype: torch.dtype, *, bias: bool, activation: str | None
+) -> None:
     """One product, twice over the same workspace, into the middle of poisoned memory."""
     num_rows, num_out, num_in = shape
     x, weight, bias_vector = make_inputs(*shape, dtype)
     given_bias = bias_vector if bias else None
     workspace = make_workspace(tile, num_out)
-    memory = torch.full((num_rows + 2, num_out // 2 if gated else num_out), torch.nan, dtype=dtype, device=DEVICE)
+    memory = torch.full((num_rows + 2, num_out // 2 if activation else num_out), torch.nan, dtype=dtype, device=DEVICE)
     out = memory[1:-1]
-    assert skinny_linear(x, weight, given_bias, workspace, tile, gated=gated, out=out) is out
+    assert skinny_linear(x, weight, given_bias, workspace, tile, activation=activation, out=out) is out
     # The rounding of the result, and float32's in a sum of `num_in` products that is itself about 1, which walks at
     # random: of some thousand results one or the other is four standard deviations off.
     eps, sum_error = torch.finfo(dtype).eps, 4 * torch.finfo(torch.float32).eps * num_in**0.5
-    torch.testing.assert_close(out.double(), expected(x, weight, given_bias, gated), rtol=eps, atol=sum_error)
+    torch.testing.assert_close(out.double(), expected(x, weight, given_bias, activation), rtol=eps, atol=sum_error)
     assert memory[[0, -1]].isnan().all()
     assert not workspace.arrivals.any()
-    assert torch.equal(skinny_linear(x, weight, given_bias, workspace, tile, gated=gated), out)
+    assert torch.equal(skinny_linear(x, weight, given_bias, workspace, tile, activation=activation), out)
 
 
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", VECTOR_DTYPES)
 @pytest.mark.parametrize(("num_out", "num_in"), [(2, 16), (6, 256), (14, 1000), (66, 520), (22, 77)])
-def test_one_row(num_out: int, num_in: int, dtype: torch.dtype, gated: bool) -> None:
-    check(VECTOR, (1, num_out, num_in), dtype, bias=gated, gated=gated)
+def test_one_row(num_out: int, num_in: int, dtype: torch.dtype, activation: str | None) -> None:
+    check(VECTOR, (1, num_out, num_in), dtype, bias=activation is not None, activation=activation)
     check(replace(VECTOR, block_n=2, block_k=512, num_warps=2, num_stages=3), (1, num_out, num_in), dtype,
-          bias=not gated, gated=gated)  # fmt: skip
+          bias=activation is None, activation=activation)  # fmt: skip
 
 
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", VECTOR_DTYPES)
 @pytest.mark.parametrize("num_in", [16, 256, 512, 1000])
 @pytest.mark.parametrize("holds_first_tile", [False, True])
 def test_early_reading_of_the_weight(
-    num_in: int, dtype: torch.dtype, gated: bool, holds_first_tile: bool, monkeypatch: pytest.MonkeyPatch
+    num_in: int, dtype: torch.dtype, activation: str | None, holds_first_tile: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where kernels may start early: one tile and several, the first one held or not."""
     monkeypatch.setattr("kernels.skinny_linear.may_overlap", lambda: True)
     monkeypatch.setattr(programmatic.settings, "holds_first_tile", holds_first_tile)
-    check(VECTOR, (1, 14, num_in), dtype, bias=gated, gated=gated)
+    check(VECTOR, (1, 14, num_in), dtype, bias=activation is not None, activation=activation)
 
 
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", MATRIX_DTYPES)
 @pytest.mark.parametrize("split", [1, 2, 5])
 @pytest.mark.parametrize(("num_rows", "num_out", "num_in"), [(1, 2, 16), (2, 32, 320), (7, 38, 200), (16, 18, 77)])
-def test_several_rows(num_rows: int, num_out: int, num_in: int, split: int, dtype: torch.dtype, gated: bool) -> None:
+def test_several_rows(
+    num_rows: int, num_out: int, num_in: int, split: int, dtype: torch.dtype, activation: str | None
+) -> None:
     tile = replace(MATRIX, split=split)
-    check(tile, (num_rows, num_out, num_in), dtype, bias=split == 2, gated=gated)
+    check(tile, (num_rows, num_out, num_in), dtype, bias=split == 2, activation=activation)
 
 
 @pytest.mark.parametrize("block_m", [8, 32])
@@ -117,7 +120,7 @@ def test_several_rows(num_rows: int, num_out: int, num_in: int, split: int, dtyp
 def test_other_tiles(block_m: int, dtype: torch.dtype) -> None:
     tile = SkinnyTile(block_m, 64, 64, num_warps=4, num_stages=3, split=3)
     for num_rows in (block_m - 3, block_m):
-        check(tile, (num_rows, 100, 400), dtype, bias=True, gated=True)
+        check(tile, (num_rows, 100, 400), dtype, bias=True, activation="silu")
 
 
 @pytest.mark.parametrize("tile", [VECTOR, replace(MATRIX, split=2)])
@@ -135,7 +138,7 @@ def test_gates_far_from_zero() -> None:
     x, weight = torch.ones(1, 1), torch.tensor([[-3e38], [-100.0], [100.0], [1e4], [1.0], [1.0], [2.0], [1.0]])
     for tile in (VECTOR, replace(MATRIX, split=2)):
         workspace = make_workspace(tile, 8)
-        out = skinny_linear(x.to(DEVICE), weight.to(DEVICE), None, workspace, tile, gated=True)
+        out = skinny_linear(x.to(DEVICE), weight.to(DEVICE), None, workspace, tile, activation="silu")
         assert out.tolist() == [[0.0, 0.0, 200.0, 1e4]]
 
 
@@ -168,6 +171,6 @@ def test_the_device_operations_with_either_product(num_rows: int, num_in: int) -
     x, weight, bias = make_inputs(num_rows, 20, num_in, torch.float16)
     packed = cuda.pack_weight(weight)
     eps = torch.finfo(torch.float16).eps
-    for gated, operation in ((False, cuda.linear), (True, cuda.linear_silu_and_mul)):
-        made = operation(x, packed, bias)
-        torch.testing.assert_close(made.double(), expected(x, weight, bias, gated), rtol=4 * eps, atol=4 * eps)
+    made = {activation: cuda.linear_act_and_mul(x, packed, bias, activation) for activation in ("silu", "gelu_tanh")}
+    for activation, result in {None: cuda.linear(x, packed, bias), **made}.items():
+        torch.testing.assert_close(result.double(), expected(x, weight, bias, activation), rtol=4 * eps, atol=4 * eps)
