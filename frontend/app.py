@@ -14,7 +14,7 @@ from engine_core.config.engine_config import FrontendConfig
 from frontend.api_keys import check_api_key
 from frontend.cors import cors_headers, is_preflight
 from frontend.errors import ApiError
-from frontend.responses import json_response
+from frontend.json_response import json_response
 from frontend.routes import ROUTES, Route
 from frontend.state import FrontendState
 

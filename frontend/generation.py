@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_core.ipc.messages import ERROR_SHUTTING_DOWN, FINISH_ABORT
-from frontend.beam_search import BeamParams
+from frontend.beams.search import BeamParams
 from frontend.client import EngineClient, EngineError, RequestStream, StreamGroup
 from frontend.errors import from_engine, unavailable
 from frontend.input_processor import Prompt

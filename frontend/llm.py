@@ -22,8 +22,8 @@ import msgspec
 from engine_core.config.errors import ConfigError
 from engine_core.ipc.sampling_params import SamplingParams as EngineSamplingParams
 from frontend.bad_words import bad_word_sequences
-from frontend.beam_generation import search_many
-from frontend.beam_search import BeamParams, EarlyStopping, FinishedBeam
+from frontend.beams.generation import search_many
+from frontend.beams.search import BeamParams, EarlyStopping, FinishedBeam
 from frontend.chat_template import check_kwargs, load_chat_template
 from frontend.cli.flags import GROUPS, make_args
 from frontend.cli.resolve import resolve

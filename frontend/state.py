@@ -14,7 +14,7 @@ from frontend.client import EngineClient
 from frontend.errors import ApiError, unavailable
 from frontend.input_processor import InputProcessor, Limits
 from frontend.parsers.chat_parser import ParserPlan
-from frontend.response_log import ResponseLog
+from frontend.responses.log import ResponseLog
 from frontend.sse import KeepAlive
 from frontend.tokenizer import TextTokenizer, load_tokenizer_config
 

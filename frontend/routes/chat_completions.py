@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from frontend.beam_generation import BeamGeneration
-from frontend.beam_input import beam_params
+from frontend.beams.generation import BeamGeneration
+from frontend.beams.input import beam_params
 from frontend.chat_answer import ChatAnswer
 from frontend.errors import bad_request
 from frontend.generation import Generation, Order
+from frontend.json_response import json_response
 from frontend.protocol.chat import ChatCompletionRequest
 from frontend.protocol.common import share_key_of, trace_context_of
 from frontend.protocol.decode import decode_body, warning_header
-from frontend.responses import json_response
 from frontend.state import FrontendState
 from frontend.streaming import stream_answer
 

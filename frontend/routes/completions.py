@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from frontend.beam_generation import BeamGeneration
-from frontend.beam_input import beam_params
+from frontend.beams.generation import BeamGeneration
+from frontend.beams.input import beam_params
 from frontend.best_of import best_outputs
 from frontend.completion_answer import CompletionAnswer
 from frontend.errors import bad_request
 from frontend.generation import Generation, Order
 from frontend.input_processor import InputProcessor, Prompt
+from frontend.json_response import json_response
 from frontend.output_processor import OutputPiece
 from frontend.protocol.common import MAX_CHOICES, share_key_of, trace_context_of, usage
 from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import decode_body, warning_header
-from frontend.responses import json_response
 from frontend.state import FrontendState
 from frontend.streaming import stream_answer
 

@@ -8,11 +8,11 @@ from sanic.response import HTTPResponse
 from frontend.errors import ApiError
 from frontend.event_streaming import stream_events
 from frontend.generation import Generation
-from frontend.message_answer import MessageAnswer
-from frontend.message_input import as_chat, as_chat_to_answer, own_names
+from frontend.json_response import json_response
+from frontend.messages.answer import MessageAnswer
+from frontend.messages.input import as_chat, as_chat_to_answer, own_names
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.protocol.messages import CountTokensRequest, MessagesRequest, TokenCount
-from frontend.responses import json_response
 from frontend.routes.chat_completions import chat_order
 from frontend.state import FrontendState
 

@@ -5,8 +5,8 @@ from urllib.parse import unquote
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from frontend.json_response import json_response
 from frontend.protocol.status import ModelCard, ModelList
-from frontend.responses import json_response
 from frontend.state import FrontendState
 
 

@@ -8,27 +8,24 @@ from msgspec import UNSET
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from frontend.background_responses import BackgroundResponse
 from frontend.errors import ApiError, bad_request
 from frontend.event_streaming import stream_events
 from frontend.generation import Generation, Order
-from frontend.item_references import referenced_items
+from frontend.json_response import json_response
 from frontend.protocol.chat import ChatMessage
 from frontend.protocol.common import share_key_of
 from frontend.protocol.decode import decode_body, decode_query, warning_header
 from frontend.protocol.responses import DeletedResponse, Response, ResponsesRequest, RetrieveQuery
 from frontend.protocol.stored_responses import StoredResponse
-from frontend.response_answer import new_response, write_response
-from frontend.response_conversation import Conversation
-from frontend.response_following import stream_response
-from frontend.response_input import add_new_input, as_chat, check_response_request, own_name, own_names
-from frontend.response_output import OutputWriter
-from frontend.response_replay import begun_response
-from frontend.response_stream import ResponseStream
-from frontend.responses import json_response
-from frontend.routes.chat_completions import chat_order
-from frontend.state import FrontendState
-from frontend.stored_responses import (
+from frontend.responses.answer import new_response, write_response
+from frontend.responses.background import BackgroundResponse
+from frontend.responses.conversation import Conversation
+from frontend.responses.following import stream_response
+from frontend.responses.input import add_new_input, as_chat, check_response_request, own_name, own_names
+from frontend.responses.item_references import referenced_items
+from frontend.responses.output import OutputWriter
+from frontend.responses.replay import begun_response
+from frontend.responses.stored import (
     HAS_ANSWER,
     abort_response,
     check_conversation_size,
@@ -36,6 +33,9 @@ from frontend.stored_responses import (
     load_response,
     save_response,
 )
+from frontend.responses.stream import ResponseStream
+from frontend.routes.chat_completions import chat_order
+from frontend.state import FrontendState
 
 
 async def create(request: Request, state: FrontendState) -> HTTPResponse | None:

@@ -6,8 +6,8 @@ from sanic.response import HTTPResponse
 from engine_core.ipc.messages import ERROR_ENGINE_DEAD, PROTOCOL_VERSION
 from frontend.client import EngineError
 from frontend.errors import unavailable
+from frontend.json_response import json_response
 from frontend.protocol.status import Health, Readiness, Version
-from frontend.responses import json_response
 from frontend.state import STALL_SECONDS, FrontendState
 from frontend.version import quire_version
 

@@ -4,6 +4,7 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from frontend.errors import bad_request
+from frontend.json_response import json_response
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.protocol.tokenization import (
     DetokenizeRequest,
@@ -11,7 +12,6 @@ from frontend.protocol.tokenization import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from frontend.responses import json_response
 from frontend.state import FrontendState
 from frontend.tools import template_tools
 

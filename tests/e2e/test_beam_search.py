@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 
-from frontend.beam_generation import search_many
-from frontend.beam_search import BeamParams, FinishedBeam
+from frontend.beams.generation import search_many
+from frontend.beams.search import BeamParams, FinishedBeam
 from quire import LLM, BeamSearchParams
 from tests.e2e.engines import engine, mixed_prompts
 from tests.e2e.server import DEMO_MODEL, Server

@@ -17,9 +17,9 @@ from benchmarks.stub_core import Reply
 from engine_core.config.engine_config import ServeConfig
 from engine_core.ipc.messages import ERROR_OVERLOADED, AbortRequest, AddRequest
 from engine_core.ipc.stored_responses import MAX_VALUE_BYTES
-from frontend import background_responses
-from frontend.background_responses import BackgroundResponse
 from frontend.protocol.response_events import ResponseEvent
+from frontend.responses import background
+from frontend.responses.background import BackgroundResponse
 from tests.frontend.support import MODEL, FrontendProcess, Setup, running_setup
 from tests.frontend.test_http_errors import error_of
 from tests.frontend.test_responses import PATH, TEXT, named_events, respond
@@ -325,8 +325,8 @@ def test_a_client_that_hangs_up_while_the_beginning_is_stored(monkeypatch: pytes
             return
             yield
 
-        monkeypatch.setattr(background_responses, "save_response", save_response)
-        monkeypatch.setattr(background_responses, "events_of", events_of)
+        monkeypatch.setattr(background, "save_response", save_response)
+        monkeypatch.setattr(background, "events_of", events_of)
         tasks: list[asyncio.Task[None]] = []
         state: Any = SimpleNamespace(client=None, config=SimpleNamespace(num_frontends=1), response_logs={})
         state.start_background = lambda work: tasks.append(asyncio.create_task(work))

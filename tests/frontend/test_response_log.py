@@ -7,8 +7,8 @@ import pytest
 from frontend.errors import ApiError
 from frontend.protocol.response_events import ResponseCompleted, ResponseCreated, ResponseEvent, ResponseFailed
 from frontend.protocol.responses import Response, ResponsesRequest
-from frontend.response_answer import new_response
-from frontend.response_log import ResponseLog
+from frontend.responses.answer import new_response
+from frontend.responses.log import ResponseLog
 
 
 def some_response() -> Response:

@@ -10,9 +10,9 @@ from frontend.parsers.events import Content, Event, Reasoning, ToolCall
 from frontend.protocol.response_events import ResponseEvent
 from frontend.protocol.responses import Response, ResponsesRequest, ResponseStatus
 from frontend.protocol.stored_responses import Progress
-from frontend.response_answer import new_response
-from frontend.response_output import OutputWriter
-from frontend.response_replay import begun_response, last_event, replay
+from frontend.responses.answer import new_response
+from frontend.responses.output import OutputWriter
+from frontend.responses.replay import begun_response, last_event, replay
 from frontend.tokenizer import TextTokenizer
 from tests.frontend.support import write_model_folder
 

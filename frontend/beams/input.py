@@ -1,6 +1,6 @@
 """From a request to the parameters of its beam search, checked."""
 
-from frontend.beam_search import BeamParams, EarlyStopping
+from frontend.beams.search import BeamParams, EarlyStopping
 from frontend.errors import bad_request
 from frontend.input_processor import Limits
 from frontend.protocol.common import GenerationRequest

@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator
 
 from sanic import Request
 
-from frontend.background_responses import PAUSE_SECONDS, pause_after
 from frontend.errors import ApiError
 from frontend.protocol.response_events import ResponseEvent, ResponseFailed
 from frontend.protocol.stored_responses import Progress, StoredResponse
-from frontend.response_answer import fail_response
-from frontend.response_replay import last_event, replay
+from frontend.responses.answer import fail_response
+from frontend.responses.background import PAUSE_SECONDS, pause_after
+from frontend.responses.replay import last_event, replay
+from frontend.responses.stored import HAS_ANSWER, load_progress, load_response
 from frontend.sse import EventStream
 from frontend.state import FrontendState
-from frontend.stored_responses import HAS_ANSWER, load_progress, load_response
 from frontend.streaming import answering
 
 _MOST_WAITS = 8

@@ -9,9 +9,9 @@ from frontend.output_processor import OutputPiece
 from frontend.protocol import response_events as events
 from frontend.protocol.response_events import ResponseEvent
 from frontend.protocol.responses import Response
-from frontend.response_answer import fail_response, finish_response
-from frontend.response_output import OutputWriter
-from frontend.response_replay import begun_response, last_event
+from frontend.responses.answer import fail_response, finish_response
+from frontend.responses.output import OutputWriter
+from frontend.responses.replay import begun_response, last_event
 
 
 class ResponseStream:

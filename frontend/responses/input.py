@@ -21,7 +21,7 @@ from frontend.protocol.responses import (
     ResponsesRequest,
     TextFormat,
 )
-from frontend.response_conversation import Conversation, is_reference
+from frontend.responses.conversation import Conversation, is_reference
 
 LOGPROBS_INCLUDED = "message.output_text.logprobs"
 _WITHOUT_EFFECT = frozenset(("reasoning.encrypted_content",))

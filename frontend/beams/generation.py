@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from engine_core.ipc import messages
-from frontend.beam_search import Beam, BeamParams, BeamSearch, FinishedBeam, NextTokens
+from frontend.beams.search import Beam, BeamParams, BeamSearch, FinishedBeam, NextTokens
 from frontend.client import EngineClient, EngineError, Finished, LogprobColumns, RequestStream, StreamGroup, TokenDelta
 from frontend.client.deltas import int32_array
 from frontend.errors import from_engine, unavailable

@@ -3,8 +3,8 @@
 from frontend.client import EngineClient
 from frontend.errors import ApiError, bad_request
 from frontend.protocol.responses import InputItem, OutputItem
-from frontend.response_conversation import is_reference
-from frontend.stored_responses import HAS_ANSWER, find_items, load_response
+from frontend.responses.conversation import is_reference
+from frontend.responses.stored import HAS_ANSWER, find_items, load_response
 
 _MAX_ID_LENGTH = 128
 _MOST_AT_ONCE = 4096

@@ -12,12 +12,12 @@ from frontend.event_streaming import events_of
 from frontend.generation import Generation
 from frontend.protocol.responses import Response
 from frontend.protocol.stored_responses import StoredResponse
-from frontend.response_answer import fail_response
-from frontend.response_log import ResponseLog
-from frontend.response_output import OutputWriter
-from frontend.response_stream import ResponseStream
+from frontend.responses.answer import fail_response
+from frontend.responses.log import ResponseLog
+from frontend.responses.output import OutputWriter
+from frontend.responses.stored import load_response, save_progress, save_response
+from frontend.responses.stream import ResponseStream
 from frontend.state import FrontendState
-from frontend.stored_responses import load_response, save_progress, save_response
 
 PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 5.0

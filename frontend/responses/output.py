@@ -18,8 +18,8 @@ from frontend.protocol.responses import (
     ResponsesRequest,
 )
 from frontend.protocol.stored_responses import Delta, Progress
-from frontend.response_input import wants_logprobs
-from frontend.response_items import MessageItem, ReasoningContentItem, ReasoningSummaryItem, TextItem, call_events
+from frontend.responses.input import wants_logprobs
+from frontend.responses.items import MessageItem, ReasoningContentItem, ReasoningSummaryItem, TextItem, call_events
 from frontend.tokenizer import TextTokenizer
 
 

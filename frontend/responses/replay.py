@@ -8,7 +8,7 @@ from frontend.protocol import response_events as events
 from frontend.protocol.response_events import ResponseEvent
 from frontend.protocol.responses import FunctionCallItem, OutputItem, OutputLogprob, OutputMessage, Response
 from frontend.protocol.stored_responses import Delta, Progress
-from frontend.response_items import MessageItem, ReasoningContentItem, ReasoningSummaryItem, TextItem, call_events
+from frontend.responses.items import MessageItem, ReasoningContentItem, ReasoningSummaryItem, TextItem, call_events
 
 
 def begun_response(response: Response) -> Response:

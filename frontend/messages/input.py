@@ -3,7 +3,7 @@
 import re
 
 from frontend.errors import ApiError, bad_request
-from frontend.message_conversation import chat_messages
+from frontend.messages.conversation import chat_messages
 from frontend.protocol.chat import ChatCompletionRequest, FunctionDefinition, NamedFunction, Tool, ToolChoice
 from frontend.protocol.messages import CountTokensRequest, MessagesRequest, MessageToolChoice, ToolParam
 

@@ -15,7 +15,7 @@ from frontend.protocol.responses import (
     ResponseUsage,
     TextSettings,
 )
-from frontend.response_output import OutputWriter
+from frontend.responses.output import OutputWriter
 
 
 def new_response(asked: ResponsesRequest, response_id: str, model: str) -> Response:

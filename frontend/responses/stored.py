@@ -9,7 +9,7 @@ from frontend.client import EngineClient, EngineError
 from frontend.errors import ApiError, bad_request, from_engine
 from frontend.protocol.chat import ChatMessage
 from frontend.protocol.stored_responses import Progress, StoredResponse
-from frontend.response_answer import fail_response
+from frontend.responses.answer import fail_response
 
 MAX_CONVERSATION_BYTES = MAX_VALUE_BYTES // 2
 """Of the messages before an answer, so that the answer has room as well."""
