@@ -1,8 +1,9 @@
 """Rows of the kernels around the KV cache: RoPE and KV write, the task map, paged attention.
 
-Heads are Llama-3.1-8B's (32 query heads, 8 KV heads of 128) and, where named so, Qwen3-0.6B's (16 and 8). The cache is
-block-major with several layers, which the calls visit in turn; blocks are scattered. Decode is compared with the read
-bandwidth (keys and values of every context, read once), prefill with the matrix rate.
+Heads are Llama-3.1-8B's (32 query heads, 8 KV heads of 128) and, where named so, Qwen3-0.6B's (16 and 8) or those of
+Gemma-2-9B (16 and 8 of 256, with a soft cap). The cache is block-major with several layers, which the calls visit in
+turn; blocks are scattered. Decode is compared with the read bandwidth (keys and values of every context, read once),
+prefill with the matrix rate.
 """
 
 from collections.abc import Iterator
@@ -25,10 +26,14 @@ class Heads:
     num_q: int = 32
     num_kv: int = 8
     dim: int = 128
+    soft_cap: float = 0.0
 
     def layer_bytes(self, num_tokens: int, dtype: torch.dtype) -> int:
         """Of keys and values in one layer."""
         return 2 * self.num_kv * self.dim * dtype.itemsize * num_tokens
+
+
+GEMMA = Heads(num_q=16, dim=256, soft_cap=50.0)
 
 
 class Step:
@@ -108,8 +113,9 @@ def decode_attention(bench: Bench) -> Iterator[Case]:
         "64 x 4k": (llama, [4096] * 64),
         "1 x 128k + 31 x 4k": (llama, [131072, *[4096] * 31]),
         "256 x 0.6k, Qwen3-0.6B": (qwen, [600] * 256),
+        "64 x 4k, Gemma-2-9B": (GEMMA, [4096] * 64),
     }
-    tiny = {"3 short": (Heads(4, 2, 16), [5, 40, 17])}
+    tiny = {"3 short": (Heads(4, 2, 16), [5, 40, 17]), "2 short, capped": (Heads(4, 2, 16, 3.0), [5, 40])}
     for label, (heads, seq_lens) in bench.pick(shapes, tiny).items():
         step = Step(bench, heads, [1] * len(seq_lens), seq_lens)
         work = heads.layer_bytes(sum(seq_lens), bench.dtype)
@@ -119,12 +125,16 @@ def decode_attention(bench: Bench) -> Iterator[Case]:
 def prefill_attention(bench: Bench) -> Iterator[Case]:
     """Whole prompts, and a chunk of one that is long already."""
     shapes = {
-        "2 x 4k": ([4096] * 2, [4096] * 2),
-        "8 x 1k": ([1024] * 8, [1024] * 8),
-        "2k after 30k": ([2048], [32768]),
+        "2 x 4k": (Heads(), [4096] * 2, [4096] * 2),
+        "8 x 1k": (Heads(), [1024] * 8, [1024] * 8),
+        "2k after 30k": (Heads(), [2048], [32768]),
+        "2 x 4k, Gemma-2-9B": (GEMMA, [4096] * 2, [4096] * 2),
     }
-    heads = Heads(*bench.pick((32, 8, 128), (4, 2, 16)))
-    for label, (query_lens, seq_lens) in bench.pick(shapes, {"20 after 13": ([20], [33])}).items():
+    tiny = {
+        "20 after 13": (Heads(4, 2, 16), [20], [33]),
+        "20 after 13, capped": (Heads(4, 2, 16, 3.0), [20], [33]),
+    }
+    for label, (heads, query_lens, seq_lens) in bench.pick(shapes, tiny).items():
         step = Step(bench, heads, query_lens, seq_lens)
         pairs = sum(
             query * (seq - query) + query * (query + 1) // 2 for query, seq in zip(query_lens, seq_lens, strict=True)
@@ -170,7 +180,10 @@ def _attention_case(bench: Bench, label: str, step: Step, work: int, bound: str)
 
     def run(layer: int) -> None:
         tables = step.block_tables
-        paged_attention(step.query, step.kv_cache, layer, workspace, tables, scale, out, has_long=has_long)
+        paged_attention(
+            step.query, step.kv_cache, layer, workspace, tables, scale, out, has_long=has_long,
+            soft_cap=step.heads.soft_cap,
+        )  # fmt: skip
 
     def check() -> None:
         out.fill_(torch.nan)
@@ -193,6 +206,7 @@ def _check_sequence(bench: Bench, step: Step, row: int, out: torch.Tensor, scale
     one = slice(row, row + 1)
     query = step.query[start:end]
     expected = attention_reference(
-        query, step.kv_cache, 1, step.rows[one], step.block_tables, bounds, step.seq_lens[one], scale
-    )
+        query, step.kv_cache, 1, step.rows[one], step.block_tables, bounds, step.seq_lens[one], scale,
+        soft_cap=step.heads.soft_cap,
+    )  # fmt: skip
     assert_near(out[start:end], expected, bench.dtype, summands=1.0)  # values are about 1, weights sum to 1
