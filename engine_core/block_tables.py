@@ -79,9 +79,12 @@ class BlockTables:
         behind = self._kv.count_behind(self._table.num_computed[rows])
         return self._kv.num_blocks_behind(behind, self._table.num_behind[rows])
 
-    def register_prompts(self, rows: np.ndarray, num_computed: np.ndarray) -> None:
+    def register_known(self, rows: np.ndarray, counts: np.ndarray) -> None:
         """Blocks that this step fills with known tokens can be found from now on, by requests of this step too."""
-        self._register_blocks(rows, np.minimum(num_computed, self._table.num_known[rows]))
+        first = self._table.num_computed[rows]
+        ends = np.minimum(first + counts, self._table.num_known[rows])
+        fills = ends // self._kv.block_size > first // self._kv.block_size
+        self._register_blocks(rows[fills], ends[fills])
 
     def register_sampled(self, rows: np.ndarray, known_before: np.ndarray) -> None:
         """The token before the collected one is computed for certain: where it ends a block, that block is complete."""

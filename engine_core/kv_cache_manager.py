@@ -13,6 +13,7 @@ entries of such a table hold `NO_BLOCK`, and nobody looks at them. `prefix_searc
 import hashlib
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -97,11 +98,24 @@ class KVCacheManager:
 
     def find_prefix(self, request: Request, tokens: np.ndarray) -> PrefixHit:
         """Blocks that hold the beginning of `tokens` (int32 [num_tokens]): at most all but the last token's."""
-        most = (len(tokens) - 1) // self.block_size if self._caching else 0
+        most = self._most_blocks(request, len(tokens))
         self._extend_chain(request, tokens, most)
-        # What predicts a token of the prompt that is still to be scored has to be computed.
-        most = min(most, (request.num_scored - 1) // self.block_size) if request.wants_scores else most
         return self._search.find(request.block_hashes[:most])
+
+    def _most_blocks(self, request: Request, num_tokens: int) -> int:
+        """How many blocks may be found of so many tokens."""
+        if not self._caching:
+            return 0
+        most = (num_tokens - 1) // self.block_size
+        # What predicts a token of the prompt that is still to be scored has to be computed.
+        return min(most, (request.num_scored - 1) // self.block_size) if request.wants_scores else most
+
+    def next_block(self, request: Request, hit: PrefixHit) -> bytes | None:
+        """What the block is found by that the hit ends before; None: the request has no more that could be found."""
+        most = self._most_blocks(request, len(request.tokens))
+        return next(
+            (name for name in request.block_hashes[hit.num_blocks : most] if self.pool.find(name) is None), None
+        )
 
     def bring_back(self, request: Request, hit: PrefixHit, count: int) -> PrefixHit:
         """Loads the first `count` of the hit's blocks that are in host memory; returns the hit with them. They are
@@ -255,8 +269,12 @@ class KVCacheManager:
         """Ends the request's tables."""
         if request.num_registered_blocks:
             self._touch_end(request)
-        for group in range(len(request.block_tables)):
-            self.pool.release(self.held_entries(request, group)[1])
+        held = [self.held_entries(request, group)[1] for group in range(len(request.block_tables))]
+        if len(held) == 1:
+            self.pool.release(held[0])
+        else:  # the ends of all groups' chains before what leads to them: a prefix needs its blocks in every group
+            from_end = zip_longest(*map(reversed, held))
+            self.pool.release([block for entries in from_end for block in entries if block is not None][::-1])
         request.block_tables = []
         request.num_behind = 0
         request.num_registered_blocks = 0

@@ -23,6 +23,8 @@ class RowTable:
         """Whether the row's request runs: not so once it ended or was preempted, though the row is still taken."""
         self.generation = np.zeros(num_rows, np.int64)
         """Grows when the results of the row's request stop counting; those of an older generation are dropped."""
+        self.tenancy = np.zeros(num_rows, np.int64)
+        """How often the row has been taken."""
         self.last_step = np.zeros(num_rows, np.int64)
         """The last step that names the row."""
         self.num_known = np.zeros(num_rows, np.int32)
@@ -81,6 +83,7 @@ class RowTable:
         if request.sampling.uses_penalties:
             request.penalty_slot = self._free_penalty_slots.pop()
         self.requests[row] = request
+        self.tenancy[row] += 1
         self.running[row] = True
         count = len(request.tokens)
         self.history[row, :count] = request.tokens

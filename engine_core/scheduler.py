@@ -8,6 +8,7 @@ here. Several steps may be in flight: see DESIGN's rules on rows, generations an
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,17 @@ from engine_core.request import Request, RequestStatus
 from engine_core.retirement import Retirement
 from engine_core.row_table import RowTable
 from engine_core.step_records import Finished, ScheduledStep, ScoredTokens, StepOutputs
+
+
+class _Refusal(NamedTuple):
+    """A waiting request that found too few blocks: nothing has changed for it while all of this is as it was."""
+
+    request: Request
+    num_needed: int
+    """Blocks that would have to be available."""
+    num_running: int
+    next_block: bytes | None
+    """What more of its beginning could be found by, once another request computes it."""
 
 
 class Scheduler:
@@ -51,8 +63,8 @@ class Scheduler:
         self._tables = BlockTables(self.table, kv_cache_manager, self._retirement, self._in_order, self._preempt)
         self._hashing = PromptHashing(kv_cache_manager)
         self._beginning = CommonBeginning(self.table, kv_cache_manager)
-        self._refused: tuple[Request, int, int] | None = None
-        """The request that last found too few blocks, how many it needed then, and how many requests ran."""
+        self._refused: _Refusal | None = None
+        """Of the request that last found too few blocks."""
         self._next_step_id = 1
 
     @property
@@ -175,9 +187,7 @@ class Scheduler:
             rows = np.concatenate([single, prompts[chunks > 0]])
             counts = np.concatenate([counts, chunks[chunks > 0]])
         rows, counts = self._tables.grow(writer, rows, counts)
-        if len(prompts):
-            fills = counts > 1
-            self._tables.register_prompts(rows[fills], (table.num_computed[rows] + counts)[fills])
+        self._tables.register_known(rows, counts)
         return rows, counts
 
     def _in_order(self, rows: np.ndarray) -> np.ndarray:
@@ -238,9 +248,10 @@ class Scheduler:
     def _num_admissible(self) -> int:
         """How many waiting requests may be looked at: none while the first is known to find too few blocks."""
         if self._refused is not None and self.num_running > 0:
-            request, num_needed, num_running = self._refused
-            is_same = self.num_running == num_running and self.policy.peek() is request
-            if is_same and self.kv.pool.num_available < num_needed:
+            refused, pool = self._refused, self.kv.pool
+            is_same = self.num_running == refused.num_running and self.policy.peek() is refused.request
+            is_longer = refused.next_block is not None and pool.find(refused.next_block) is not None
+            if is_same and not is_longer and pool.num_available < refused.num_needed:
                 return 0
         return min(self.table.num_free, self.num_waiting)
 
@@ -266,7 +277,10 @@ class Scheduler:
         num_needed = room.needed_by(request, hit)
         num_available = kv.num_available_beside(hit)
         if num_available < num_needed:
-            self._refused = (request, kv.pool.num_available + num_needed - num_available, self.num_running)
+            num_missing = num_needed - num_available
+            self._refused = _Refusal(
+                request, kv.pool.num_available + num_missing, self.num_running, kv.next_block(request, hit)
+            )
             return 0
         if count == 0 or not writer.has_room_for(request, kv.num_groups * total_blocks, self._eos):
             return 0
@@ -293,7 +307,7 @@ class Scheduler:
         for group in range(kv.num_groups):
             first, blocks = kv.held_entries(request, group)
             writer.add_blocks(row, first, blocks, group)
-        self._tables.register_prompts(np.array([row]), np.array([num_hit + count]))
+        self._tables.register_known(np.array([row]), np.array([count]))
         return count
 
     # Ends

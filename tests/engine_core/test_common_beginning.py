@@ -59,6 +59,28 @@ def test_never_more_than_the_tables_have_in_common(seed: int) -> None:
     assert max(said for said, _ in found) >= 96
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_next_tenant_of_a_row_is_compared_anew(seed: int) -> None:
+    """Prompts that share their first block alone follow each other in rows that were given up by preemption."""
+    rng = np.random.default_rng(seed)
+    load = SchedulerLoad(num_blocks=160, block_size=BLOCK_SIZE, max_num_seqs=40, max_num_batched_tokens=512)
+    prompt = rng.integers(10, 5000, 320)
+    for _ in range(30):
+        load.add(np.concatenate([prompt, rng.integers(10, 5000, 8)]), 200)
+    scheduler = load.scheduler
+    while not (gone := [request for request in scheduler.waiting if request.num_preemptions and request.row < 0]):
+        step_and_check(load)
+    for request in [*gone, *list(scheduler.running)[3:15]]:
+        scheduler.abort(request)
+    for _ in range(12):
+        load.add(np.concatenate([prompt, rng.integers(10, 5000, 3)]), 60)
+    load.add(np.concatenate([prompt[:16], rng.integers(10, 5000, 200)]), 60)
+    said = []
+    while scheduler.has_unfinished:
+        said.append(step_and_check(load)[0])
+    assert max(said) > 200
+
+
 def test_all_of_it_is_found_and_grows_again_when_the_odd_one_has_gone() -> None:
     rng = np.random.default_rng(0)
     load = SchedulerLoad(num_blocks=2000, block_size=BLOCK_SIZE)

@@ -91,6 +91,18 @@ def test_the_end_of_a_chain_is_evicted_first() -> None:
     assert manager.find_prefix(again, again.tokens).num_blocks == 2
 
 
+def test_the_ends_of_chains_go_first_in_all_groups() -> None:
+    """A prefix needs its blocks in every group: half of the blocks hold half of it, and not one group's whole."""
+    manager = KVCacheManager(40, BLOCK, windows=(0, 0))
+    prompt = list(range(20 * BLOCK + 1))
+    request = make_request(prompt[:-1])
+    serve(manager, request)
+    manager.release(request)
+    assert manager.find_prefix(make_request(prompt), np.array(prompt, np.int32)).num_blocks == 20
+    manager.pool.allocate(20)
+    assert manager.find_prefix(make_request(prompt), np.array(prompt, np.int32)).num_blocks == 10
+
+
 def test_switched_off_nothing_is_found() -> None:
     manager = KVCacheManager(20, BLOCK, enable_prefix_caching=False)
     for _ in range(2):

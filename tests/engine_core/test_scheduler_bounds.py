@@ -175,6 +175,37 @@ def test_a_prompt_of_many_samples_is_stored_once() -> None:
     assert load.scheduler.kv.num_hit_tokens == 511 * 2048
 
 
+def test_a_sample_starts_once_the_prompt_of_the_first_one_can_be_found() -> None:
+    """Both fit together when they share the prompt, but not before it is known to be shared."""
+    load = SchedulerLoad(
+        num_blocks=150, max_num_seqs=8, max_num_batched_tokens=512, max_model_len=2400, max_num_partial_prefills=2
+    )
+    prompt = random_prompt(np.random.default_rng(0), 1600)
+    first, second = load.add(prompt, 700), load.add(prompt, 10)
+    for _ in range(10):
+        load.step()
+    assert first.first_token_time is not None
+    assert second.first_token_time is not None
+    assert second.num_cached_tokens > 0
+
+
+@pytest.mark.parametrize("windows", [(0,), (0, 32), (32,)])
+def test_a_prompt_advances_by_single_tokens_and_can_be_found(windows: tuple[int, ...]) -> None:
+    """Rows that decode leave it one token of each step."""
+    rng = np.random.default_rng(0)
+    load = SchedulerLoad(num_blocks=2000, windows=windows, max_num_seqs=8, max_num_batched_tokens=8, max_model_len=2048)
+    for _ in range(7):
+        load.add(random_prompt(rng, 3), 1500)
+    for _ in range(5):
+        load.step()
+    request = load.add(random_prompt(rng, 300), 10)
+    while request.first_token_time is None:
+        load.step()
+        if request.row >= 0:
+            computed = min(300, int(load.scheduler.table.num_computed[request.row]))
+            assert request.num_registered_blocks >= computed // 16
+
+
 def test_samples_recompute_the_last_block_of_a_prompt_of_full_blocks() -> None:
     """The last token's logits are needed, and shared blocks are never written."""
     load = SchedulerLoad(num_blocks=100, max_num_seqs=8)

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from engine_core.common_beginning import CommonBeginning
 from engine_core.config.engine_config import PolicyName, SchedulerConfig
 from engine_core.config.layer_groups import BlockDemand
 from engine_core.host_tier import HostTier
 from engine_core.ipc.sampling_params import SamplingParams
-from engine_core.ipc.step import StepPlan
+from engine_core.ipc.step import NUM_SHARING_SEQS, StepPlan
 from engine_core.kv_cache_manager import KVCacheManager
 from engine_core.prefix_search import NO_BLOCK
 from engine_core.request import Request, RequestStatus
@@ -23,7 +24,7 @@ EOS = 1
 VOCAB = 12
 MAX_MODEL_LEN = 24
 AGEING_RATE = 0.2
-STEPS_PER_REQUEST = 50
+STEPS_PER_REQUEST = 100
 """More than any request takes in this machine's sizes, its preemptions included."""
 
 
@@ -54,7 +55,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         block_size=st.sampled_from([1, 2, 4]),
         num_blocks=st.integers(6, 20),
         max_num_seqs=st.integers(1, 5),
-        budget=st.integers(5, 16),
+        budget_beyond=st.sampled_from([0, 1, 4, 11]),
         caching=st.booleans(),
         groups=st.sampled_from([(1, 0), (1, 0), (0, 1), (1, 1), (1, 2)]),
         window=st.integers(2, 12),
@@ -69,7 +70,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         block_size: int,
         num_blocks: int,
         max_num_seqs: int,
-        budget: int,
+        budget_beyond: int,
         caching: bool,
         groups: tuple[int, int],
         window: int,
@@ -79,7 +80,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_host_blocks: int,
         max_loads: int,
     ) -> None:
-        """`groups`: how many layer groups see all tokens, and how many through a sliding window."""
+        """`groups`: how many layer groups see all tokens, and how many through a sliding window. `budget_beyond`:
+        tokens of a step beyond one for each request; with none, prompts advance token by token."""
+        budget = max_num_seqs + budget_beyond
         config = SchedulerConfig(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=budget,
@@ -91,7 +94,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             priority_ageing_rate=AGEING_RATE,
             steps_in_flight=steps_in_flight,
         )
-        self.policy = policy
+        self.policy, self.caching = policy, caching
         windows = (0,) * groups[0] + (window,) * groups[1]
         num_blocks *= len(windows)
         self.demand = BlockDemand.of(windows, block_size, budget)
@@ -101,6 +104,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             host = HostTier(num_host_blocks, shape.max_stores, shape.max_loads, min(max_loads, shape.max_loads))
         kv_cache_manager = KVCacheManager(num_blocks, block_size, caching, host=host, windows=windows)
         self.scheduler = Scheduler(config, kv_cache_manager, (EOS,))
+        self.scheduler._beginning = CommonBeginning(self.scheduler.table, kv_cache_manager, min_rows=2)
         self.worker = FakeWorker(shape, num_blocks, next_token, windows)
         self.inflight: list[ScheduledStep] = []
         self.live: dict[str, tuple[Request, list[int]]] = {}
@@ -114,7 +118,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """For each step in flight: the blocks that it writes, and for whom."""
 
     @rule(
-        prompt=st.lists(st.integers(0, 2), min_size=1, max_size=14),
+        prompt=st.lists(st.integers(0, 2), min_size=1, max_size=20),
         max_tokens=st.integers(1, 10),
         min_tokens=st.integers(0, 3),
         ignore_eos=st.booleans(),
@@ -213,6 +217,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert plan.num_tokens <= self.scheduler.config.max_num_batched_tokens
         self._check_order(waiting)
         self._note_writes(plan)
+        self._check_common_beginning(plan)
         self.worker.dispatch(plan)
         self.inflight.append(step)
         return True
@@ -247,6 +252,15 @@ class SchedulerMachine(RuleBasedStateMachine):
                     assert all(step.get(block, request.request_id) == request.request_id for step in self.written)
             self.last_service[request.request_id] = self.now
         self.written.append(writes)
+
+    def _check_common_beginning(self, plan: StepPlan) -> None:
+        """What the plan says to be common to rows is, in their tables, and computed in all of them."""
+        table, block_size = self.scheduler.table, self.scheduler.kv.block_size
+        rows = plan.rows[: int(plan.header[NUM_SHARING_SEQS])].tolist()
+        tables = [table.request(row).block_tables[0] for row in rows]
+        for entry in range(-(-plan.num_shared_keys // block_size)):
+            assert len({blocks[entry] for blocks in tables}) == 1, "not common to all"
+        assert all(plan.num_shared_keys < int(table.num_computed[row]) for row in rows), "not computed yet"
 
     @precondition(lambda self: self.inflight)
     @rule()
@@ -294,6 +308,9 @@ class SchedulerMachine(RuleBasedStateMachine):
                 computed = int(table.num_computed[request.row])
                 needed = scheduler.kv.num_blocks_for(computed)
                 assert all(len(entries) == needed for entries in request.block_tables), "a block that nothing needs"
+                if self.caching:
+                    filled = min(computed, request.num_prompt_tokens) // scheduler.kv.block_size
+                    assert request.num_registered_blocks >= filled, "a block of a prompt that nobody can find"
                 if not self.inflight:
                     assert scheduler.kv.num_held(request) <= self.demand.at_end(computed), "a window's blocks stay"
                     first_seen = max(0, computed - self.demand.sliding_window + 1)
