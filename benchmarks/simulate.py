@@ -113,10 +113,15 @@ def _lengths(text: str) -> LengthRange:
 
 def settings_of(pairs: list[str], flag: str) -> dict[str, str]:
     """Raises `ConfigError` for what is not NAME=VALUE."""
+    settings: dict[str, str] = {}
     for pair in pairs:
         if "=" not in pair:
             raise ConfigError(f"{flag} {pair}: it must be NAME=VALUE.")
-    return dict(pair.split("=", 1) for pair in pairs)
+        name, value = pair.split("=", 1)
+        if name in settings:
+            raise ConfigError(f"{flag} {pair}: {name} is given twice.")
+        settings[name] = value
+    return settings
 
 
 def variants(pairs: list[str]) -> list[dict[str, str]]:
@@ -161,6 +166,8 @@ class Simulations:
             raise ConfigError(f"--router {chosen['router']}: it must be one of {', '.join([ROUND_ROBIN, *ROUTERS])}.")
         if not chosen["replicas"].isdecimal() or not 1 <= int(chosen["replicas"]) <= MAX_REPLICAS:
             raise ConfigError(f"--replicas {chosen['replicas']}: it must be a number from 1 to {MAX_REPLICAS}.")
+        if "rate" in variant and (arguments.trace or arguments.work):
+            raise ConfigError("--compare rate=...: the requests of a trace or a work have their times already.")
         title = ", ".join(f"{name} {value}" for name, value in variant.items()) or self.source
         requests = self._requests(chosen["rate"], engine.model.vocab_size)
         return Simulation(title, engine, gpu, requests, int(chosen["replicas"]), chosen["router"])
@@ -206,7 +213,7 @@ class Simulations:
 def warn_of_refused(simulation: Simulation) -> None:
     """Requests that the server would refuse are left out; the first is named. Raises `ConfigError` if that is all."""
     engine, requests = simulation.engine, simulation.requests
-    limit = min(engine.scheduler.max_model_len, engine.cache.num_blocks * engine.cache.block_size)
+    limit = engine.longest_request()
     refused = [each for each in requests if each.num_input_tokens + each.num_output_tokens > limit]
     if not refused:
         return
@@ -227,6 +234,8 @@ def run(arguments: argparse.Namespace) -> None:
         path = getattr(arguments, name)
         if path is not None and not path.absolute().parent.is_dir():
             raise ConfigError(f"--{name} {path}: there is no folder {path.parent}.")
+        if path is not None and path.is_dir():
+            raise ConfigError(f"--{name} {path}: that is a folder; name a file in it.")
     if arguments.check:
         gpu = find_gpu(arguments.gpu)
         print(check.table(check.compare(arguments.gpu, gpu, lambda shape: engine_config({"shape": shape}, gpu))))

@@ -33,7 +33,7 @@ class Admission:
     def __init__(self, config: EngineConfig) -> None:
         self._vocab_size = config.model.vocab_size
         self._max_model_len = config.scheduler.max_model_len
-        self._capacity = config.block_demand().longest(config.cache.num_blocks, self._max_model_len)
+        self._capacity = config.longest_request()
         """Tokens of the longest request that context and KV cache have room for."""
         self._max_num_waiting = config.scheduler.max_num_waiting
         self._max_num_penalty_rows = config.scheduler.max_num_penalty_rows

@@ -310,15 +310,16 @@ class KVCacheManager:
         return request.chain_root
 
 
-def make_kv_cache_manager(config: EngineConfig) -> KVCacheManager:
-    """The one that an engine's configuration describes. Raises `ConfigError` for a hash key that cannot be read."""
+def make_kv_cache_manager(config: EngineConfig, hash_key: bytes | None = None) -> KVCacheManager:
+    """The one that an engine's configuration describes; `hash_key` where that names none. Raises `ConfigError` for a
+    hash key that cannot be read."""
     cache = config.cache
     key_file = cache.prefix_hash_key_file
     return KVCacheManager(
         cache.num_blocks,
         cache.block_size,
         cache.enable_prefix_caching,
-        hash_key=None if key_file is None else read_hash_key(Path(key_file)),
+        hash_key=hash_key if key_file is None else read_hash_key(Path(key_file)),
         host=make_host_tier(config),
         windows=config.layer_groups().windows,
     )

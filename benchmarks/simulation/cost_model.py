@@ -8,6 +8,7 @@
            once from memory and else from the cache; keys with which all of them begin, where a GPU attends to them
            apart: operations of the pairs / rate of prefill attention
          + per prompt chunk: max(keys and values / bandwidth, its pairs' operations / rate of prefill attention)
+           (of both, in layers with a sliding window, what lies within it)
          + logits: bytes moved by the sampler / copy bandwidth
 
 Tokens are those of the graph that the worker would run, padding included. A product near the knee of its roofline
@@ -50,8 +51,11 @@ class CostModel:
         # two and writes one.
         moved = 2 * 4 * hidden + 2 * qkv_size + 3 * inner
         self._moved_bytes = model.num_hidden_layers * moved * dtype_bytes
-        self._kv_bytes = kv_bytes_per_token(model, dtype_bytes, model.num_hidden_layers)
-        self._pair_flops = 4 * model.num_hidden_layers * q_size
+        self._layer_kv_bytes = kv_bytes_per_token(model, dtype_bytes, 1)
+        self._pair_flops = 4 * q_size  # of a layer
+        num_sliding = len(model.sliding_layers)
+        self._kinds = [(model.num_hidden_layers - num_sliding, np.inf), (num_sliding, model.sliding_window)]
+        """How many layers see so many tokens."""
         self._sizes = StepSizes(scheduler.max_num_seqs, scheduler.max_num_batched_tokens, shares_beginnings=True)
         # Sizes and numbers of samples come again and again.
         self._of_layer = cache(partial(self._products, self._layer_matrices))
@@ -80,7 +84,8 @@ class CostModel:
         ends = ends.astype(np.float64)
         is_mixed = counts.sum() > len(counts)
         if num_shared_keys and (is_mixed or self._sizes.shares(len(counts), len(counts), num_shared_keys)):
-            seconds += num_sharing * num_shared_keys * self._pair_flops / gpu.prefill_attention_flops
+            flops = num_sharing * num_shared_keys * self._num_layers * self._pair_flops
+            seconds += flops / gpu.prefill_attention_flops
             ends[:num_sharing] -= num_shared_keys
             distinct = 1.0  # what is left is each row's own
         return seconds + self._attention(ends, counts.astype(np.float64), distinct)
@@ -93,12 +98,14 @@ class CostModel:
 
     def _attention(self, ends: np.ndarray, counts: np.ndarray, distinct: float) -> float:
         gpu, is_decode = self._gpu, counts == 1
-        kv_bytes = ends * self._kv_bytes
+        kv_bytes = self._layer_kv_bytes * sum(
+            num_layers * np.minimum(ends, window - 1 + counts) for num_layers, window in self._kinds if num_layers
+        )
         seconds_a_byte = distinct / gpu.read_bytes_per_second + (1 - distinct) / gpu.cached_read_bytes_per_second
         seconds_a_byte /= gpu.decode_attention_share
         if is_decode.all():
             return float(kv_bytes.sum()) * seconds_a_byte
-        pairs = counts * (ends - counts) + counts * (counts + 1) / 2
+        pairs = sum(num_layers * num_pairs(ends, counts, window) for num_layers, window in self._kinds if num_layers)
         chunks = np.maximum(
             kv_bytes / gpu.read_bytes_per_second, pairs * self._pair_flops / gpu.prefill_attention_flops
         )
@@ -120,3 +127,11 @@ class CostModel:
     @property
     def launch_seconds(self) -> float:
         return self._gpu.launch_seconds
+
+
+def num_pairs(ends: np.ndarray, counts: np.ndarray, window: float) -> np.ndarray:
+    """Of the last `counts` of `ends` tokens with the keys that each sees, itself and up to `window` - 1 before it."""
+    before = ends - counts
+    num_growing = np.clip(window - before, 0, counts)  # tokens that see everything before them
+    growing = num_growing * before + num_growing * (num_growing + 1) / 2
+    return growing + np.where(num_growing < counts, counts - num_growing, 0) * np.minimum(window, ends)

@@ -78,7 +78,8 @@ def _run(job: _Job, on_ended: OnEnded) -> list[Record]:
         for request in job.requests:
             replicas[0].add(request)
     else:
-        router = ROUTERS[job.router](job.num_replicas, engine.cache.num_blocks * engine.cache.block_size)
+        num_cached_tokens = engine.cache.num_blocks * engine.cache.block_size // len(engine.layer_groups())
+        router = ROUTERS[job.router](job.num_replicas, num_cached_tokens)
         for request in job.requests:
             for replica in replicas:
                 replica.advance(request.arrival)

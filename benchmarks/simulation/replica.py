@@ -15,7 +15,6 @@ import numpy as np
 from benchmarks.simulation.cost_model import CostModel
 from benchmarks.simulation.trace import TraceRequest
 from engine_core.config.engine_config import EngineConfig
-from engine_core.host_tier import make_host_tier
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.ipc.step import (
     NUM_HOST_SLOTS,
@@ -28,7 +27,7 @@ from engine_core.ipc.step import (
     plan_layout,
     result_layout,
 )
-from engine_core.kv_cache_manager import KVCacheManager
+from engine_core.kv_cache_manager import make_kv_cache_manager
 from engine_core.request import Request
 from engine_core.scheduler import Scheduler
 from engine_core.step_records import ScheduledStep, StepOutputs
@@ -78,16 +77,13 @@ class Replica:
     def __init__(self, config: EngineConfig, costs: CostModel, on_ended: Callable[[int], object]) -> None:
         """`on_ended` is called with how many requests have just ended."""
         cache = config.cache
-        kv = KVCacheManager(
-            cache.num_blocks, cache.block_size, cache.enable_prefix_caching, _HASH_KEY, make_host_tier(config)
-        )
-        self.scheduler = Scheduler(config.scheduler, kv, ())
+        self.scheduler = Scheduler(config.scheduler, make_kv_cache_manager(config, _HASH_KEY), ())
         self.record = Record(num_blocks=cache.num_blocks)
         self.num_unfinished = 0
         self.num_waiting_tokens = 0
         """Of prompts without a first token yet."""
         self._config, self._costs, self._on_ended = config, costs, on_ended
-        self._max_tokens = min(config.scheduler.max_model_len, cache.num_blocks * cache.block_size)
+        self._max_tokens = config.longest_request()
         shape = StepShape(**config.step_capacities())
         plans, results = plan_layout(shape), result_layout(shape)
         self._plan = StepPlan.over(plans, bytearray(plans.num_bytes))
@@ -192,7 +188,7 @@ class Replica:
         starts_at = max(self._gpu_free, dispatched, self._stores_end, self._loads_end)
         table = self.scheduler.table
         ends, counts = table.num_computed[step.rows], plan.num_query_tokens[: len(step.rows)]
-        distinct = min(1.0, self.scheduler.kv.pool.num_owned / int(table.num_blocks[table.running].sum()))
+        distinct = min(1.0, self.scheduler.kv.pool.num_owned / self._num_entries())
         num_sampled = int(step.samples.sum())
         shared = (plan.num_shared_keys, int(plan.header[NUM_SHARING_SEQS]))
         seconds = costs.step_seconds(ends, counts, num_sampled, distinct, *shared)
@@ -200,6 +196,14 @@ class Replica:
         self.record.busy_seconds += seconds
         self._inflight.append(_InFlight(step, self._gpu_free, seconds))
         return True
+
+    def _num_entries(self) -> int:
+        """Blocks in the tables of all that runs, those of several requests counted once for each."""
+        table, kv = self.scheduler.table, self.scheduler.kv
+        rows = table.running
+        return kv.num_groups * int(table.num_blocks[rows].sum()) - kv.num_blocks_behind(
+            table.num_behind[rows], np.zeros_like(table.num_behind[rows])
+        )
 
     def _collect(self, step: ScheduledStep) -> None:
         self._result.header[RESULT_STEP_ID] = step.step_id

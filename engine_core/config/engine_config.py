@@ -128,6 +128,10 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
         """How many blocks a request takes."""
         return block_demand(self.layer_groups(), self.cache.block_size, self.scheduler)
 
+    def longest_request(self) -> int:
+        """Tokens, prompt and output, of the longest request that the cache and the context have room for."""
+        return self.block_demand().longest(self.cache.num_blocks, self.scheduler.max_model_len)
+
 
 class FrontendConfig(_Config, frozen=True, kw_only=True):
     """All that a frontend needs beside the engine's configuration."""

@@ -102,8 +102,9 @@ def layer_groups(model: ModelConfig, max_model_len: int) -> LayerGroups:
     """
     layers = range(model.num_hidden_layers)
     hides = 0 < model.sliding_window < max_model_len
-    windowed = tuple(layer for layer in layers if hides and layer in model.sliding_layers)
-    full = tuple(layer for layer in layers if layer not in windowed)
+    sliding = frozenset(model.sliding_layers if hides else ())
+    windowed = tuple(layer for layer in layers if layer in sliding)
+    full = tuple(layer for layer in layers if layer not in sliding)
     kinds = [(kind, window) for kind, window in ((full, 0), (windowed, model.sliding_window)) if kind]
 
     def cost(size: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ it really took and reports it beside these numbers. What each part takes stands 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -124,11 +124,16 @@ def make_memory_plan(
     """
     share = share_of_rank(model, tensor_parallel_size)
 
-    def price(dtype: str = dtype, scheduler: SchedulerConfig = scheduler) -> MemoryPlan:
-        """The plan of another choice, without a cache."""
+    def divide(
+        dtype: str = dtype,
+        scheduler: SchedulerConfig = scheduler,
+        device: DeviceMemory = device,
+        request: MemoryRequest = request,
+    ) -> MemoryPlan:
+        """The plan of another choice, whether or not it fits."""
         groups = layer_groups(model, scheduler.max_model_len)
         value_bytes = DTYPE_BYTES[dtype]
-        return MemoryPlan(
+        plan = MemoryPlan(
             device=device,
             weight_bytes=weight_bytes(model, tensors, value_bytes, tensor_parallel_size)
             + packed_bytes(model, dtype, device.device),
@@ -151,21 +156,14 @@ def make_memory_plan(
             max_model_len=scheduler.max_model_len,
             tensor_parallel_size=tensor_parallel_size,
         )
-
-    plan, usable = price(), _usable_bytes(device, request)
-    alternatives = _alternatives(price, dtype, scheduler, usable)
-    if plan.fixed_bytes >= usable:
-        raise DoesNotFit(
-            f"The model does not fit into memory: {format_bytes(plan.fixed_bytes)} are needed before any KV cache "
-            f"(weights {format_bytes(plan.weight_bytes)}) and {format_bytes(usable)} can be used on this "
-            f"{'CPU' if device.device == 'cpu' else 'GPU'}{_utilization_hint(device)}; "
-            f"{' or '.join(alternatives) or f'a device with {format_bytes(plan.bytes_for_one)}'} would do."
-        )
-    num_blocks = _kv_budget(plan, usable, request) // plan.bytes_per_block
-    if request.num_gpu_blocks_override is not None:
         num_blocks = request.num_gpu_blocks_override
-    plan = msgspec.structs.replace(plan, num_blocks=num_blocks)
-    _check_cache(plan, usable, alternatives)
+        if num_blocks is None:
+            num_blocks = max(0, _kv_budget(plan, request)) // plan.bytes_per_block
+        return msgspec.structs.replace(plan, num_blocks=num_blocks)
+
+    plan = divide()
+    if not _is_served(plan, request):
+        raise DoesNotFit(_refusal(plan, dtype, scheduler, request, divide))
     return plan
 
 
@@ -188,28 +186,6 @@ def with_host_tier(plan: MemoryPlan, gib: float, machine: DeviceMemory) -> Memor
     return msgspec.structs.replace(plan, num_host_blocks=num_blocks)
 
 
-def _alternatives(price: Callable[..., MemoryPlan], dtype: str, scheduler: SchedulerConfig, usable: int) -> list[str]:
-    """Flags with each of which one request of the greatest length would fit: half the bytes, more of the GPU, smaller
-    steps."""
-    found = []
-    if DTYPE_BYTES[dtype] > 2 and price(dtype="bfloat16").bytes_for_one <= usable:
-        found.append("--dtype bfloat16")
-    plan = price()
-    if plan.device.device == "cuda" and usable < plan.bytes_for_one <= plan.device.available:
-        found.append(f"--gpu-memory-utilization {math.ceil(100 * plan.bytes_for_one / plan.device.total) / 100}")
-    small = msgspec.structs.replace(
-        scheduler,
-        max_num_seqs=min(scheduler.max_num_seqs, _SMALL_STEP[0]),
-        max_num_batched_tokens=min(scheduler.max_num_batched_tokens, _SMALL_STEP[1]),
-        max_num_penalty_rows=min(scheduler.max_num_penalty_rows, _SMALL_STEP[0]),
-    )
-    if price(scheduler=small).bytes_for_one <= usable:
-        found.append(
-            f"--max-num-seqs {small.max_num_seqs} with --max-num-batched-tokens {small.max_num_batched_tokens}"
-        )
-    return found
-
-
 def _usable_bytes(device: DeviceMemory, request: MemoryRequest) -> int:
     """What we may take in all: the user's share of a GPU, and never more than is free."""
     if device.device == "cpu":
@@ -217,43 +193,116 @@ def _usable_bytes(device: DeviceMemory, request: MemoryRequest) -> int:
     return min(int(device.total * request.gpu_memory_utilization), device.available)
 
 
-def _kv_budget(plan: MemoryPlan, usable: int, request: MemoryRequest) -> int:
+def _kv_budget(plan: MemoryPlan, request: MemoryRequest) -> int:
     """Bytes for the cache: what the user says, else the rest of a GPU, else a modest share of the machine."""
     if request.kv_cache_memory_bytes is not None:
         return request.kv_cache_memory_bytes
-    rest = usable - plan.fixed_bytes
+    rest = _usable_bytes(plan.device, request) - plan.fixed_bytes
     if plan.device.device == "cuda":
         return rest
     return min(DEFAULT_CPU_KV_BYTES, int(CPU_KV_SHARE * plan.device.available), rest)
 
 
-def _check_cache(plan: MemoryPlan, usable: int, alternatives: list[str]) -> None:
-    """The cache must fit into memory, and one request of the greatest length into the cache. The `alternatives` count
-    where the cache already has all that is left."""
+def _room(plan: MemoryPlan, request: MemoryRequest) -> int:
+    """Blocks that there is memory for."""
+    return max(0, _usable_bytes(plan.device, request) - plan.fixed_bytes) // plan.bytes_per_block
+
+
+def _is_served(plan: MemoryPlan, request: MemoryRequest) -> bool:
+    """The cache must fit into memory, and one request of the greatest length into the cache."""
+    return plan.demand.peak(plan.max_model_len) <= plan.num_blocks <= _room(plan, request)
+
+
+def _refusal(
+    plan: MemoryPlan, dtype: str, scheduler: SchedulerConfig, request: MemoryRequest, divide: Callable[..., MemoryPlan]
+) -> str:
+    """Why a plan does not fit, and what would."""
+    usable, room = _usable_bytes(plan.device, request), _room(plan, request)
     needed = plan.demand.peak(plan.max_model_len)
-    room = (usable - plan.fixed_bytes) // plan.bytes_per_block
-    if plan.num_blocks > room:
-        raise DoesNotFit(
-            f"A KV cache of {plan.num_blocks} blocks ({format_bytes(plan.kv_cache_bytes)}) does not fit into memory: "
-            f"{room} blocks ({format_bytes(room * plan.bytes_per_block)}) would."
+    others = list(_alternatives(plan, dtype, scheduler, request, divide))
+    remedies = []
+    if plan.fixed_bytes >= usable:
+        reason = (
+            f"The model does not fit into memory: {format_bytes(plan.fixed_bytes)} are needed before any KV cache "
+            f"(weights {format_bytes(plan.weight_bytes)}) and {format_bytes(usable)} can be used on this "
+            f"{'CPU' if plan.device.device == 'cpu' else 'GPU'}{_utilization_hint(plan.device)}"
         )
-    if plan.num_blocks >= needed:
-        return
-    message = (
-        f"One request of --max-model-len {plan.max_model_len} tokens needs "
-        f"{format_bytes(needed * plan.bytes_per_block)} of KV cache "
-        f"and {format_bytes(plan.kv_cache_bytes)} are set aside"
-    )
-    fits = []
-    shorter = plan.demand.longest(plan.num_blocks, plan.max_model_len)
-    if shorter:
-        fits.append(f"--max-model-len {shorter}")
-    if needed <= room:
-        fits.append(f"--kv-cache-memory-bytes {needed * plan.bytes_per_block}")
+    elif plan.num_blocks > room:
+        reason = (
+            f"A KV cache of {plan.num_blocks} blocks ({format_bytes(plan.kv_cache_bytes)}) does not fit into memory, "
+            f"where {room} blocks ({format_bytes(room * plan.bytes_per_block)}) have room"
+        )
+        if needed <= room:
+            remedies.append(_cache_flag(request, room, plan.bytes_per_block))
     else:
-        fits += alternatives
-    fits = fits or [f"a device with {format_bytes(plan.bytes_for_one)}"]
-    raise DoesNotFit(f"{message}; {' or '.join(fits)} would do.")
+        reason = (
+            f"One request of --max-model-len {plan.max_model_len} tokens needs "
+            f"{format_bytes(needed * plan.bytes_per_block)} of KV cache "
+            f"and {format_bytes(plan.kv_cache_bytes)} are set aside"
+        )
+        length = plan.demand.longest(plan.num_blocks, plan.max_model_len)
+        shorter = msgspec.structs.replace(scheduler, max_model_len=length)
+        if length and _is_served(divide(scheduler=shorter), request):
+            remedies.append(f"--max-model-len {length}")
+        if needed <= room:
+            remedies.append(_cache_flag(request, needed, plan.bytes_per_block))
+            others.clear()
+    remedies += others
+    if not remedies:
+        remedies += _larger_device(plan, request, divide)
+    if not remedies:  # the cache that the user set aside is too small on any device
+        free = msgspec.structs.replace(request, num_gpu_blocks_override=None, kv_cache_memory_bytes=None)
+        remedies += [f"{remedy} and no cache size" for remedy in _larger_device(divide(request=free), free, divide)]
+    return f"{reason}; {' or '.join(remedies)} would do." if remedies else f"{reason}."
+
+
+def _cache_flag(request: MemoryRequest, num_blocks: int, bytes_per_block: int) -> str:
+    """By which the user sets aside so many blocks: the one that was given, else the plain one."""
+    if request.num_gpu_blocks_override is not None:
+        return f"--num-gpu-blocks-override {num_blocks}"
+    return f"--kv-cache-memory-bytes {num_blocks * bytes_per_block}"
+
+
+def _bytes_needed(plan: MemoryPlan, request: MemoryRequest) -> int:
+    """With the cache that the user wants, else one that holds one request of the greatest length."""
+    if request.num_gpu_blocks_override is not None or request.kv_cache_memory_bytes is not None:
+        return plan.fixed_bytes + plan.kv_cache_bytes
+    return plan.bytes_for_one
+
+
+def _alternatives(
+    plan: MemoryPlan, dtype: str, scheduler: SchedulerConfig, request: MemoryRequest, divide: Callable[..., MemoryPlan]
+) -> Iterator[str]:
+    """Flags with each of which the plan would fit: half the bytes, more of the GPU, smaller steps."""
+    if DTYPE_BYTES[dtype] > 2 and _is_served(divide(dtype="bfloat16"), request):
+        yield "--dtype bfloat16"
+    if plan.device.device == "cuda":
+        share = math.ceil(100 * _bytes_needed(plan, request) / plan.device.total) / 100
+        larger = msgspec.structs.replace(request, gpu_memory_utilization=share)
+        if request.gpu_memory_utilization < share <= 1 and _is_served(divide(request=larger), larger):
+            yield f"--gpu-memory-utilization {share}"
+    small = msgspec.structs.replace(
+        scheduler,
+        max_num_seqs=min(scheduler.max_num_seqs, _SMALL_STEP[0]),
+        max_num_batched_tokens=min(scheduler.max_num_batched_tokens, _SMALL_STEP[1]),
+        max_num_penalty_rows=min(scheduler.max_num_penalty_rows, _SMALL_STEP[0]),
+    )
+    if _is_served(divide(scheduler=small), request):
+        yield f"--max-num-seqs {small.max_num_seqs} with --max-num-batched-tokens {small.max_num_batched_tokens}"
+
+
+def _larger_device(plan: MemoryPlan, request: MemoryRequest, divide: Callable[..., MemoryPlan]) -> Iterator[str]:
+    """The memory with which the plan would fit, all of it free."""
+    needed = _bytes_needed(plan, request)
+    if plan.device.device == "cuda":
+        needed = math.ceil(needed / request.gpu_memory_utilization)
+    else:
+        needed = max(needed, math.ceil((needed - plan.fixed_bytes) / CPU_KV_SHARE))
+    unit = 1024 ** ((needed.bit_length() - 1) // 10)
+    size = math.ceil(math.ceil(10 * needed / unit) * unit / 10)  # what is written down has a digit behind the point
+    device = msgspec.structs.replace(plan.device, total=size, available=size)
+    if _is_served(divide(device=device, request=request), request):
+        yield f"a device with {format_bytes(size)}"
 
 
 def _utilization_hint(device: DeviceMemory) -> str:

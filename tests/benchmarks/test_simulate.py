@@ -136,6 +136,17 @@ def test_a_lone_request_takes_its_steps() -> None:
     assert outcome.mean_kv_use < outcome.max_kv_use <= 4 / records[0].num_blocks
 
 
+@pytest.mark.parametrize("shape", ["gemma3-1b", "gemma2-9b", "mistral7b"])
+def test_windows_hold_what_the_engine_would_hold(shape: str) -> None:
+    simulated = simulation([TraceRequest(0.0, ((0, 7000),), 100)], shape=shape, num_gpu_blocks_override=5000)
+    demand = simulated.engine.block_demand()
+    records, _ = run(simulated)
+    held = records[0].num_owned
+    assert max(held) <= demand.peak(7100)
+    assert held[-2] <= demand.at_end(7100)
+    assert held[-2] >= demand.num_full * (7000 // 16)
+
+
 def test_a_slow_core_holds_up_the_gpu() -> None:
     engine, slow_gpu = simulation([]).engine, msgspec.structs.replace(H200, core_step_seconds=5e-3)
     (_, fast), (records, slow) = (run(Simulation("a test", engine, gpu, drawn())) for gpu in (H200, slow_gpu))
@@ -214,6 +225,10 @@ def test_table_json_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--model", "/none"], "no model folder /none"),
         (["--work", "none"], "invalid choice"),
         (["--plot", "/none/out.svg"], "--plot /none/out.svg: there is no folder /none"),
+        (["--json", "/"], "--json /: that is a folder"),
+        (["--set", "seed=1", "seed=2"], "--set seed=2: seed is given twice"),
+        (["--compare", "rate=1", "--compare", "rate=2"], "--compare rate=2: rate is given twice"),
+        (["--work", "nano", "--compare", "rate=1,2"], "have their times already"),
         (["--check", "--gpu", "h100"], "nothing was measured"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.shapes import SHAPES
 from benchmarks.simulate import engine_config
 from benchmarks.simulation import check
-from benchmarks.simulation.cost_model import CostModel
+from benchmarks.simulation.cost_model import CostModel, num_pairs
 from benchmarks.simulation.gpus import H100, H200, find_gpu
 from engine_core.config.engine_config import EngineConfig
 from engine_core.config.errors import ConfigError
@@ -60,6 +60,29 @@ def test_a_common_beginning_is_read_once() -> None:
     assert seconds(2048) < 0.6 * seconds(0), "measured: 37 ms without, 16 ms with it"
     assert seconds(32, 512) == seconds(0), "too little to be worth a launch"
     assert seconds(2048, 256) > seconds(2048, 512)
+
+
+def test_pairs_within_a_window() -> None:
+    rng = np.random.default_rng(0)
+    for window in (1, 7, 50, 1000):
+        ends = rng.integers(1, 120, 200)
+        counts = np.minimum(ends, rng.integers(1, 60, 200))
+        wanted = [
+            sum(min(position + 1, window) for position in range(end - count, end))
+            for end, count in zip(ends, counts, strict=True)
+        ]
+        assert num_pairs(ends.astype(float), counts.astype(float), window).tolist() == wanted
+
+
+def test_layers_with_a_window_read_no_more_than_it() -> None:
+    costs = costs_of("gemma3-1b")
+    near, far = (step(costs, [length] * 64, [1] * 64, 64) for length in (1000, 8000))
+    of_all = msgspec.structs.replace(engine_of("gemma3-1b").model, sliding_window=0, sliding_layers=())
+    without = CostModel(of_all, 2, engine_of("gemma3-1b").scheduler, H200)
+    assert step(without, [1000] * 64, [1] * 64, 64) > near
+    assert step(without, [8000] * 64, [1] * 64, 64) > 2 * far
+    assert step(without, [500] * 64, [1] * 64, 64) == step(costs, [500] * 64, [1] * 64, 64)
+    assert step(without, [8000], [4000]) > step(costs, [8000], [4000])
 
 
 def test_no_step_is_faster_than_the_gpu() -> None:

@@ -164,17 +164,22 @@ def test_the_user_may_say_how_much(tmp_path: Path) -> None:
 
 def test_a_request_that_cannot_fit_names_what_would(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path)
-    with pytest.raises(ConfigError, match=r"--max-model-len 80 or --kv-cache-memory-bytes 28672 would do") as error:
+    with pytest.raises(ConfigError, match=r"; --max-model-len 80 or --num-gpu-blocks-override 7 would do\.$") as error:
         plan_for(folder, num_gpu_blocks_override=5)
     assert "\n" not in str(error.value)
+    assert plan_for(folder, num_gpu_blocks_override=7).num_blocks == 7
+    assert plan_for(folder, num_gpu_blocks_override=5, steps={"max_model_len": 80}).num_blocks == 5
     assert plan_for(folder, kv_cache_memory_bytes=28672).num_blocks == 7
     with pytest.raises(ConfigError, match=r"^[^\n]*--kv-cache-memory-bytes 28672 would do.$"):
         plan_for(folder, kv_cache_memory_bytes=100)
 
 
 def test_a_cache_that_cannot_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"1000000000 blocks .* does not fit into memory: \d+ blocks .* would"):
+    with pytest.raises(ConfigError, match=r"1000000000 blocks .* does not fit into memory, where \d+ blocks") as error:
         plan_for(make_model_folder(tmp_path), num_gpu_blocks_override=10**9)
+    remedy = re.search(r"; --num-gpu-blocks-override (\d+) would do\.$", str(error.value))
+    assert remedy is not None
+    plan_for(make_model_folder(tmp_path), num_gpu_blocks_override=int(remedy[1]))
 
 
 def test_weights_that_cannot_fit_are_refused(tmp_path: Path) -> None:
@@ -257,7 +262,7 @@ def test_windows_make_room_for_more_requests(tmp_path: Path) -> None:
     assert plan.num_kv_tokens == int(plan.max_concurrency * 320)
     whole = make_memory_plan(load_model_config(folder), None, "float32", steps, CPU, request)
     assert whole.worker.row_bytes < plan.worker.row_bytes
-    with pytest.raises(ConfigError, match="--max-model-len 304 or --kv-cache-memory-bytes"):
+    with pytest.raises(ConfigError, match="--max-model-len 304 or --num-gpu-blocks-override 27 would do"):
         make_memory_plan(
             model, None, "float32", steps, CPU, msgspec.structs.replace(request, num_gpu_blocks_override=26)
         )
