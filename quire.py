@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine_core.config.errors import ConfigError as ConfigError
     from frontend.client import EngineClient as EngineClient
     from frontend.client import EngineError as EngineError
     from frontend.grammars.structured_outputs import StructuredOutputs as StructuredOutputs
@@ -13,13 +14,22 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BeamSearchParams": "frontend.llm",
+    "ConfigError": "engine_core.config.errors",
     "EngineClient": "frontend.client",
     "EngineError": "frontend.client",
     "LLM": "frontend.llm",
     "SamplingParams": "frontend.llm",
     "StructuredOutputs": "frontend.grammars.structured_outputs",
 }
-__all__ = ["LLM", "BeamSearchParams", "EngineClient", "EngineError", "SamplingParams", "StructuredOutputs"]
+__all__ = [
+    "LLM",
+    "BeamSearchParams",
+    "ConfigError",
+    "EngineClient",
+    "EngineError",
+    "SamplingParams",
+    "StructuredOutputs",
+]
 
 
 def __getattr__(name: str) -> Any:

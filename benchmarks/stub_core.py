@@ -73,7 +73,6 @@ class StubCore:
         utilities: dict[str, Callable[[dict[str, Any]], Any]] | None = None,
     ) -> None:
         self.script = script
-        self.num_tokens_sent = 0
         self._endpoint = endpoint
         self._limits = {"max_model_len": max_model_len, "vocab_size": vocab_size}
         self._step_seconds = step_seconds
@@ -283,7 +282,6 @@ class StubCore:
             elif is_last:
                 client.finished.append(_finished(request, reply.reason, reply.stop_token_id))
                 del client.running[handle]
-        self.num_tokens_sent += len(token_ids)
         outputs = messages.RequestOutputs(
             epoch=EPOCH,
             replica=0,

@@ -108,11 +108,19 @@ def serve(
     finally:
         router.close(linger=LINGER_MS)
         if config.engine.trace_file is not None:
-            core.timeline.write(Path(config.engine.trace_file))
-            logger.info("The step timeline stands in %s.", config.engine.trace_file)
+            _write_timeline(core, Path(config.engine.trace_file))
         for name in (endpoint, admin_endpoint):
             ipc_path(name).unlink(missing_ok=True)
     return 0
+
+
+def _write_timeline(core: EngineCore, path: Path) -> None:
+    try:
+        core.timeline.write(path)
+    except OSError as error:
+        logger.warning("The step timeline cannot be written to %s: %s.", path, error.strerror)
+    else:
+        logger.info("The step timeline stands in %s.", path)
 
 
 if __name__ == "__main__":

@@ -85,17 +85,14 @@ class BlockEventFeed:
         return self._first + len(self._frames)
 
     def subscribe(self, client: Client) -> None:
-        """From now on; what is in the cache already is a snapshot's business."""
-        self._recorder.is_recording = True
+        """From its first frame on, for which it needs a credit; what is in the cache by then is a snapshot's
+        business."""
         self._cursors[client] = _NEW
 
     def unsubscribe(self, client: Client) -> None:
         """Also for a client that never subscribed."""
-        self._cursors.pop(client, None)
-        if not self._cursors:
-            self._recorder.is_recording = False
-            self._recorder.take()
-            self._drop_before(self._next)
+        if self._cursors.pop(client, None) is not None:
+            self._keep_what_is_followed()
 
     def send(self, socket: zmq.Socket) -> list[Client]:
         """Sends what has been recorded. Returns subscribers found to be gone."""
@@ -104,8 +101,17 @@ class BlockEventFeed:
         if events := self._recorder.take():
             self._keep(self._encode(self._next, events))
         gone = [client for client in self._cursors if not self._send_to(socket, client)]
-        self._drop_before(min(self._cursors.values()))
+        self._keep_what_is_followed()
         return gone
+
+    def _keep_what_is_followed(self) -> None:
+        """Whoever has lost events is told of a gap and takes a snapshot: nothing is recorded for such subscribers, of
+        whom some left without a word and will never have a credit again."""
+        followed = [cursor for cursor in self._cursors.values() if cursor >= self._first]
+        self._recorder.is_recording = bool(followed)
+        if not followed:
+            self._recorder.take()
+        self._drop_before(min(followed, default=self._next))
 
     def _send_to(self, socket: zmq.Socket, client: Client) -> bool:
         while client.credit > 0 and self._cursors[client] < self._next:

@@ -58,9 +58,6 @@ class Generation:
     def num_choices(self) -> int:
         return len(self._processors)
 
-    def prompt_of(self, choice: int) -> Prompt:
-        return self.order.prompts[choice // self.order.num_samples]
-
     def __aiter__(self) -> AsyncIterator[tuple[int, OutputPiece]]:
         return self
 

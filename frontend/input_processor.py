@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engine_core.ipc.messages import ERROR_CONTEXT_LENGTH
+from engine_core.ipc.messages import ERROR_CONTEXT_LENGTH, MAX_SALT_CHARS
 from engine_core.ipc.sampling_params import SamplingParams
 from frontend.bad_words import bad_word_sequences
 from frontend.chat_template import ChatTemplate, RequestTemplates, check_kwargs
@@ -302,7 +302,7 @@ class InputProcessor:
             raise bad_request("stream_options must come with stream: true.", "stream_options")
         if request.priority is not None and not -(2**31) <= request.priority < 2**31:
             raise bad_request("priority must be a signed 32-bit number.", "priority")
-        for name, limit in (("cache_salt", 256), ("request_id", 128)):
+        for name, limit in (("cache_salt", MAX_SALT_CHARS), ("request_id", 128)):
             value = getattr(request, name)
             if value is not None and not 1 <= len(value) <= limit:
                 raise bad_request(f"{name} must have 1 to {limit} characters.", name)

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from engine_core.config.errors import ConfigError
+from engine_core.ipc.messages import MAX_SALT_CHARS
 from engine_core.ipc.sampling_params import SamplingParams as EngineSamplingParams
 from frontend.bad_words import bad_word_sequences
 from frontend.beams.generation import search_many
@@ -177,10 +178,13 @@ class LLM:
         prompts: PromptInput | Sequence[PromptInput],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
+        cache_salt: str | None = None,
     ) -> list[RequestOutput]:
-        """Answers all prompts together, in the order given. Raises `ValueError` before anything runs, `EngineError`."""
+        """Answers all prompts together, in the order given. Raises `ValueError` before anything runs, `EngineError`.
+
+        With a `cache_salt` prompts share the prefix cache with those of the same one only."""
         many = _as_list(prompts)
-        return self._answer([self._prompt(prompt) for prompt in many], sampling_params, use_tqdm)
+        return self._answer([self._prompt(prompt) for prompt in many], sampling_params, use_tqdm, cache_salt)
 
     def chat(
         self,
@@ -188,15 +192,20 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
         chat_template_kwargs: dict[str, Any] | None = None,
+        cache_salt: str | None = None,
     ) -> list[RequestOutput]:
-        """Answers one conversation or several, in the messages of the OpenAI API."""
+        """Answers one conversation or several, in the messages of the OpenAI API. Raises as `generate`."""
         several = bool(messages) and not isinstance(messages[0], Mapping)
         conversations: Any = messages if several else [messages]
         kwargs = check_kwargs(chat_template_kwargs)
         prompts: list[tuple[str | None, list[int]]] = []
         for conversation in conversations:
+            try:
+                typed = msgspec.convert(conversation, list[ChatMessage])
+            except msgspec.ValidationError as error:
+                raise ValueError(f"messages: {error}.") from None
             text = self._chat_template.render(
-                template_messages(msgspec.convert(conversation, list[ChatMessage])),
+                template_messages(typed),
                 tools=None,
                 add_generation_prompt=True,
                 continue_final_message=False,
@@ -204,7 +213,7 @@ class LLM:
             )
             # The template writes the special tokens itself.
             prompts.append((text, self.tokenizer.encode(text, add_special_tokens=False)))
-        return self._answer(prompts, sampling_params, use_tqdm)
+        return self._answer(prompts, sampling_params, use_tqdm, cache_salt)
 
     def beam_search(
         self, prompts: PromptInput | Sequence[PromptInput], params: BeamSearchParams
@@ -260,7 +269,10 @@ class LLM:
         prompts: list[tuple[str | None, list[int]]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         use_tqdm: bool,
+        cache_salt: str | None,
     ) -> list[RequestOutput]:
+        if cache_salt is not None and len(cache_salt) > MAX_SALT_CHARS:
+            raise ValueError(f"cache_salt must have at most {MAX_SALT_CHARS} characters, not {len(cache_salt)}.")
         params = self._params_for(sampling_params, len(prompts))
         jobs: list[_Job] = []
         outputs = []
@@ -268,7 +280,7 @@ class LLM:
             self._check(token_ids, each)
             output = RequestOutput(uuid.uuid4().hex, text, token_ids, [])
             output.outputs = [CompletionOutput(index) for index in range(each.n)]
-            jobs.extend(_Job(output, index, each, self.tokenizer) for index in range(each.n))
+            jobs.extend(_Job(output, index, each, self.tokenizer, cache_salt) for index in range(each.n))
             outputs.append(output)
         if not self._finalizer.alive:
             raise ValueError("This LLM was closed.")
@@ -306,8 +318,16 @@ class LLM:
 class _Job:
     """One answer under way."""
 
-    def __init__(self, output: RequestOutput, index: int, params: SamplingParams, tokenizer: TextTokenizer) -> None:
+    def __init__(
+        self,
+        output: RequestOutput,
+        index: int,
+        params: SamplingParams,
+        tokenizer: TextTokenizer,
+        cache_salt: str | None,
+    ) -> None:
         self.output = output
+        self._cache_salt = cache_salt
         self.index = index
         self.params = params
         self._tokenizer = tokenizer
@@ -327,6 +347,7 @@ class _Job:
             array("i", self.output.prompt_token_ids),
             self._sampling,
             request_id=f"{self.output.request_id}-{self.index}",
+            cache_salt=self._cache_salt,
         )
         stream.move_to(inbox)
         return stream

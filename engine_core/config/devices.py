@@ -14,8 +14,6 @@ import psutil
 
 from engine_core.config.errors import ConfigError
 
-SUPPORTED_DEVICES = ("cpu", "cuda")
-"""Devices with kernels: those in the registry of `gpu_workers/operations.py`, which cannot be imported here."""
 MIN_COMPUTE_CAPABILITY = (8, 0)
 """Of the kernels: from Ampere on a GPU multiplies bfloat16 matrices and copies to shared memory asynchronously."""
 

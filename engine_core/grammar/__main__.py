@@ -15,6 +15,7 @@ from engine_core.config.engine_config import load_serve_config
 from engine_core.grammar.compiler import GrammarCompiler
 from engine_core.grammar.matchers import max_lexers, num_mask_threads
 from engine_core.grammar.server import GrammarServer
+from engine_core.grammar.trials import TrialsEnded
 from engine_core.grammar.vocabulary import Vocabulary, VocabularyError
 from engine_core.ipc.frames import FramesClosed, FrameSocket
 from engine_core.ipc.grammar_messages import GrammarReady, encode_grammar_message
@@ -60,6 +61,9 @@ def main() -> int:
         GrammarServer(vocabulary, compiler, frames, ring, shape, bells, heartbeats, arguments.heartbeat_index).run()
     except FramesClosed:
         return 0
+    except TrialsEnded as ended:
+        logging.error("%s", ended)
+        return 1
     raise AssertionError("a grammar process' loop ends by an exception only")
 
 

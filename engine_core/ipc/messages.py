@@ -15,6 +15,8 @@ PROTOCOL_VERSION = 1
 
 DIGEST_BYTES = 16
 """Of the hash that names a block's contents."""
+MAX_SALT_CHARS = 256
+"""Of what keeps tenants apart in the prefix cache."""
 MAX_CLIENT_FRAME_BYTES = 32 * 2**20
 """A longer frame from a client is refused by the socket itself (ZMQ_MAXMSGSIZE)."""
 
@@ -66,7 +68,7 @@ class AddRequest(_Message, frozen=True, kw_only=True, tag="add", omit_defaults=T
     """Whose share of the engine this is, under `--scheduling-policy fair`: the digest of an API key, never the key."""
     deadline: float | None = None
     """Seconds since the Unix epoch after which the answer is of no use."""
-    cache_salt: Annotated[str, Meta(max_length=256)] | None = None
+    cache_salt: Annotated[str, Meta(max_length=MAX_SALT_CHARS)] | None = None
     adapter: Name | None = None
     trace_context: Annotated[str, Meta(max_length=512)] | None = None
     """A W3C `traceparent`, for the timeline."""

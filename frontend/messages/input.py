@@ -46,7 +46,7 @@ def as_chat_to_answer(asked: MessagesRequest, *, knows_reasoning: bool) -> ChatC
     chat = as_chat(asked)
     chat.max_tokens = asked.max_tokens
     chat.temperature, chat.top_k, chat.top_p = asked.temperature, asked.top_k, asked.top_p
-    chat.stop = asked.stop_sequences
+    chat.stop, chat.cache_salt = asked.stop_sequences, asked.cache_salt
     chat.thinking_token_budget = budget if knows_reasoning else None
     return chat
 

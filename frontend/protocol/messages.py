@@ -72,6 +72,7 @@ class MessagesRequest(CountTokensRequest, kw_only=True):
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    cache_salt: str | None = None
     # Accepted because clients send them; none changes what is generated here.
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None

@@ -75,7 +75,7 @@ def _check(completion: CompletionRequest) -> None:
         raise bad_request("suffix is not supported: these models do not fill in.", "suffix")
     if completion.num_samples < completion.num_choices:
         raise bad_request(f"best_of must be at least n, which is {completion.num_choices}.", "best_of")
-    if completion.num_samples > MAX_CHOICES:
+    if completion.best_of is not None and completion.best_of > MAX_CHOICES:
         raise bad_request(f"best_of must be at most {MAX_CHOICES}, not {completion.best_of}.", "best_of")
     if completion.num_samples > completion.num_choices and completion.stream:
         raise bad_request("best_of must equal n with stream: true: the best is known at the end.", "best_of")

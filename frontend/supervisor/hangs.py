@@ -30,7 +30,9 @@ class Watched(msgspec.Struct, frozen=True):
     name: str
     index: int
     core: int | None = None
-    """Of a worker: its engine core's line."""
+    """Of a worker and a grammar process: its engine core's line."""
+    module: str = ""
+    """What it runs, likewise."""
 
 
 class Hang(msgspec.Struct, frozen=True):

@@ -21,11 +21,13 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def kill_children(pid: int) -> None:
-    """Kills the children of a process of ours, which sees to the rest. Processes that are gone need no killing."""
+def kill_children(pid: int, module: str) -> None:
+    """Kills the children that run a module of ours, of a process of ours, which sees to the rest. Processes that are
+    gone need no killing."""
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(pid).children():
-            child.kill()
+            if module in child.cmdline():
+                child.kill()
 
 
 def reap_orphans(grace: float) -> None:

@@ -111,10 +111,10 @@ class Supervisor:
             self._watch(self._cores, child, Watched(f"Engine core {replica}", line))
             # Before the workers, which wait for it.
             name = f"The grammar process of replica {replica}"
-            self._watched.append(Watched(name, grammar_line(line, parallel.world_size), core=line))
+            self._watched.append(Watched(name, grammar_line(line, parallel.world_size), line, "engine_core.grammar"))
             for rank in range(parallel.world_size):
                 name = f"Worker {rank} of replica {replica}"
-                self._watched.append(Watched(name, worker_line(line, rank), core=line))
+                self._watched.append(Watched(name, worker_line(line, rank), line, "gpu_workers"))
         for number, listener in enumerate(self._listeners):
             line = first_frontend + number
             child = start_frontend(config_file, number, listener.fileno(), heartbeats, line)
@@ -161,8 +161,8 @@ class Supervisor:
         process = hang.process
         if process.core is None:
             self._by_line[process.index].kill()
-        else:  # of a group that waits for one worker none is of use
-            kill_children(self._by_line[process.core].pid)
+        else:  # of a group that waits for one worker none is of use, and the core is to hear of nobody else's death
+            kill_children(self._by_line[process.core].pid, process.module)
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - hang.seconds))
         message = f"{process.name} hangs: no sign of life since {since}, for {hang.seconds:.0f} s."
         return Verdict(1, ERROR_DELIVERY_SECONDS, message)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 
 from benchmarks.shapes import write_model_folder
@@ -78,6 +79,16 @@ def test_the_grammar_process_dies(start: Callable[..., Server]) -> None:
     assert server.wait() == 1
     wait_for_end(pids)
     assert server.complaints() == ["quire: The grammar process of replica 0 died (signal 9)."]
+    server.assert_nothing_left()
+
+
+def test_the_process_that_tries_grammars_dies(start: Callable[..., Server]) -> None:
+    server = start("--frontends", "1", "--num-gpu-blocks-override", "500").wait_until_ready()
+    pids = server.processes("engine_core.grammar")
+    (trials,) = [pid for pid in pids if psutil.Process(pid).ppid() in pids]
+    os.kill(trials, signal.SIGKILL)
+    assert server.wait() == 1
+    assert "Traceback" not in "\n".join(server.errors())
     server.assert_nothing_left()
 
 

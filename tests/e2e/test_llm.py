@@ -91,6 +91,20 @@ def test_chat(llm: LLM) -> None:
     one = llm.chat(conversation, GREEDY, use_tqdm=False)
     two = llm.chat([conversation, conversation], GREEDY, use_tqdm=False)
     assert [output.outputs[0].text for output in two] == [one[0].outputs[0].text] * 2
+    for wrong in ([], [{"role": "nobody", "content": "Who?"}], [{"role": "user", "content": 5}]):
+        with pytest.raises(ValueError, match="messages"):
+            llm.chat(wrong, GREEDY, use_tqdm=False)
+
+
+def test_prompts_under_different_salts_share_nothing(llm: LLM) -> None:
+    prompt = list(range(20, 90))
+
+    def num_cached(salt: str | None) -> int:
+        return llm.generate([prompt], GREEDY, use_tqdm=False, cache_salt=salt)[0].num_cached_tokens
+
+    assert [num_cached(salt) for salt in ("a", "a", "b", None, "b", None)] == [0, 64, 0, 0, 64, 64]
+    with pytest.raises(ValueError, match="cache_salt must have at most 256 characters"):
+        num_cached("x" * 257)
 
 
 def test_what_is_refused_before_anything_runs(llm: LLM) -> None:

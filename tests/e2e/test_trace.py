@@ -10,6 +10,18 @@ from tests.e2e.server import Server
 CHAT, COMPLETION = (f"00-4bf92f3577b34da6a3ce929d0e0e473{digit}-00f067aa0ba902b7-01" for digit in "67")
 
 
+def test_a_timeline_that_cannot_be_written_is_a_warning(start: Callable[..., Server], tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    server = start("--trace", str(folder / "trace.json")).wait_until_ready()
+    folder.rmdir()
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    (line,) = [line for line in server.errors() if "timeline" in line]
+    assert line.endswith(f"cannot be written to {folder / 'trace.json'}: No such file or directory.")
+    assert "Traceback" not in "\n".join(server.errors())
+
+
 def test_a_traceparent_reaches_the_timeline(start: Callable[..., Server], tmp_path: Path) -> None:
     file = tmp_path / "trace.json"
     server = start("--trace", str(file)).wait_until_ready()

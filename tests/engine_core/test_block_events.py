@@ -112,6 +112,25 @@ def test_who_lags_too_much_is_told_of_the_gap(harness: Harness, monkeypatch: pyt
     assert (after.gap, after.sequence) == (False, 4)
 
 
+def test_nothing_is_recorded_for_who_has_lost_it_anyway(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most who never give a credit again are gone, and nobody would notice."""
+    monkeypatch.setattr(block_events, "MAX_KEPT_BATCHES", 2)
+    events, feed = harness.core.scheduler.kv.events, harness.core._block_events
+    subscriber, client = subscribe(harness, credit=1), harness.client()
+    for handle in range(2):
+        serve(harness, client, handle, [handle + 1] * 20)
+    assert events.is_recording
+    for handle in range(2, 5):
+        serve(harness, client, handle, [handle + 1] * 20)
+    assert not events.is_recording
+    assert not feed._frames
+    subscriber.send(encode(Credit(amount=9)))
+    assert read(subscriber).gap
+    serve(harness, client, 9, [9] * 20)
+    (stored,) = read(subscriber).events
+    assert isinstance(stored, BlocksStored)
+
+
 def test_recording_ends_with_the_last_subscriber(harness: Harness) -> None:
     events = harness.core.scheduler.kv.events
     client = harness.client()

@@ -217,6 +217,7 @@ def test_a_wrong_field_is_named(setup, fields, param, stream):
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 3, "n": 4}, "best_of"),
         ({"best_of": 129}, "best_of"),
+        ({"n": 129}, "n"),
         ({"best_of": 2, "stream": True}, "best_of"),
         ({"best_of": 103, "prompt": ["a"] * 5}, "best_of"),
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),

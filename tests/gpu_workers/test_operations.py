@@ -1,16 +1,18 @@
 """The registry of devices, and what the start of a worker costs in memory."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 
-from engine_core.config.devices import SUPPORTED_DEVICES
+from engine_core.config.devices import DeviceMemory
 from engine_core.config.errors import ConfigError
 from gpu_workers import operations
 
 
 def test_the_configuration_knows_the_devices_that_have_operations() -> None:
-    assert tuple(operations._MODULES) == SUPPORTED_DEVICES
-    for device in SUPPORTED_DEVICES:
+    assert tuple(operations._MODULES) == get_args(get_type_hints(DeviceMemory)["device"])
+    for device in operations._MODULES:
         operations.load_operations(device)
     with pytest.raises(ConfigError, match="no kernels for the device tpu"):
         operations.load_operations("tpu")
