@@ -40,6 +40,14 @@ def test_a_message(setup):
     assert setup.core.received(AddRequest)[-1].sampling.max_tokens == 100
 
 
+def test_a_salt_reaches_the_engine(setup):
+    setup.say("x")
+    send(setup, cache_salt="tenant")
+    assert setup.core.received(AddRequest)[-1].cache_salt == "tenant"
+    send(setup)
+    assert setup.core.received(AddRequest)[-1].cache_salt is None
+
+
 def test_why_it_ended(setup):
     setup.say("a b c d e f g")
     assert send(setup, max_tokens=2).json()["stop_reason"] == "max_tokens"
@@ -96,6 +104,7 @@ def test_token_counts_are_those_of_a_message(setup):
         ({"max_tokens": MAX_MODEL_LEN}, "max_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"stop_sequences": [""]}, "stop_sequences"),
+        ({"cache_salt": ""}, "cache_salt"),
         ({"thinking": {"type": "always"}}, "thinking.type"),
         ({"thinking": {"type": "enabled", "budget_tokens": 100}}, "thinking.budget_tokens"),
     ],
