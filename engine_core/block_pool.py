@@ -152,7 +152,7 @@ class BlockPool:
         return private
 
     def forget_all(self) -> None:
-        """Drops every hash: the contents died with their workers. Cached blocks become free ones."""
+        """Drops every hash: nothing can be found any more. Cached blocks become free ones."""
         self.num_forgotten += len(self._block_of)
         self._block_of.clear()
         self._digest_of = [None] * self.num_blocks

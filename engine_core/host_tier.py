@@ -43,6 +43,7 @@ class HostTier:
         self.num_ready = 0
         """Slots that the workers have so far."""
         self._free: list[int] = []
+        self._nameless: set[int] = set()  # forgotten while a step named them
         self._pins = array("i", bytes(4 * num_slots))  # steps not collected yet, or not dispatched, that name the slot
         self._stores: dict[int, int] = {}  # slot -> block, of the plan that is being made
         self._loads: dict[int, int] = {}  # block -> slot, of the same
@@ -102,9 +103,21 @@ class HostTier:
         while self._inflight and self._inflight[0][0] <= step_id:
             for slot in self._inflight.popleft()[1]:
                 self._pins[slot] -= 1
+                if slot in self._nameless and not self._pins[slot]:
+                    self._nameless.remove(slot)
+                    self._free.append(slot)
         if num_ready > self.num_ready:
             self._free += range(self.num_ready, num_ready)
             self.num_ready = num_ready
+
+    def forget_all(self) -> None:
+        """Nothing can be found any more. Slots that steps name are free once these are collected."""
+        for slot in self._slot_of.values():
+            if self._pins[slot]:
+                self._nameless.add(slot)
+            else:
+                self._free.append(slot)
+        self._slot_of.clear()
 
     def _take_slot(self) -> int | None:
         """A free slot, else the least recently used one; None where that is still named by a step. Free ones go from
@@ -121,7 +134,7 @@ class HostTier:
 
     def check_integrity(self) -> None:
         """Asserts what must hold between any two calls; O(num_slots), for tests and when idle."""
-        used = list(self._slot_of.values())
+        used = [*self._slot_of.values(), *self._nameless]
         assert sorted([*used, *self._free]) == list(range(self.num_ready))
         named = [*self._stores, *self._loads.values(), *(slot for _, slots in self._inflight for slot in slots)]
         pins = np.bincount(named, minlength=self.num_slots) if named else np.zeros(self.num_slots)

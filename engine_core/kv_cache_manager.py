@@ -265,6 +265,14 @@ class KVCacheManager:
         if self.events.is_recording:
             self.events.cleared()
 
+    def forget_all(self) -> int:
+        """From now on nothing that was computed so far is found; what runs goes on. Returns how many blocks it was."""
+        num_found = self.pool.num_findable + (0 if self.host is None else len(self.host))
+        self.pool.forget_all()
+        if self.host is not None:
+            self.host.forget_all()
+        return num_found
+
     def release(self, request: Request) -> None:
         """Ends the request's tables."""
         if request.num_registered_blocks:

@@ -93,6 +93,11 @@ def _delete_response(core: "EngineCore", client: bytes, arguments: dict[str, Any
     return core.responses.remove(msgspec.convert(arguments, NameArguments).name)
 
 
+def _reset_prefix_cache(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> int:
+    """Prompts find nothing of what was computed before; returns how many blocks they could have found."""
+    return core.scheduler.kv.forget_all()
+
+
 def _abort_requests(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> int:
     """Ends requests of any client by the beginning of their ids; returns how many."""
     return core.abort_requests(msgspec.convert(arguments, AbortArguments).prefix)
@@ -107,6 +112,7 @@ METHODS: dict[str, Callable[["EngineCore", bytes, dict[str, Any]], Any]] = {
     "load_progress": _load_progress,
     "load_response": _load_response,
     "metrics": _metrics,
+    "reset_prefix_cache": _reset_prefix_cache,
     "status": _status,
     "store_progress": _store_progress,
     "store_response": _store_response,

@@ -244,6 +244,15 @@ class LLM:
         text = "".join([detokenizer.step(token_id) for token_id in ids]) + detokenizer.flush()
         return BeamSearchSequence(text, ids, found.beam.logprob, found.score, found.reason)
 
+    def reset_prefix_cache(self) -> int:
+        """From now on prompts find nothing of what was computed before, as measurements may want it. Returns how many
+        blocks they could have found. Raises `EngineError`."""
+        try:
+            num_blocks: int = self._engine.run(self._engine.client.utility("reset_prefix_cache"))
+        except EngineError as error:
+            raise self._engine.explain(error) from error
+        return num_blocks
+
     def close(self) -> None:
         """Ends the engine. May be called twice."""
         self._finalizer()

@@ -107,6 +107,18 @@ def test_prompts_under_different_salts_share_nothing(llm: LLM) -> None:
         num_cached("x" * 257)
 
 
+def test_the_prefix_cache_can_be_forgotten(llm: LLM) -> None:
+    prompt = list(range(30, 95))
+
+    def num_cached() -> int:
+        return llm.generate([prompt], GREEDY, use_tqdm=False)[0].num_cached_tokens
+
+    assert [num_cached(), num_cached()] == [0, 64]
+    assert llm.reset_prefix_cache() >= 4
+    assert llm.reset_prefix_cache() == 0
+    assert [num_cached(), num_cached()] == [0, 64]
+
+
 def test_what_is_refused_before_anything_runs(llm: LLM) -> None:
     for prompts, params, reason in (
         ([[]], GREEDY, "at least one token"),

@@ -143,6 +143,11 @@ class HostTierMachine(RuleBasedStateMachine):
         behind = int(self.manager.count_behind(np.array(len(request.tokens))))
         self.manager.release_behind([request], [max(behind, request.num_behind)])
 
+    @rule()
+    def forget_all(self) -> None:
+        self.manager.forget_all()
+        assert len(self.tier) == self.manager.pool.num_findable == self.manager.forget_all() == 0
+
     @invariant()
     def adds_up(self) -> None:
         if not hasattr(self, "tier"):

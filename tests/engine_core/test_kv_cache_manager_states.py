@@ -118,7 +118,7 @@ class KVCacheManagerMachine(RuleBasedStateMachine):
 
     @rule()
     def forget_all(self) -> None:
-        self.manager.pool.forget_all()
+        self.manager.forget_all()
 
     @invariant()
     def adds_up(self) -> None:

@@ -183,7 +183,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def forget_all(self) -> None:
         """What was cached is lost to others; who runs goes on."""
-        self.scheduler.kv.pool.forget_all()
+        self.scheduler.kv.forget_all()
         assert self.scheduler.kv.pool.num_cached == 0
 
     @rule()
