@@ -59,8 +59,10 @@ class TextTokenizer:
                 data = file.read()
             tokenizer = Tokenizer.from_buffer(data)
             decoder = msgspec.json.decode(data, type=_TokenizerFile).decoder
-        except (OSError, ValueError) as error:
-            raise TokenizerError(f"{path} is not a usable tokenizer: {error}") from error
+        except OSError as error:
+            raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
+        except ValueError as error:
+            raise TokenizerError(f"{path} is not a usable tokenizer: {str(error).rstrip('.')}.") from error
         return cls(tokenizer, decoder, _special_tokens(load_tokenizer_config(folder)))
 
     def special_ids_of(self, texts: frozenset[str]) -> frozenset[int]:
@@ -145,8 +147,10 @@ def load_tokenizer_config(folder: str) -> dict[str, Any]:
             config = msgspec.json.decode(file.read())
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.DecodeError) as error:
-        raise TokenizerError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise TokenizerError(f"{path} is not valid JSON: {str(error).rstrip('.')}.") from error
     if not isinstance(config, dict):
         raise TokenizerError(f"{path} is not a JSON object.")
     return config

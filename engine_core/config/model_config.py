@@ -145,6 +145,10 @@ def _from_hf(hf: HfConfig, generation: HfGenerationConfig, architecture: str, pa
         raise ConfigError(f"{file}: hidden_act {hidden_act[:40]!r} is not supported; supported: {wanted_act}.")
     if hf.use_bidirectional_attention:
         raise ConfigError(f"{file}: use_bidirectional_attention is not supported: a token sees those before it only.")
+    eos_token_ids = _token_ids(hf.eos_token_id if generation.eos_token_id is None else generation.eos_token_id)
+    if (eos := max(eos_token_ids, default=0)) >= hf.vocab_size:
+        source = file if generation.eos_token_id is None else path / "generation_config.json"
+        raise ConfigError(f"{source}: eos_token_id {eos} is not in the vocabulary of {hf.vocab_size} tokens.")
     sliding_layers = find_sliding_layers(hf, architecture, file)
     rope, sliding_rope = _ropes(hf, architecture, file)
     return ModelConfig(
@@ -174,7 +178,7 @@ def _from_hf(hf: HfConfig, generation: HfGenerationConfig, architecture: str, pa
         post_norms=architecture in _GEMMA,
         dtype=dtype,
         bos_token_id=next(iter(_token_ids(hf.bos_token_id)), None),
-        eos_token_ids=_token_ids(hf.eos_token_id if generation.eos_token_id is None else generation.eos_token_id),
+        eos_token_ids=eos_token_ids,
     )
 
 
@@ -218,8 +222,10 @@ def read_json_object(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{file.parent} is not a model folder: it has no {file.name}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}.") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not UTF-8 text.") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not valid JSON: {error}.") from None
     if not isinstance(value, dict):

@@ -118,6 +118,26 @@ def test_eos_of_generation_config_wins(tmp_path: Path) -> None:
     assert load_model_config(folder).eos_token_ids == (5, 6)
 
 
+def test_eos_is_a_token_of_the_vocabulary(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path, eos_token_id=95)
+    assert load_model_config(folder).eos_token_ids == (95,)
+    make_model_folder(tmp_path, eos_token_id=[2, 96])
+    with pytest.raises(ConfigError, match=r"/config\.json: eos_token_id 96 is not in the vocabulary of 96 tokens\.$"):
+        load_model_config(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 2}')  # which wins
+    assert load_model_config(folder).eos_token_ids == (2,)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 1000}')
+    with pytest.raises(ConfigError, match=r"/generation_config\.json: eos_token_id 1000 is not in the vocabulary"):
+        load_model_config(folder)
+
+
+def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ConfigError) as error:
+        load_model_config(tmp_path)
+    assert str(error.value) == f"{tmp_path}/config.json cannot be read: Is a directory."
+
+
 def test_no_folder_no_file_no_json(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no model folder"):
         load_model_config(tmp_path / "nowhere")
