@@ -64,7 +64,7 @@ def _decoders_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], msgspec.json.D
 
 
 def from_validation(error: msgspec.ValidationError | ValueError, prefix: str = "") -> ApiError:
-    """msgspec's sentence about a wrong value, with the field's path taken out of it."""
+    """msgspec's sentence about a wrong value, with the field's path taken out of it; our own for a missing one."""
     message = str(error)
     path = prefix
     found = _PATH.search(message)
@@ -75,7 +75,8 @@ def from_validation(error: msgspec.ValidationError | ValueError, prefix: str = "
     field_first = _FIELD_FIRST.search(message)
     if missing:
         path = ".".join(part for part in (path, missing.group(1)) if part)
-    elif field_first and not path:
+        return bad_request(f"{path} must be given.", param=path)
+    if field_first and not path:
         path = field_first.group(1)
     if path and not field_first:
         message = f"{path}: {message}"

@@ -239,8 +239,11 @@ def test_a_wrong_field_of_a_completion_is_named(setup, fields, param):
 
 
 def test_a_missing_field_is_named(setup):
-    assert error_of(setup.post(CHAT, {"model": MODEL}), 400)["param"] == "messages"
-    assert error_of(setup.post("/v1/completions", {"model": MODEL}), 400)["param"] == "prompt"
+    bodies = {"messages": (CHAT, {"model": MODEL}), "prompt": ("/v1/completions", {"model": MODEL})}
+    bodies["messages[0].role"] = (CHAT, {"messages": [{"content": "Hi"}]})
+    for field, (path, body) in bodies.items():
+        error = error_of(setup.post(path, body), 400)
+        assert (error["param"], error["message"]) == (field, f"{field} must be given.")
 
 
 @pytest.mark.parametrize(
