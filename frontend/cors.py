@@ -1,5 +1,6 @@
 """Cross-origin requests: which web pages a browser lets read our answers. Without configured origins there are none."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 ANY_ORIGIN = "*"
@@ -7,6 +8,14 @@ PREFLIGHT_SECONDS = 600
 MAX_HEADER_CHARS = 1024
 _REQUESTED_METHOD = "access-control-request-method"
 _REQUESTED_HEADERS = "access-control-request-headers"
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_OWN_PORTS = {("http", "80"), ("https", "443")}
+
+
+def is_origin(text: str) -> bool:
+    """Whether a browser could send it: others are compared with what browsers send and never match. Or it means all."""
+    found = _ORIGIN.fullmatch(text)
+    return text == ANY_ORIGIN or (found is not None and found.groups() not in _OWN_PORTS)
 
 
 def is_preflight(method: str, headers: Mapping[str, str]) -> bool:

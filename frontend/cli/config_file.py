@@ -1,5 +1,6 @@
 """The YAML file of `--config`: the flags' names, with dashes or underscores, as keys."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"--config {path} is larger than {MAX_CONFIG_BYTES} bytes.")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -27,6 +29,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path} must hold `name: value` lines.")
+    for key, count in Counter(_written_keys(text)).items():
+        if count > 1:  # of which the content has only the last
+            raise ConfigError(f"--config {path} sets {key!r} twice.")
     settings: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key).replace("-", "_")
@@ -37,3 +42,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
         if value is not None:
             settings[name] = value
     return settings
+
+
+def _written_keys(text: str) -> list[str]:
+    """The keys of the outermost mapping, those included that stand there again."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)]

@@ -14,10 +14,11 @@ from msgspec import Meta
 
 from engine_core.config.engine_config import PolicyName
 from engine_core.config.errors import ConfigError
+from frontend.cli.wording import refusal, shown
+from frontend.cors import is_origin
 from frontend.parsers.registry import REASONING_FORMATS, TOOL_FORMATS
 
 Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[int, Meta(ge=0)]
 MAX_SEED = 2**63 - 1
 
 Settings = TypeVar("Settings")
@@ -48,7 +49,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     prefix_hash_key_file: str | None = None
     enforce_eager: bool = False
     seed: Annotated[int, Meta(ge=-MAX_SEED, le=MAX_SEED)] = 0
-    num_threads: NotNegative = 0
+    num_threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     chat_template: str | None = None
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"
@@ -137,7 +138,7 @@ SWITCHES = ("enforce_eager", "strict_requests", "trust_request_chat_template")
 LISTS = ("served_model_name", "api_key", "allowed_origins")
 """Given as several words, or as one text in the YAML file."""
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgKMGT]?)(i?B)?")
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgKMGT]?)(i?B)?")
 
 
 def flag_of(name: str) -> str:
@@ -175,14 +176,15 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, default: object) -> Non
     group.add_argument(
         flag_of(name),
         default=argparse.SUPPRESS,
-        choices=CHOICES.get(name),
         nargs="+" if name in LISTS else None,
-        metavar=None if name in CHOICES else _metavar(name, default),
+        metavar=_metavar(name, default),
         help=text,
     )
 
 
 def _metavar(name: str, default: object) -> str:
+    if name in CHOICES:
+        return f"{{{','.join(CHOICES[name])}}}"  # which `make_args` checks, for all sources alike
     if name in ("chat_template", "trace", "prefix_hash_key_file", "api_key_file"):
         return "FILE"
     if name in ("served_model_name", "host", "api_key"):
@@ -199,11 +201,21 @@ def make_args(values: Mapping[str, Any], where: str = "") -> ServeArgs:
         raise ConfigError(f"{where}There is no setting {name!r}.")
     for name in SIZES:
         if isinstance(values.get(name), str):
-            values[name] = parse_size(name, values[name])
+            values[name] = parse_size(name, values[name], where)
+    for name, choices in CHOICES.items():
+        if name in values and values[name] not in choices:
+            raise ConfigError(f"{where}{flag_of(name)}: {shown(values[name])} is not one of {', '.join(choices)}.")
     for name in LISTS:
         if isinstance(values.get(name), str):
             values[name] = [values[name]]
-    return convert_settings(values, ServeArgs, where)
+    args = convert_settings(values, ServeArgs, where)
+    for origin in args.allowed_origins:
+        if not is_origin(origin):
+            raise ConfigError(
+                f"{where}--allowed-origins: {shown(origin)} is not what a browser sends as an origin: scheme://host or "
+                f"scheme://host:port in lower case, without a path and without the scheme's own port, or '*' for all."
+            )
+    return args
 
 
 def convert_settings(values: Mapping[str, Any], kind: type[Settings], where: str = "") -> Settings:
@@ -212,15 +224,17 @@ def convert_settings(values: Mapping[str, Any], kind: type[Settings], where: str
         # Not strict: the command line brings numbers as strings.
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$.")
-        raise ConfigError(f"{where}{flag_of(path.split('[')[0].rstrip('`'))}: {reason}.") from None
+        _, _, path = str(error).partition(" - at `$.")
+        name = path.split("[")[0].rstrip("`")
+        raise ConfigError(f"{where}{flag_of(name)}: {refusal(values, kind, name)}.") from None
 
 
-def parse_size(name: str, text: str) -> int:
+def parse_size(name: str, text: str, where: str = "") -> int:
     """A whole number with a unit: "8192", "8k" (8000), "8K", "8KiB" (8192), "1.5G"."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ConfigError(f"{flag_of(name)}: {text!r} is not a whole number or a size such as 8192, 8k, 8K or 2GiB.")
+        allowed = "a whole number of up to 18 digits or a size such as 8k, 8K or 2GiB"
+        raise ConfigError(f"{where}{flag_of(name)}: {shown(text)} is not {allowed}.")
     number, unit, suffix = match.groups()
     if suffix and unit.islower():  # 8kB is 8000 and 8kiB is a common slip for 8KiB
         unit = unit.upper() if suffix == "iB" else unit

@@ -1,100 +1,35 @@
-"""The `quire` command. Each subcommand is a file of its own; what they share is how settings are read and refused."""
+"""The `quire` command's start. It imports next to nothing, so that Ctrl-C ends it quietly while it imports the rest."""
 
-import argparse
-import io
-import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple, NoReturn
-
-from engine_core.config.errors import ConfigError
-from frontend.cli import plan, serve, top
-from frontend.cli.config_file import read_config_file
-from frontend.cli.flags import ServeArgs, add_flags, make_args
-from frontend.version import quire_version
-
-EXIT_CONFIG = 2
-
-
-class Command(NamedTuple):
-    """A subcommand: what it is for, its flags, and what it does with them; `run` returns the exit code."""
-
-    description: str
-    add_flags: Sequence[Callable[[argparse.ArgumentParser], None]]
-    run: Callable[[argparse.Namespace], int]
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage text is what --help is for."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see {self.prog} --help)")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="quire", description="An inference and serving engine for large language models.")
-    parser.add_argument("--version", action="version", version=f"quire {quire_version()}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        description = command.description
-        # No abbreviations: a flag that is added later must not change what a shortened one means.
-        subparser = commands.add_parser(name, help=description, description=description, allow_abbrev=False)
-        for add in command.add_flags:
-            add(subparser)
-    return parser
-
-
-def read_settings(namespace: argparse.Namespace) -> ServeArgs:
-    """Flags win over the file; a model that was named wins over the one that a script proposes."""
-    given = {name: value for name, value in vars(namespace).items() if name != "command"}
-    default_model = given.pop("default_model", None)
-    config_file = given.pop("config", None)
-    if "model_argument" in given:
-        given["model"] = given.pop("model_argument")
-    settings = {}
-    if config_file is not None:
-        path = Path(config_file).expanduser()
-        settings = read_config_file(path)
-        make_args(settings, where=f"--config {path}: ")
-    settings.update(given)
-    settings.setdefault("model", default_model)
-    return make_args(settings)
-
-
-def _run_serve(namespace: argparse.Namespace) -> int:
-    return serve.run(read_settings(namespace))
-
-
-def _run_plan(namespace: argparse.Namespace) -> int:
-    plan_args = plan.take_plan_args(namespace)
-    return plan.run(read_settings(namespace), plan_args)
-
-
-COMMANDS = {
-    "serve": Command("serve a model over HTTP and ZeroMQ", [add_flags], _run_serve),
-    "plan": Command("print what serving a model would take, and stop", [add_flags, plan.add_plan_flags], _run_plan),
-    "top": Command("show a running server's cache, queue and requests", [top.add_top_flags], top.run),
-}
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console script. A `ConfigError` is one line on stderr and exit code 2, never a traceback."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another one
+    """The console script: runs the subcommand and returns the exit code."""
     try:
-        namespace = build_parser().parse_args(argv)
-        return COMMANDS[namespace.command].run(namespace)
-    except ConfigError as error:
-        # What a model's files say may stand in it, line breaks included.
-        print(f"quire: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_CONFIG
+        with _plain_interrupts():
+            from frontend.cli import commands
+        return commands.main(argv)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone (`quire plan ... | head`); keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+
+
+@contextmanager
+def _plain_interrupts() -> Iterator[None]:
+    """Ctrl-C ends the process as it ends one that is not Python's: within an import, Python's exception can end up in
+    somebody's callback and be printed there. A program's own handler is left as it is."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if __name__ == "__main__":

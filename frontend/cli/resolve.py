@@ -76,7 +76,7 @@ def resolve(args: ServeArgs) -> Resolved:
 
 def read_model(args: ServeArgs, with_weights: bool = True) -> ModelFiles:
     """Without weights a model of the hub need not be here: config.json has its shape."""
-    if args.model is None:
+    if args.model is None or not args.model.strip():
         raise ConfigError("No model was named; MODEL is a folder or a Hugging Face hub name.")
     folder = resolve_model_folder(args.model, with_weights)
     model = load_model_config(folder)
@@ -96,6 +96,10 @@ def resolve_engine(
     machine: DeviceMemory | None = None,
 ) -> tuple[EngineConfig, MemoryPlan]:
     """The engine's part, with the plan of each rank's device. `machine`: what is around the device; None: this one."""
+    if args.num_gpu_blocks_override is not None and args.kv_cache_memory_bytes is not None:
+        raise ConfigError(
+            "--num-gpu-blocks-override and --kv-cache-memory-bytes both set the size of the KV cache: give one of them."
+        )
     model = files.config
     dtype = _resolve_dtype(args, model, device)
     scheduler = _resolve_scheduler(args, model, device)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from benchmarks.started import Started, serve_command
-from frontend.cli.main import build_parser, read_settings
+from frontend.cli.commands import build_parser, read_settings
 
 SERVER = """
 import signal, sys

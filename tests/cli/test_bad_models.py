@@ -154,7 +154,9 @@ def test_a_hub_name_in_the_local_cache(tmp_path: Path) -> None:
 
 def test_the_supervisor_stays_light() -> None:
     """Neither torch nor Sanic nor ZeroMQ: what only waits should cost nothing to start."""
-    code = "import sys, frontend.cli.main; print(sorted({'torch', 'sanic', 'zmq', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, frontend.cli.commands; print(sorted({'torch', 'sanic', 'zmq', 'transformers'} & set(sys.modules)))"
+    )
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
 

@@ -1,5 +1,8 @@
 """Settings from flags, the YAML file and Python arguments: one meaning, and a sentence for what has none."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +10,9 @@ import msgspec
 import pytest
 
 from engine_core.config.errors import ConfigError
+from frontend.cli.commands import build_parser, read_settings
 from frontend.cli.flags import CHOICES, GROUPS, HELP, SIZES, SWITCHES, ServeArgs, make_args, parse_size
-from frontend.cli.main import build_parser, main, read_settings
+from frontend.cli.main import main
 
 
 def settings(*arguments: str) -> ServeArgs:
@@ -52,7 +56,9 @@ def test_who_names_the_model(tmp_path: Path) -> None:
     assert settings("--default-model", "d").model == "d"
     assert settings("--default-model", "d", "--config", str(file)).model == "from-file"
     assert settings("--default-model", "d", "--config", str(file), "--model", "flag").model == "flag"
-    assert settings("--model", "flag", "positional").model == "positional"
+    assert settings("--model", "same", "same").model == "same"
+    with pytest.raises(ConfigError, match="MODEL positional and --model flag differ"):
+        settings("--model", "flag", "positional")
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -72,15 +78,22 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     [
         ("modle: m", r"there is no setting 'modle'"),
         ("config: other.yaml", r"there is no setting 'config'"),
-        ("port: many", r"--port: Expected `int`, got `str`"),
-        ("port: 70000", r"--port: Expected `int` <= 65535"),
-        ("port: [1]", r"--port"),
-        ("max-num-seqs: 0", r"--max-num-seqs: Expected `int` >= 1"),
-        ("gpu_memory_utilization: 1.5", r"--gpu-memory-utilization"),
-        ("served-model-name: [1]", r"--served-model-name: Expected `str`"),
-        ("dtype: int3", r"--dtype: Invalid enum value 'int3'"),
+        ("port: many", r"--port: 'many' is not a whole number from 0 to 65535\.$"),
+        ("port: 70000", r"--port: 70000 is not a whole number from 0 to 65535\.$"),
+        ("port: [1]", r"--port: \[1\] is not a whole number"),
+        ("port: true", r"--port: true is not a whole number"),
+        ("enforce-eager: maybe", r"--enforce-eager: 'maybe' is not true or false\.$"),
+        ("model: [x]", r"--model: \['x'\] is not a text\.$"),
+        ("max-model-len: many", r"--max-model-len: 'many' is not a whole number"),
+        ("allowed-origins: http://a/", r"--allowed-origins: 'http://a/' is not what a browser sends"),
+        ("max-num-seqs: 0", r"--max-num-seqs: 0 is not a whole number from 1 to 8192\.$"),
+        ("gpu_memory_utilization: 1.5", r"--gpu-memory-utilization: 1\.5 is not a number above 0 and up to 1\.$"),
+        ("served-model-name: [1]", r"--served-model-name: 1 is not a text of 1 to 256 characters\.$"),
+        ("served-model-name: 1", r"--served-model-name: 1 is not a text of .* or a list of such\.$"),
+        ("dtype: int3", r"--dtype: 'int3' is not one of auto, float32, float16, bfloat16\.$"),
         ("port: 1\nport_: 2", r"there is no setting 'port_'"),
         ("max-num-seqs: 1\nmax_num_seqs: 2", r"sets 'max_num_seqs' twice"),
+        ("block_size: 16\nport: 1\nblock_size: 32", r"sets 'block_size' twice"),
         ("- a", r"must hold `name: value` lines"),
         ("a: [", r"is not valid YAML"),
         ("!!python/object/apply:os.system ['true']", r"is not valid YAML"),
@@ -111,7 +124,7 @@ def test_sizes(text: str, number: int) -> None:
     assert parse_size("max_model_len", text) == number
 
 
-@pytest.mark.parametrize("text", ["", "k", "-1", "1e3", "8x", "0x10", "1.5.2", "٣k "])
+@pytest.mark.parametrize("text", ["", "k", "-1", "1e3", "8x", "0x10", "1.5.2", "٣k ", "9" * 5000])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ConfigError, match="--max-model-len"):
         parse_size("max_model_len", text)
@@ -148,6 +161,95 @@ def test_a_bad_command_line_is_one_line(arguments: list[str], capsys: pytest.Cap
     assert captured.out == ""
     assert captured.err.startswith("quire: ")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"gpu_memory_utilization": "nan"}, "nan is not a number above 0 and up to 1"),
+        ({"num_threads": 1025}, "--num-threads: 1025 is not a whole number from 0 to 1024"),
+        ({"max_model_len": None, "port": None}, "--port: None is not a whole number"),
+        ({"max_model_len": "0"}, "--max-model-len: 0 is not a whole number of at least 1"),
+        ({"dtype": ["auto"]}, r"--dtype: \['auto'\] is not one of auto, float32"),
+        ({"tool_call_parser": "nobody"}, "--tool-call-parser: 'nobody' is not one of auto, none, gpt_oss, "),
+        ({"served_model_name": ["a", ""]}, "--served-model-name: '' is not a text of 1 to 256 characters"),
+        ({"host": "h" * 500, "seed": "x" * 500}, r"--seed: '?x{99}\.\.\. is not"),
+        ({"api_key": ["sk-1" * 2000]}, "--api-key: what was given is not a text of 1 to 4096 characters"),
+    ],
+)
+def test_a_refusal_says_what_was_given_and_what_may_be(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        make_args(values)
+
+
+ORIGINS = ["*", "https://chat.example", "http://localhost:3000", "http://[::1]:8080", "chrome-extension://abc"]
+NO_ORIGINS = ["notanorigin", "https://chat.example/", "https://chat.example/x", "https://Chat.example", "https://"]
+NO_ORIGINS += ["https://*.example", "https://chat.example:443", "https://chat.example:", " https://a", "a.example:80"]
+
+
+def test_origins_are_what_browsers_send() -> None:
+    assert make_args({"allowed_origins": ORIGINS}).allowed_origins == ORIGINS
+    for origin in NO_ORIGINS:
+        with pytest.raises(ConfigError, match=r"--allowed-origins: .* is not what a browser sends"):
+            make_args({"allowed_origins": ["*", origin]})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serve", "m", "--prot", "1"], "quire serve has no flag --prot; is --port meant? (see quire serve --help)"),
+        (["plan", "m", "--at-lenght=7"], "quire plan has no flag --at-lenght; is --at-length meant?"),
+        (["top", "--limt", "1"], "quire top has no flag --limt; is --limit meant? (see quire top --help)"),
+        (["serve", "m", "--xyzzy"], "quire serve has no flag --xyzzy (see quire serve --help)."),
+        (["serve", "m", "-tp", "2"], "quire serve has no flag -tp (see quire serve --help)."),
+        (["serve", "m", "--gpu", "H100"], "--gpu is no flag of quire serve: it belongs to quire plan (see "),
+        (["serve", "m", "--tensor-parallel-size=2"], "--tensor-parallel-size is no flag of quire serve: it belongs to"),
+        (["serve", "m", "--json"], "it belongs to quire plan and quire top (see quire serve --help)."),
+        (["serve", "m", "other"], "quire serve does not know what 'other' is for (see quire serve --help)."),
+    ],
+)
+def test_what_a_subcommand_does_not_know(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_lists_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    assert "{auto,float32,float16,bfloat16}" in capsys.readouterr().out
+
+
+INTERRUPTED = """
+import importlib.abc, os, runpy, signal, sys
+
+class Interrupts(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+sys.argv = ["quire", "plan", "/nowhere/at/all"]
+runpy.run_module("frontend.cli.main", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["msgspec", "psutil", "yaml", "frontend.cli.plan"])
+def test_ctrl_c_while_it_imports_is_quiet(module: str) -> None:
+    command = [sys.executable, "-P", "-c", INTERRUPTED.format(module=module)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_is_left_to_programs_that_import_us() -> None:
+    code = (
+        "import signal, sys; before = signal.getsignal(signal.SIGINT); import quire, frontend.cli.main as main\n"
+        "assert signal.getsignal(signal.SIGINT) is before\n"
+        "assert main.main(['plan', '/nowhere/at/all']) == 2\n"
+        "assert signal.getsignal(signal.SIGINT) is before"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60, stderr=subprocess.DEVNULL)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

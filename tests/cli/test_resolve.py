@@ -87,9 +87,14 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatc
         ({"max_model_len": 129}, "more than the 128 positions"),
         ({"max_num_batched_tokens": 100, "max_num_seqs": 256}, "less than --max-num-seqs 256"),
         ({"kv_cache_memory_bytes": 1000}, "--kv-cache-memory-bytes"),
+        ({"model": ""}, "No model was named"),
+        ({"model": " "}, "No model was named"),
+        (
+            {"num_gpu_blocks_override": 64, "kv_cache_memory_bytes": "1M"},
+            "--num-gpu.* and --kv-cache.*: give one of them",
+        ),
         ({"num_gpu_blocks_override": 10**12}, "does not fit into memory"),
         ({"chat_template": "/nowhere.jinja"}, "--chat-template /nowhere.jinja cannot be read"),
-        ({"tool_call_parser": "nobody"}, "--tool-call-parser nobody: there is no such format; known are gpt_oss, "),
         ({"reasoning_parser": "gpt_oss"}, "choose it for both parsers"),
         ({"generation_config": "/nowhere"}, "--generation-config /nowhere"),
         ({"hang_timeout": 2.9}, "--hang-timeout 2.9 is too short"),
@@ -177,7 +182,7 @@ def test_formats_come_from_the_chat_template(tmp_path: Path) -> None:
         ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}', "missing required field `template`"),
         ("tokenizer_config.json", b'{"chat_template": 7}', "neither a text nor a list of templates"),
         ("tokenizer_config.json", b'{"chat_template": "{% if %}"}', "chat template is not valid: .* .line 1."),
-        ("tokenizer_config.json", b"{", "tokenizer_config.json cannot be read"),
+        ("tokenizer_config.json", b"{", "tokenizer_config.json is not valid JSON: Input data was truncated\\.$"),
         ("chat_template.jinja", b"{{ messages", "chat template is not valid"),
         ("chat_template.jinja", b"\xff", "chat_template.jinja is not UTF-8 text"),
     ],
@@ -188,6 +193,14 @@ def test_a_chat_template_that_no_frontend_could_use(tmp_path: Path, file: str, c
     with pytest.raises(ConfigError, match=reason) as error:
         resolved(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_config_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path)
+    (folder / "tokenizer_config.json").mkdir()
+    with pytest.raises(ConfigError) as error:
+        resolved(folder)
+    assert str(error.value) == f"{folder}/tokenizer_config.json cannot be read: Is a directory."
 
 
 def test_dummy_weights_need_no_files(tmp_path: Path) -> None:
