@@ -68,6 +68,11 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.num_host_blocks * self.bytes_per_block
 
     @property
+    def num_host_tokens(self) -> int:
+        """Whole prompts' tokens that the second tier holds: a token takes a block's part in each group."""
+        return self.num_host_blocks * self.block_size // len(self.groups)
+
+    @property
     def fixed_bytes(self) -> int:
         """Everything but the cache."""
         return self.weight_bytes + sum(msgspec.structs.astuple(self.worker))

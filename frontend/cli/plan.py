@@ -15,13 +15,15 @@ from engine_core.config.engine_config import EngineConfig
 from engine_core.config.errors import ConfigError
 from engine_core.config.memory_plan import GIB, DoesNotFit, MemoryPlan
 from engine_core.config.model_memory import fitting_rank_counts, num_parameters, share_of_rank
-from frontend.cli.flags import ServeArgs, convert_settings
+from frontend.cli.flags import ServeArgs, convert_settings, parse_size
 from frontend.cli.report import headline, memory_lines
 from frontend.cli.resolve import ModelFiles, default_model_name, read_model, resolve_engine
 
 _DEFAULT_LENGTHS = (1024, 8192)
 """Beside the longest that the model serves."""
 _MOST_RANKS_TRIED = 16
+_UNKNOWN_MACHINE = DeviceMemory("cpu", "around a GPU that is not here", 2**60, 2**60)
+"""Of any size: nobody said how much memory it has."""
 
 
 class PlanArgs(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,13 +43,21 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     add("--tensor-parallel-size", default=absent, metavar="N", help="GPUs that share the model (default: 1)")
     add("--gpu", default=absent, metavar="NAME", help=f"a GPU that need not be here: {', '.join(GPU_MEMORY_MIB)}")
     add("--gpu-memory-gib", default=absent, metavar="X", help="a GPU that need not be here, by its memory")
-    add("--at-length", nargs="+", default=absent, metavar="N", help="largest batch of requests of so many tokens")
+    add(
+        "--at-length",
+        nargs="+",
+        default=absent,
+        metavar="N",
+        help="largest batch of requests of so many tokens (2K, ...)",
+    )
     add("--json", action="store_true", default=absent, help="print JSON")
 
 
 def take_plan_args(namespace: argparse.Namespace) -> PlanArgs:
     """Takes the plan's own flags out of a parsed command line. Raises `ConfigError` that names the wrong one."""
     given = {name: vars(namespace).pop(name) for name in PlanArgs.__struct_fields__ if name in namespace}
+    if "at_length" in given:
+        given["at_length"] = [parse_size("at_length", text) for text in given["at_length"]]
     return convert_settings(given, PlanArgs)
 
 
@@ -55,11 +65,12 @@ def run(args: ServeArgs, plan_args: PlanArgs) -> int:
     device = _device(args, plan_args)
     if device.device == "cpu" and plan_args.tensor_parallel_size > 1:
         raise ConfigError("--tensor-parallel-size is for GPUs; --gpu plans for some that are not here.")
+    machine = _UNKNOWN_MACHINE if _is_described(plan_args) else None
     files = read_model(args, with_weights=False)
     try:
-        engine, plan = resolve_engine(args, files, device, plan_args.tensor_parallel_size)
+        engine, plan = resolve_engine(args, files, device, plan_args.tensor_parallel_size, machine)
     except DoesNotFit as error:
-        others = " or ".join(_what_would_fit(args, files, device, plan_args.tensor_parallel_size))
+        others = " or ".join(_what_would_fit(args, files, device, plan_args.tensor_parallel_size, machine))
         raise ConfigError(f"{error} So would {others}." if others else str(error)) from None
     lengths = plan_args.at_length or sorted({*_DEFAULT_LENGTHS, plan.max_model_len})
     longest = plan.max_model_len
@@ -74,9 +85,13 @@ def run(args: ServeArgs, plan_args: PlanArgs) -> int:
     return 0
 
 
+def _is_described(plan_args: PlanArgs) -> bool:
+    return plan_args.gpu is not None or plan_args.gpu_memory_gib is not None
+
+
 def _device(args: ServeArgs, plan_args: PlanArgs) -> DeviceMemory:
     """The GPU that was described, or what is here."""
-    if plan_args.gpu is None and plan_args.gpu_memory_gib is None:
+    if not _is_described(plan_args):
         return probe_device(args.device)
     if plan_args.gpu is not None and plan_args.gpu_memory_gib is not None:
         raise ConfigError("--gpu and --gpu-memory-gib describe the same GPU; one of them is enough.")
@@ -89,23 +104,25 @@ def _device(args: ServeArgs, plan_args: PlanArgs) -> DeviceMemory:
     return DeviceMemory("cuda", f"a GPU of {plan_args.gpu_memory_gib:g} GiB", size, size)
 
 
-def _what_would_fit(args: ServeArgs, files: ModelFiles, device: DeviceMemory, num_ranks: int) -> Iterator[str]:
+def _what_would_fit(
+    args: ServeArgs, files: ModelFiles, device: DeviceMemory, num_ranks: int, machine: DeviceMemory | None
+) -> Iterator[str]:
     """The smallest larger group of such devices, and the smallest larger GPU."""
 
-    def fits(device: DeviceMemory, num_ranks: int) -> bool:
+    def fits(device: DeviceMemory, num_ranks: int, machine: DeviceMemory | None) -> bool:
         try:
-            resolve_engine(args, files, device, num_ranks)
-        except DoesNotFit:
+            resolve_engine(args, files, device, num_ranks, machine)
+        except ConfigError:  # also for a host tier that is too large for this machine
             return False
         return True
 
     if device.device == "cuda":
         larger_groups = fitting_rank_counts(files.config, _MOST_RANKS_TRIED)
-        more = (size for size in larger_groups if size > num_ranks and fits(device, size))
+        more = (size for size in larger_groups if size > num_ranks and fits(device, size, machine))
         if (size := next(more, None)) is not None:
             yield f"--tensor-parallel-size {size}"
     larger_gpus = (absent_gpu(name) for name, mib in GPU_MEMORY_MIB.items() if mib * 2**20 > device.total)
-    if (gpu := next((gpu for gpu in larger_gpus if fits(gpu, num_ranks)), None)) is not None:
+    if (gpu := next((gpu for gpu in larger_gpus if fits(gpu, num_ranks, _UNKNOWN_MACHINE)), None)) is not None:
         yield f"--gpu {gpu.name}"
 
 
@@ -153,5 +170,13 @@ def _as_json(name: str, engine: EngineConfig, plan: MemoryPlan, batches: dict[in
         "block_size": plan.block_size,
         "num_blocks": plan.num_blocks,
         "num_kv_tokens": plan.num_kv_tokens,
+        "layer_groups": [
+            {"layers": group.layers, "sliding_window": group.sliding_window or None} for group in plan.groups.groups
+        ],
+        "host_tier": {
+            "bytes": plan.host_bytes,
+            "num_blocks": plan.num_host_blocks,
+            "num_tokens": plan.num_host_tokens,
+        },
         "largest_batch": [{"length": length, "num_requests": batch} for length, batch in batches.items()],
     }

@@ -101,7 +101,7 @@ def _host_tier(plan: MemoryPlan) -> list[str]:
         return []
     return [
         f"  Host tier      {format_bytes(plan.host_bytes)} of the machine's memory: {plan.num_host_blocks:,} blocks, "
-        f"{plan.num_host_blocks * plan.block_size // len(plan.groups):,} tokens"
+        f"{plan.num_host_tokens:,} tokens"
     ]
 
 

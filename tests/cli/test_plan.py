@@ -9,11 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine_core.config.devices import GPU_MEMORY_MIB
+from engine_core.config.devices import GPU_MEMORY_MIB, DeviceMemory
+from frontend.cli import plan as plan_module
+from frontend.cli import resolve
 from frontend.cli.hub import has_weights
 from frontend.cli.main import main
 from tests.config.models import TINY_CONFIG, make_model_folder, safetensors_header, tiny_tensors
 
+GIB = 2**30
 Capture = pytest.CaptureFixture[str]
 
 
@@ -70,6 +73,10 @@ def test_the_largest_batch_at_several_lengths(tmp_path: Path, capsys: Capture) -
     assert main(["plan", str(folder), *flags, "--at-length", "17"]) == 0
     assert "10 requests of 17 tokens, of which --max-num-seqs runs 3 at once" in capsys.readouterr().out
     assert [entry["length"] for entry in plan(capsys, folder)["largest_batch"]] == [128]
+    assert [entry["length"] for entry in plan(capsys, folder, "--at-length", "0.125K", "7")["largest_batch"]] == [
+        128,
+        7,
+    ]
 
 
 def test_tensor_parallel_ranks_share_what_the_layers_share(tmp_path: Path, capsys: Capture) -> None:
@@ -132,13 +139,46 @@ def test_what_cannot_fit_names_what_would_and_that_does(tmp_path: Path, capsys: 
         (["--gpu-memory-gib", "nan"], "--gpu-memory-gib: "),
         (["--tensor-parallel-size", "0"], "--tensor-parallel-size: "),
         (["--device", "cpu", "--tensor-parallel-size", "2"], "is for GPUs"),
-        (["--at-length", "0"], "--at-length: "),
+        (["--at-length", "0"], "--at-length: 0 is not a whole number from 1 to 2147483647."),
+        (["--at-length", "8", "x"], "--at-length: 'x' is not a whole number"),
         (["--at-length", "129"], "more than the 128 tokens"),
         (["--at-length"], "expected at least one argument"),
     ],
 )
 def test_flags_that_make_no_sense(tmp_path: Path, capsys: Capture, flags: list[str], reason: str) -> None:
     assert reason in refusal(capsys, make_model_folder(tmp_path), *flags)
+
+
+def test_the_layer_groups_as_json(tmp_path: Path, capsys: Capture) -> None:
+    assert plan(capsys, make_model_folder(tmp_path))["layer_groups"] == [{"layers": [0, 1], "sliding_window": None}]
+    mixed = {"sliding_window": 40, "use_sliding_window": True, "max_window_layers": 1}
+    folder = make_model_folder(tmp_path, architectures=["Qwen3ForCausalLM"], **mixed)
+    assert plan(capsys, folder, "--load-format", "dummy")["layer_groups"] == [
+        {"layers": [0], "sliding_window": None},
+        {"layers": [1], "sliding_window": 40},
+    ]
+
+
+def test_the_host_tier_as_json(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around a GPU that is not here any amount of memory may be; around one that is here there is what there is."""
+    folder = make_model_folder(tmp_path)
+    assert plan(capsys, folder, "--gpu", "L4")["host_tier"] == {"bytes": 0, "num_blocks": 0, "num_tokens": 0}
+    monkeypatch.setattr(resolve, "probe_device", lambda device: DeviceMemory("cpu", "CPU", 2**30, 2**30))
+    for described in (["--gpu", "H200"], ["--gpu-memory-gib", "80"]):
+        tier = plan(capsys, folder, *described, "--kv-offload-gib", "4096")["host_tier"]
+        assert tier["bytes"] == 4096 * 2**30
+        assert tier["num_tokens"] == 16 * tier["num_blocks"] == 4096 * 2**30 // 128
+    assert "does not fit into the machine's memory" in refusal(capsys, folder, "--kv-offload-gib", "2097")
+
+
+def test_a_host_tier_does_not_hide_that_the_model_is_too_large(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "probe_device", lambda device: DeviceMemory("cpu", "CPU", 2**30, 2**30))
+    monkeypatch.setattr(plan_module, "probe_device", lambda device: DeviceMemory("cuda", "GPU", 80 * GIB, 80 * GIB))
+    message = refusal(capsys, make_model_folder(tmp_path, **LARGE), "--max-model-len", "8K", "--kv-offload-gib", "100")
+    assert "does not fit into memory" in message
+    assert message.endswith(" So would --gpu B200.\n")
 
 
 def test_known_gpus_stand_in_order_of_their_memory() -> None:
@@ -148,7 +188,7 @@ def test_known_gpus_stand_in_order_of_their_memory() -> None:
 
 def test_serve_does_not_take_the_plans_flags(tmp_path: Path, capsys: Capture) -> None:
     assert main(["serve", str(make_model_folder(tmp_path)), "--gpu", "H100"]) == 2
-    assert "unrecognized arguments: --gpu H100" in capsys.readouterr().err
+    assert "--gpu is no flag of quire serve: it belongs to quire plan" in capsys.readouterr().err
 
 
 def test_a_hub_model_needs_its_configuration_only(
