@@ -351,7 +351,7 @@ def test_utilities_answer_or_say_what_there_is(harness: Harness) -> None:
     reply = decode_core_message(client.recv())
     assert isinstance(reply, UtilityReply)
     assert reply.error is not None
-    assert "metrics, status" in reply.error
+    assert "metrics, reset_prefix_cache, status" in reply.error
 
 
 def test_draining_finishes_what_runs_and_refuses_what_comes(harness: Harness) -> None:
