@@ -8,17 +8,17 @@ if TYPE_CHECKING:
     from frontend.client import EngineClient as EngineClient
     from frontend.client import EngineError as EngineError
     from frontend.grammars.structured_outputs import StructuredOutputs as StructuredOutputs
-    from frontend.llm import LLM as LLM
-    from frontend.llm import BeamSearchParams as BeamSearchParams
-    from frontend.llm import SamplingParams as SamplingParams
+    from frontend.llm.llm import LLM as LLM
+    from frontend.llm.sampling_params import BeamSearchParams as BeamSearchParams
+    from frontend.llm.sampling_params import SamplingParams as SamplingParams
 
 _HOMES = {
-    "BeamSearchParams": "frontend.llm",
+    "BeamSearchParams": "frontend.llm.sampling_params",
     "ConfigError": "engine_core.config.errors",
     "EngineClient": "frontend.client",
     "EngineError": "frontend.client",
-    "LLM": "frontend.llm",
-    "SamplingParams": "frontend.llm",
+    "LLM": "frontend.llm.llm",
+    "SamplingParams": "frontend.llm.sampling_params",
     "StructuredOutputs": "frontend.grammars.structured_outputs",
 }
 __all__ = [

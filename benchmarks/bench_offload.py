@@ -32,7 +32,7 @@ from engine_core.config.memory_plan import GIB
 from frontend.cli.flags import make_args
 from frontend.cli.resolve import Resolved, resolve
 from frontend.client import Finished
-from frontend.local_engine import LocalEngine
+from frontend.llm.local_engine import LocalEngine
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 LINK_BYTES = 2**28

@@ -232,7 +232,7 @@ class KVCacheManager:
         """How many blocks of tokens lie wholly behind the window of each token `starts`, and so of all later ones."""
         return np.maximum(0, starts - self._window + 1) // self.block_size
 
-    def num_blocks_behind(self, behind: np.ndarray, released: np.ndarray) -> int:
+    def num_blocks_behind(self, behind: np.ndarray, released: np.ndarray | int = 0) -> int:
         """Blocks of requests that have left `behind` in each table with a window and given back `released` of them."""
         return len(self._windowed) * int((behind - released).sum())
 

@@ -200,10 +200,8 @@ class Replica:
     def _num_entries(self) -> int:
         """Blocks in the tables of all that runs, those of several requests counted once for each."""
         table, kv = self.scheduler.table, self.scheduler.kv
-        rows = table.running
-        return kv.num_groups * int(table.num_blocks[rows].sum()) - kv.num_blocks_behind(
-            table.num_behind[rows], np.zeros_like(table.num_behind[rows])
-        )
+        num_entries = kv.num_groups * int(table.num_blocks[table.running].sum())
+        return num_entries - kv.num_blocks_behind(table.num_behind[table.running])
 
     def _collect(self, step: ScheduledStep) -> None:
         self._result.header[RESULT_STEP_ID] = step.step_id

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from frontend.client import Finished, TokenDelta
 from frontend.client.deltas import int32_array
 from frontend.detokenizer import Detokenizer
-from frontend.llm import SamplingParams
+from frontend.llm.sampling_params import SamplingParams
 from frontend.output_processor import OutputOptions, OutputProcessor
 from frontend.stop_strings import StopStrings
 from frontend.tokenizer import TextTokenizer

@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from engine_core.ipc.messages import AddRequest
+from tests.frontend.responses.test_responses import named_events
 from tests.frontend.support import END, MAX_MODEL_LEN, MODEL, Setup, running_setup
 from tests.frontend.test_http_answers import prompt_text
-from tests.frontend.test_responses import named_events
 
 PATH = "/v1/messages"
 TEXT = "Grüße, 你好 🦊!"

@@ -7,13 +7,9 @@
 The engine core and its workers run in processes of their own, as under `quire serve`; text is made here.
 """
 
-import sys
 import uuid
 import weakref
-from array import array
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -22,135 +18,29 @@ import msgspec
 from engine_core.config.errors import ConfigError
 from engine_core.ipc.messages import MAX_SALT_CHARS
 from engine_core.ipc.sampling_params import SamplingParams as EngineSamplingParams
-from frontend.bad_words import bad_word_sequences
 from frontend.beams.generation import search_many
-from frontend.beams.search import BeamParams, EarlyStopping, FinishedBeam
+from frontend.beams.search import FinishedBeam
 from frontend.chat_template import check_kwargs, load_chat_template
 from frontend.cli.flags import GROUPS, make_args
 from frontend.cli.resolve import resolve
-from frontend.client import EngineError, Finished
-from frontend.client.request_stream import Inbox, RequestStream
+from frontend.client import EngineError
 from frontend.conversation import template_messages
 from frontend.detokenizer import Detokenizer
-from frontend.grammars.request_grammar import grammar_text
-from frontend.grammars.structured_outputs import StructuredOutputs
-from frontend.local_engine import LocalEngine
-from frontend.output_processor import OutputOptions, OutputPiece, OutputProcessor, TokenLogprobs
-from frontend.prompt_logprobs import by_token_id
+from frontend.llm.jobs import Job, run_jobs
+from frontend.llm.local_engine import LocalEngine
+from frontend.llm.outputs import (
+    BeamSearchOutput,
+    BeamSearchSequence,
+    CompletionOutput,
+    RequestOutput,
+)
+from frontend.llm.sampling_params import BeamSearchParams, SamplingParams
 from frontend.protocol.chat import ChatMessage
-from frontend.protocol.common import MAX_CHOICES, PromptLogprob
-from frontend.stop_strings import check_stop_strings
 from frontend.supervisor.progress import ProgressDisplay
 from frontend.tokenizer import TextTokenizer
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
 """A text, token ids, or {"prompt": text} or {"prompt_token_ids": ids}."""
-_TEXT_FIELDS = ("n", "stop", "include_stop_str_in_output", "skip_special_tokens", "bad_words", "structured_outputs")
-
-
-class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """How a prompt is answered: the engine's parameters and those that are about text."""
-
-    n: int = 1
-    """Answers per prompt."""
-    stop: str | Sequence[str] = ()
-    """Strings that end an answer; they are not part of it."""
-    include_stop_str_in_output: bool = False
-    skip_special_tokens: bool = True
-    bad_words: Sequence[str] = ()
-    """Words that an answer must not have."""
-    structured_outputs: StructuredOutputs | None = None
-    """What an answer has to be: a JSON schema, a regular expression, a choice, a grammar."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.n <= MAX_CHOICES:
-            raise ValueError(f"n must be from 1 to {MAX_CHOICES}, not {self.n}.")
-        check_stop_strings(self.stop_strings)
-
-    @property
-    def stop_strings(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else list(self.stop)
-
-    def for_engine(self, sample_index: int, tokenizer: TextTokenizer) -> dict[str, Any]:
-        """The fields that travel to the engine. Raises `ValueError` for bad words that are too many or
-        too long, and for a structure that cannot be had."""
-        fields = msgspec.to_builtins(self)
-        fields = {name: value for name, value in fields.items() if name not in _TEXT_FIELDS}
-        if self.bad_words:
-            words = [*self.bad_words_token_ids, *bad_word_sequences(self.bad_words, tokenizer)]
-            fields["bad_words_token_ids"] = words
-        if self.structured_outputs is not None:
-            fields["grammar"] = grammar_text(self.structured_outputs, tokenizer.grammar_token_id)
-        return {**fields, "sample_index": sample_index} if sample_index else fields
-
-
-@dataclass(slots=True)
-class CompletionOutput:
-    """One answer."""
-
-    index: int
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] | None = None
-    finish_reason: str | None = None
-    """`stop` or `length`."""
-    stop_reason: str | int | None = None
-    """The stop string or stop token id that ended it."""
-
-
-@dataclass(slots=True)
-class RequestOutput:
-    """A prompt with its answers."""
-
-    request_id: str
-    prompt: str | None
-    prompt_token_ids: list[int]
-    outputs: list[CompletionOutput]
-    prompt_logprobs: list[dict[int, PromptLogprob] | None] | None = None
-    """By token id, one entry for each token of the prompt; None for its first."""
-    metrics: Finished | None = None
-    """The engine's figures of the answer that ended last."""
-
-    @property
-    def num_cached_tokens(self) -> int:
-        """Tokens of the prompt that this answer found in the prefix cache."""
-        return 0 if self.metrics is None else self.metrics.num_cached_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class BeamSearchParams:
-    """How `LLM.beam_search` searches; `BeamParams` says what the numbers mean."""
-
-    beam_width: int
-    max_tokens: int
-    ignore_eos: bool = False
-    length_penalty: float = 1.0
-    early_stopping: EarlyStopping = False
-
-    def for_search(self, eos_token_ids: tuple[int, ...]) -> BeamParams:
-        return BeamParams(self.beam_width, self.max_tokens, eos_token_ids, self.length_penalty, self.early_stopping)
-
-
-@dataclass(frozen=True, slots=True)
-class BeamSearchSequence:
-    """One answer that was searched for."""
-
-    text: str
-    token_ids: list[int]
-    cum_logprob: float
-    score: float
-    """`cum_logprob` under the length penalty, which answers are ordered by."""
-    finish_reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class BeamSearchOutput:
-    """A prompt with its answers, best first."""
-
-    prompt: str | None
-    prompt_token_ids: list[int]
-    sequences: list[BeamSearchSequence]
 
 
 class LLM:
@@ -283,19 +173,19 @@ class LLM:
         if cache_salt is not None and len(cache_salt) > MAX_SALT_CHARS:
             raise ValueError(f"cache_salt must have at most {MAX_SALT_CHARS} characters, not {len(cache_salt)}.")
         params = self._params_for(sampling_params, len(prompts))
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         outputs = []
         for (text, token_ids), each in zip(prompts, params, strict=True):
             self._check(token_ids, each)
             output = RequestOutput(uuid.uuid4().hex, text, token_ids, [])
             output.outputs = [CompletionOutput(index) for index in range(each.n)]
-            jobs.extend(_Job(output, index, each, self.tokenizer, cache_salt) for index in range(each.n))
+            jobs.extend(Job(output, index, each, self.tokenizer, cache_salt) for index in range(each.n))
             outputs.append(output)
         if not self._finalizer.alive:
             raise ValueError("This LLM was closed.")
         try:
             # The engine refuses more than may wait; what is beyond waits here.
-            self._engine.run(_run_jobs(self._engine, jobs, self._config.scheduler.max_num_waiting, use_tqdm))
+            self._engine.run(run_jobs(self._engine, jobs, self._config.scheduler.max_num_waiting, use_tqdm))
         except EngineError as error:
             raise self._engine.explain(error) from error
         return outputs
@@ -322,91 +212,6 @@ class LLM:
         for token_id in (min(token_ids), max(token_ids)):
             if not 0 <= token_id < vocab_size:
                 raise ValueError(f"A prompt has the token id {token_id}; they go from 0 to {vocab_size - 1}.")
-
-
-class _Job:
-    """One answer under way."""
-
-    def __init__(
-        self,
-        output: RequestOutput,
-        index: int,
-        params: SamplingParams,
-        tokenizer: TextTokenizer,
-        cache_salt: str | None,
-    ) -> None:
-        self.output = output
-        self._cache_salt = cache_salt
-        self.index = index
-        self.params = params
-        self._tokenizer = tokenizer
-        self._sampling = params.for_engine(index, tokenizer)
-        options = OutputOptions(
-            stop_strings=params.stop_strings,
-            include_stop=params.include_stop_str_in_output,
-            min_tokens=params.min_tokens,
-            stop_token_ids=frozenset(params.stop_token_ids),
-            skip_special_tokens=params.skip_special_tokens,
-        )
-        self.processor = OutputProcessor(tokenizer, output.prompt_token_ids, options)
-        self.piece = OutputPiece()
-
-    def start(self, engine: LocalEngine, inbox: Inbox) -> RequestStream:
-        stream = engine.client.generate(
-            array("i", self.output.prompt_token_ids),
-            self._sampling,
-            request_id=f"{self.output.request_id}-{self.index}",
-            cache_salt=self._cache_salt,
-        )
-        stream.move_to(inbox)
-        return stream
-
-    def finish(self, metrics: Finished | None) -> None:
-        """The answer is complete."""
-        done, piece = self.output.outputs[self.index], self.piece
-        done.text, done.token_ids = piece.text, piece.token_ids
-        done.finish_reason, done.stop_reason = piece.finish_reason, piece.stop_reason
-        done.logprobs = piece.logprobs if self.params.logprobs is not None else None
-        self.output.metrics = metrics or self.output.metrics
-        num_top = self.params.prompt_logprobs
-        if num_top is not None and self.index == 0:
-            self.output.prompt_logprobs = by_token_id(piece.prompt_logprobs, num_top, self._tokenizer)
-
-
-async def _run_jobs(engine: LocalEngine, jobs: list[_Job], window: int, use_tqdm: bool) -> None:
-    """At most `window` at a time; one reader for all of them, so that a step of many rows wakes it once."""
-    inbox = Inbox()
-    waiting = deque(jobs)
-    running: dict[int, tuple[_Job, RequestStream]] = {}
-    with _progress_bar(len(jobs), use_tqdm) as bar:
-        try:
-            while waiting or running:
-                while waiting and len(running) < window:
-                    job = waiting.popleft()
-                    stream = job.start(engine, inbox)
-                    running[stream.handle] = job, stream
-                await inbox.wait()
-                while inbox.ready:
-                    stream = inbox.ready.popleft()
-                    if stream.closed:
-                        continue
-                    delta = stream.take()
-                    job = running[stream.handle][0]
-                    job.piece.add(job.processor.push(delta))
-                    if job.processor.finished:
-                        job.finish(delta.finished)
-                        stream.close()
-                        del running[stream.handle]
-                        bar.update()
-        finally:
-            for _, stream in running.values():
-                stream.close()
-
-
-def _progress_bar(total: int, use_tqdm: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc="Generating", unit=" answers", disable=not use_tqdm, file=sys.stderr)
 
 
 def _as_list(prompts: PromptInput | Sequence[PromptInput]) -> Sequence[PromptInput]:

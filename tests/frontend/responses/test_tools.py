@@ -8,10 +8,10 @@ import openai
 import pytest
 
 from engine_core.ipc.messages import AddRequest
+from tests.frontend.responses.test_responses import PATH, named_events, respond
 from tests.frontend.support import END, MODEL, Setup, running_setup
 from tests.frontend.test_http_answers import prompt_text
 from tests.frontend.test_http_errors import error_of
-from tests.frontend.test_responses import PATH, named_events, respond
 
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 CALL = '<tool_call>\n{"name": "look", "arguments": {"place": "Köln"}}\n</tool_call>'

@@ -20,9 +20,9 @@ from engine_core.ipc.stored_responses import MAX_VALUE_BYTES
 from frontend.protocol.response_events import ResponseEvent
 from frontend.responses import background
 from frontend.responses.background import BackgroundResponse
+from tests.frontend.responses.test_responses import PATH, TEXT, named_events, respond
 from tests.frontend.support import MODEL, FrontendProcess, Setup, running_setup
 from tests.frontend.test_http_errors import error_of
-from tests.frontend.test_responses import PATH, TEXT, named_events, respond
 
 WORDS = "one two three four five six seven eight"
 

@@ -3,10 +3,10 @@
 import pytest
 
 from engine_core.ipc.messages import AddRequest
+from tests.frontend.responses.test_responses import PATH, named_events, respond
 from tests.frontend.support import END, Setup
 from tests.frontend.test_http_answers import prompt_text
 from tests.frontend.test_http_errors import error_of
-from tests.frontend.test_responses import PATH, named_events, respond
 
 
 def reference(item_id: str) -> dict[str, str]:

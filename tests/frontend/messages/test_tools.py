@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from engine_core.ipc.messages import AddRequest
+from tests.frontend.messages.test_messages import PATH, USER, error_of, send
+from tests.frontend.responses.test_responses import named_events
 from tests.frontend.support import END, MODEL, Setup, running_setup
 from tests.frontend.test_http_answers import prompt_text
-from tests.frontend.test_messages import PATH, USER, error_of, send
-from tests.frontend.test_responses import named_events
 
 LOOK = {"name": "look", "input_schema": {"type": "object"}}
 CALL = '<tool_call>\n{"name": "look", "arguments": {"place": "Köln"}}\n</tool_call>'
