@@ -2,7 +2,9 @@
 
 After each piece certain others may come, and the lexer tries all of these at once. It finds every way to read a text if
 no text of one of them, followed by a character with which its successor may begin, is the beginning of a text of one of
-them: then it must stop there, and all that are complete at that point are followed up.
+them: then it must stop there, and all that are complete at that point are followed up. So what may come after pieces
+with a common text is tried at once too: the lexer's states are found as those of an automaton are, from sets of
+positions.
 """
 
 import json
@@ -14,6 +16,7 @@ from frontend.grammars.pieces import Chars, InOrder, Json, OneOf, Piece, Recursi
 
 MAX_CHECKS = 64
 """Questions about patterns that one request may raise, some milliseconds each at most."""
+MAX_STATES = 4096
 _BEYOND_ASCII = r"/[^\x00-\x7F]/"
 """Characters that share a first byte are not told apart by it, and the lexer decides byte by byte."""
 
@@ -25,14 +28,21 @@ def check_boundaries(piece: Piece, definitions: Callable[[], str]) -> set[Termin
     the terminals that expressions name. Answers with those that are tried with none but others of their family."""
     positions = _Positions()
     _, firsts, _ = positions.add(piece)
-    states = [firsts, *positions.following]
     checker = _Checker(positions, definitions())
     mixed = set[Terminal]()
-    for state in dict.fromkeys(map(frozenset, states)):
-        leaves = [positions.leaves[number] for number in sorted(state)]
-        checker.check_state(leaves, sorted(state))
+    states = [frozenset(firsts)]
+    known = set(states)
+    while states:
+        state = sorted(states.pop())
+        leaves = [positions.leaves[number] for number in state]
+        checker.check_state(leaves, state)
         terminals = [leaf for leaf in leaves if isinstance(leaf, Terminal)]
         mixed |= set() if _are_of_one_family(terminals) else set(terminals)
+        reached = {frozenset(following) for following in checker.followers(state)} - known
+        known |= reached
+        states += reached
+        if len(known) > MAX_STATES:
+            raise WrongStructure("structural_tag.format", f"has more than {MAX_STATES} places where parts meet.")
     return {leaf for leaf in positions.leaves if isinstance(leaf, Terminal)} - mixed
 
 
@@ -93,6 +103,36 @@ class _Checker:
         self._positions = positions
         self._definitions = definitions
         self._num_checks = 0
+
+    def followers(self, state: Sequence[int]) -> list[set[int]]:
+        """What may come next, together for leaves of a state that may have a text in common."""
+        groups: list[tuple[list[_Leaf], set[int]]] = []
+        for number in state:
+            leaves, following = [self._positions.leaves[number]], set(self._positions.following[number])
+            apart = []
+            for others, theirs in groups:
+                if theirs == following or any(self._may_be_equal(leaves[0], other) for other in others):
+                    leaves, following = leaves + others, following | theirs
+                else:
+                    apart.append((others, theirs))
+            groups = [*apart, (leaves, following)]
+        return [following for _, following in groups]
+
+    def _may_be_equal(self, one: _Leaf, other: _Leaf) -> bool:
+        """Whether a text, or a token, may be both. Other kinds are not mixed up: `check_state` has seen to that."""
+        if isinstance(one, Json) and isinstance(other, Json):
+            return bool(one.first & other.first)
+        if not isinstance(one, Terminal) or not isinstance(other, Terminal):
+            return one == other
+        if one.words is not None and other.words is not None:
+            return bool({*one.words} & {*other.words} - {""})
+        if one.first is not None and other.first is not None and not one.first & other.first:
+            return False
+        if _are_of_one_family([one, other]) and ((one.is_closed and other.is_closed) or one.trigger != other.trigger):
+            return (one.trigger, one.tail, one.expression) == (other.trigger, other.tail, other.expression)
+        self._count_check()
+        common = f"{_not_empty(one)} & {_not_empty(other)}"
+        return is_empty(common, self._definitions) is not True
 
     def check_state(self, leaves: Sequence[_Leaf], numbers: Sequence[int]) -> None:
         """Of leaves that the lexer tries at once."""
@@ -156,11 +196,14 @@ class _Checker:
 
     def _demand(self, expression: str, place: str, otherwise: str) -> None:
         """That nothing fits the expression."""
+        self._count_check()
+        if is_empty(expression, self._definitions) is not True:
+            raise _overlooked(place, otherwise)
+
+    def _count_check(self) -> None:
         self._num_checks += 1
         if self._num_checks > MAX_CHECKS:
             raise WrongStructure("structural_tag.format", f"has more than {MAX_CHECKS} places where patterns meet.")
-        if is_empty(expression, self._definitions) is not True:
-            raise _overlooked(place, otherwise)
 
 
 def _are_of_one_family(terminals: Sequence[Terminal]) -> bool:

@@ -145,6 +145,17 @@ def test_a_trigger_of_two_formats() -> None:
         grammar_of(either(triggered(["<"], [tag("<a", INT, ">")]), triggered(["<"], [tag("<a1", INT, ">")])))
 
 
+def test_what_follows_different_contents_is_told_apart() -> None:
+    """By the contents, where no text is both; else by what follows them."""
+    for form, texts in (
+        (sequence(either(tag("", INT, "a"), tag("", OBJECT, "aa")), const("a")), ("1aa", '{"a":1}aaa')),
+        (sequence(either(tag("", INT, "a"), tag("", INT, "ba")), const("a")), ("1aa", "1baa")),
+    ):
+        matcher = matcher_of(grammar_of(form))
+        assert all(fits(matcher, text) for text in texts)
+        assert not fits(matcher, "1aaa")
+
+
 def nested(depth: int) -> Any:
     form: Any = ANY
     for _ in range(depth):
@@ -210,6 +221,9 @@ def nested(depth: int) -> Any:
         (sequence(regex(".+"), OBJECT), ".elements[0].pattern"),
         (either(tag("<a>", INT, "."), tag("<a>1", INT, ".")), ".elements[0].begin"),
         (either(regex("t[a-z]*!"), schema({"type": "boolean"})), ".elements[0].pattern"),
+        # What follows each of two equal contents is tried at once: the lexer takes "aa", where "a" and "a" may be meant.
+        (sequence(either(tag("", INT, "a"), tag("", INT, "aa")), const("a")), ".elements[0].elements[0].end"),
+        (tag("", separated([tag("", const(""), "a"), tag("", INT, ["a", "aa"])], ""), "a"), ".content.tags[1].end"),
         (tag("<t>", ebnf('root ::= "(" root ")" | [^a]*'), "</t>"), ".content.grammar"),
         (sequence(ebnf(NESTED), OBJECT), ".elements[0].grammar"),
         (either(ebnf(NESTED), OBJECT), ".elements[0].grammar"),
