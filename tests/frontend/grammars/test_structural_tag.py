@@ -221,7 +221,7 @@ def nested(depth: int) -> Any:
         (sequence(regex(".+"), OBJECT), ".elements[0].pattern"),
         (either(tag("<a>", INT, "."), tag("<a>1", INT, ".")), ".elements[0].begin"),
         (either(regex("t[a-z]*!"), schema({"type": "boolean"})), ".elements[0].pattern"),
-        # What follows each of two equal contents is tried at once: the lexer takes "aa", where "a" and "a" may be meant.
+        # What follows equal contents is tried at once: the lexer takes "aa", where "a" and "a" may be meant.
         (sequence(either(tag("", INT, "a"), tag("", INT, "aa")), const("a")), ".elements[0].elements[0].end"),
         (tag("", separated([tag("", const(""), "a"), tag("", INT, ["a", "aa"])], ""), "a"), ".content.tags[1].end"),
         (tag("<t>", ebnf('root ::= "(" root ")" | [^a]*'), "</t>"), ".content.grammar"),
