@@ -1,9 +1,11 @@
 """Linear layers whose weights are stored as they are used."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+
+from gpu_workers.operations import Operations
 
 
 class UnquantizedLinear:
@@ -16,16 +18,19 @@ class UnquantizedLinear:
         return [weight]
 
     def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        product: torch.Tensor = layer.operations.linear(x, layer.packed, bias)  # type: ignore[union-attr, operator]
-        return product
+        return _operations(layer).linear(x, layer.packed, bias)
 
     def apply_act_and_mul(
         self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None, activation: str
     ) -> torch.Tensor:
-        gated: torch.Tensor = layer.operations.linear_act_and_mul(x, layer.packed, bias, activation)  # type: ignore[union-attr, operator]
-        return gated
+        return _operations(layer).linear_act_and_mul(x, layer.packed, bias, activation)
 
     def finish(self, layer: nn.Module) -> None:
         """Packs the weight and lets the loaded copy go."""
-        layer.packed = layer.operations.pack_weight(layer.weight.data)  # type: ignore[union-attr, operator]
+        layer.packed = _operations(layer).pack_weight(cast(nn.Parameter, layer.weight).data)
         del layer.weight
+
+
+def _operations(layer: nn.Module) -> Operations:
+    """As `create_weights` left them: a module's attributes have no types."""
+    return cast(Operations, layer.operations)
