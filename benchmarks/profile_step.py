@@ -2,9 +2,11 @@
 
     python -m benchmarks.profile_step --shape qwen06b --steps decode:1:256 decode:256:600:0.6 prefill:2:4096
 
-Runs the worker's own runner in this process, without sockets or an engine core, on plans made here: `decode:N:C[:t]`
-are N sequences of C tokens that generate one more in each step (at temperature t), `prefill:N:C` computes N prompts of
-C tokens anew in each step. Steps are launched two ahead, as the engine core does.
+Runs the worker's own runner in this process, without sockets or an engine core, on plans made here:
+`decode:N:C[:t[:p]]`: N sequences of C tokens generate one more in each step, at temperature t with top-p p;
+`prefill:N:C`: N prompts of C tokens are computed anew in each step;
+`mixed:N:C:P:L`: N sequences decode at C tokens beside P new prompts of L tokens.
+Steps are launched two ahead, as the engine core does. `--no-kernels` prints only the steps' times.
 """
 
 import argparse
@@ -47,19 +49,32 @@ _NUM_WARM_UP, _NUM_TIMED, _NUM_PROFILED = 10, 60, 8
 
 
 class Steps(NamedTuple):
-    """A kind of step: `num_seqs` sequences of `context` tokens, of which each step computes the last `query_len`."""
+    """A kind of step: `num_decoding` sequences of `context` tokens generate one more each, and `num_prompts` prompts of
+    `prompt_len` tokens are computed anew."""
 
     name: str
-    num_seqs: int
+    num_decoding: int
     context: int
-    query_len: int
-    temperature: float
+    num_prompts: int = 0
+    prompt_len: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> "Steps":
-        kind, num_seqs, context, *rest = text.split(":")
-        query_len = {"decode": 1, "prefill": int(context)}[kind]
-        return cls(text, int(num_seqs), int(context), query_len, float(rest[0]) if rest else 0.0)
+        kind, *numbers = text.split(":")
+        sizes = [int(number) for number in numbers[: 4 if kind == "mixed" else 2]]
+        if kind == "decode":
+            return cls(text, *sizes, 0, 0, *map(float, numbers[2:4]))
+        return cls(text, *{"prefill": (0, 0, *sizes), "mixed": tuple(sizes)}[kind])
+
+    @property
+    def num_seqs(self) -> int:
+        return self.num_decoding + self.num_prompts
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_decoding + self.num_prompts * self.prompt_len
 
 
 class Profiler:
@@ -87,39 +102,39 @@ class Profiler:
     @torch.inference_mode()
     def scatter_blocks(self, steps: Steps) -> None:
         """Gives every sequence blocks from all over the cache, for this and all coming steps of its kind."""
-        blocks_per_row = min(-(-(steps.context + 256) // self.shape.block_size), self.shape.max_blocks_per_row)
+        longest = max(steps.context + 256, steps.prompt_len)
+        blocks_per_row = min(-(-longest // self.shape.block_size), self.shape.max_blocks_per_row)
         tables = self.runner._rows.rows.block_tables
         blocks = torch.randperm(len(tables) * steps.num_seqs * blocks_per_row)
         tables[:, : steps.num_seqs, :blocks_per_row] = blocks.view(-1, steps.num_seqs, blocks_per_row).to(tables)
 
-    def start_rows(self, steps: Steps, plan: StepPlan) -> None:
-        """Records of all rows."""
-        inits = plan.row_inits[: steps.num_seqs]
+    def start_rows(self, steps: Steps, plan: StepPlan, rows: np.ndarray) -> None:
+        """Records of `rows` int [R]; those that decode come first and know all but their last token."""
+        inits = plan.row_inits[: len(rows)]
         inits[:] = np.zeros((), inits.dtype)
-        inits["row"] = np.arange(steps.num_seqs)
-        inits["num_computed_tokens"] = steps.context - steps.query_len
-        inits["top_p"] = 1.0
+        inits["row"] = rows
+        inits["num_computed_tokens"] = np.where(rows < steps.num_decoding, steps.context - 1, 0)
         inits["num_logprobs"] = inits["penalty_slot"] = -1
-        inits["temperature"] = steps.temperature
-        plan.header[NUM_ROW_INITS] = steps.num_seqs
+        inits["temperature"], inits["top_p"] = steps.temperature, steps.top_p
+        plan.header[NUM_ROW_INITS] = len(rows)
 
     def launch(self, steps: Steps, first: bool) -> float:
         """Queues one step; returns what that took on the CPU, in seconds."""
         self._sequence += 1
         plan = self._plans[self._plan_ring.slot_of(self._sequence)]
-        num_tokens = steps.num_seqs * steps.query_len
+        num_seqs, num_decoding = steps.num_seqs, steps.num_decoding
         plan.header[:] = 0
-        if first or steps.query_len > 1:
-            self.start_rows(steps, plan)
-        fed_back = steps.query_len == 1 and not first
-        plan.header[[STEP_ID, NUM_SEQS, NUM_TOKENS]] = self._sequence, steps.num_seqs, num_tokens
-        plan.header[NUM_GIVEN] = 0 if fed_back else num_tokens
-        plan.rows[: steps.num_seqs] = np.arange(steps.num_seqs)
-        plan.num_query_tokens[: steps.num_seqs] = steps.query_len
-        plan.num_given[: steps.num_seqs] = 0 if fed_back else steps.query_len
-        plan.samples[: steps.num_seqs] = 1
-        if not fed_back:
-            plan.token_ids[:num_tokens] = self._rng.integers(10, 1000, num_tokens)
+        rows = np.arange(num_seqs)
+        self.start_rows(steps, plan, rows if first else rows[num_decoding:])
+        plan.rows[:num_seqs] = rows
+        plan.num_query_tokens[:num_seqs] = np.where(rows < num_decoding, 1, steps.prompt_len)
+        # Rows that decode take the token that the step before sampled.
+        plan.num_given[:num_seqs] = np.where(rows < num_decoding, int(first), steps.prompt_len)
+        plan.samples[:num_seqs] = 1
+        num_given = int(plan.num_given[:num_seqs].sum())
+        plan.header[[STEP_ID, NUM_SEQS, NUM_TOKENS]] = self._sequence, num_seqs, steps.num_tokens
+        plan.header[NUM_GIVEN] = num_given
+        plan.token_ids[:num_given] = self._rng.integers(10, 1000, num_given)
         started = time.perf_counter()
         self.runner.step(self._sequence)
         return time.perf_counter() - started
@@ -144,7 +159,7 @@ def _span(result: StepResult) -> tuple[int, int]:
     return int(result.header[STARTED_NS]), int(result.header[ENDED_NS])
 
 
-def report(profiler: Profiler, steps: Steps) -> None:
+def report(profiler: Profiler, steps: Steps, with_kernels: bool) -> None:
     """Prints one kind of step."""
     profiler.scatter_blocks(steps)
     profiler.run(steps, _NUM_WARM_UP, first=True)
@@ -152,7 +167,12 @@ def report(profiler: Profiler, steps: Steps) -> None:
     period = (spans[-1][1] - spans[0][1]) / (len(spans) - 1) / 1e3
     busy = float(np.median([end - start for start, end in spans])) / 1e3
     launch = float(np.median(launches)) * 1e6
-    print(f"\n## {steps.name}: {period:.0f} us a step, {busy:.0f} from its start to its end, launch {launch:.0f} us")
+    print(
+        f"\n## {steps.name}: {period:.0f} us a step, {busy:.0f} from its start to its end, launch {launch:.0f} us",
+        flush=True,
+    )
+    if not with_kernels:
+        return
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as recorded:
         profiler.run(steps, _NUM_PROFILED, first=False)
     times: dict[str, list[float]] = defaultdict(list)
@@ -186,6 +206,7 @@ def main() -> None:
         default=programmatic.settings.holds_first_tile,
         help="while a program of a product of one row waits, read its first tile of the weight into registers",
     )
+    parser.add_argument("--kernels", action=argparse.BooleanOptionalAction, default=True, help="kernels by name")
     arguments = parser.parse_args()
     programmatic.settings.is_allowed = arguments.programmatic_launch
     programmatic.settings.holds_first_tile = arguments.hold_first_tile
@@ -194,7 +215,7 @@ def main() -> None:
         profiler = Profiler(str(write_model_folder(arguments.shape, Path(folder))), arguments.max_num_seqs)
         print(f"{arguments.shape}: ready after {time.perf_counter() - started:.1f} s")
         for text in arguments.steps:
-            report(profiler, Steps.parse(text))
+            report(profiler, Steps.parse(text), arguments.kernels)
         profiler.runner.close()
 
 
