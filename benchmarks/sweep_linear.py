@@ -35,11 +35,11 @@ from benchmarks.timing import median_seconds  # noqa: E402  (after the environme
 from kernels.activation import act_and_mul  # noqa: E402  (after the environment)
 from kernels.reference import act_and_mul as reference_act_and_mul  # noqa: E402  (after the environment)
 from kernels.skinny_linear import skinny_linear  # noqa: E402  (after the environment)
-from kernels.skinny_tiles import SkinnyTile, SkinnyWorkspace, choose  # noqa: E402  (after the environment)
+from kernels.skinny_tiles import MAX_VECTOR_ROWS, SkinnyTile, SkinnyWorkspace, choose  # noqa: E402  (after the environment)
 
 DEVICE = "cpu" if DRY else "cuda"
 DTYPE = torch.float16 if DRY else torch.bfloat16  # the interpreter multiplies bf16 wrongly
-ROWS = (1, 4, 8, 16, 32)
+ROWS = (1, 2, 4, 8, 16, 24, 32)
 COLD_BYTES = 2**14 if DRY else 400 * 10**6
 NUM_CHECKED = 64
 """Output features."""
@@ -86,20 +86,20 @@ if DRY:
 VECTOR_TILES = [
     SkinnyTile(1, block_n, block_k, num_warps, num_stages)
     for block_n, block_k, num_warps, num_stages in (
-        (2, 1024, 4, 1), (4, 1024, 4, 1), (8, 1024, 4, 1), (4, 512, 2, 1), (2, 2048, 8, 1), (4, 2048, 8, 1),
-        (2, 2048, 4, 1), (4, 2048, 4, 1), (4, 4096, 16, 1), (1, 4096, 8, 1), (4, 256, 1, 1), (8, 256, 1, 1),
-        (4, 1024, 4, 3), (4, 1024, 4, 5), (8, 1024, 4, 3), (2, 2048, 4, 3),
+        (2, 1024, 4, 1), (4, 1024, 4, 1), (8, 1024, 4, 1), (4, 512, 2, 1), (8, 512, 2, 1), (2, 2048, 8, 1),
+        (4, 2048, 8, 1), (2, 2048, 4, 1), (4, 256, 1, 1), (8, 256, 1, 1), (4, 1024, 4, 3),
     )
 ]  # fmt: skip
 MATRIX_TILES = [
     (SkinnyTile(16, block_n, block_k, num_warps, num_stages), programs)
     for block_n, block_k, num_warps, num_stages, programs in (
-        (64, 128, 4, 3, 264), (64, 128, 4, 3, 396), (64, 128, 4, 4, 264), (64, 128, 4, 6, 132), (64, 64, 4, 5, 528),
-        (64, 64, 4, 8, 264), (64, 256, 4, 3, 132), (128, 128, 4, 3, 264), (128, 64, 4, 4, 264), (128, 64, 8, 6, 132),
-        (32, 128, 2, 4, 528), (32, 256, 2, 3, 528), (16, 256, 1, 4, 528), (16, 256, 1, 3, 1056),
+        (64, 128, 4, 3, 396), (64, 128, 4, 4, 264), (64, 128, 4, 6, 132), (64, 128, 4, 6, 264), (64, 64, 4, 8, 132),
+        (64, 64, 4, 8, 264), (64, 64, 4, 12, 132), (64, 256, 4, 3, 132), (32, 128, 2, 6, 264), (32, 128, 2, 6, 528),
+        (32, 256, 2, 3, 264), (32, 256, 2, 4, 264), (16, 256, 1, 4, 396), (16, 256, 1, 6, 264), (16, 256, 1, 6, 528),
+        (16, 512, 2, 4, 264), (128, 128, 4, 5, 132), (128, 64, 8, 6, 132),
     )
 ]  # fmt: skip
-"""Tiles, and as many programs as K is to be split for; all are tried with 16 rows, every third with other numbers."""
+"""Tiles, and as many programs as K is to be split for."""
 if DRY:
     VECTOR_TILES, MATRIX_TILES = VECTOR_TILES[:1], MATRIX_TILES[-1:]
 
@@ -107,24 +107,17 @@ if DRY:
 def tiles(num_rows: int, product: Product) -> Iterator[SkinnyTile]:
     """What is tried; first what `choose` takes."""
     chosen = choose(num_rows, product.num_out, product.num_in, DTYPE)
-    assert chosen is not None
-    candidates = [chosen]
-    if num_rows == 1:
+    candidates = [] if chosen is None else [chosen]
+    if num_rows <= MAX_VECTOR_ROWS:
         rows = 2 if product.activation else 1  # a gate's and the one of up that belongs to it
+        block_m = triton.next_power_of_2(num_rows)
         fits = [tile for tile in VECTOR_TILES if tile.block_k < 2 * product.num_in and tile.block_n >= rows]
-        candidates += [*fits, choose_matrix(product)]
+        candidates += [replace(tile, block_m=block_m) for tile in fits]
     else:
-        for tile, programs in MATRIX_TILES if num_rows == 16 else MATRIX_TILES[::3]:
-            candidates.append(replace(tile, block_m=chosen.block_m, split=fill(tile, product, programs)))
-        candidates += [replace(chosen, split=split) for split in {1, max(1, chosen.split // 2)}]
+        block_m = max(8, triton.next_power_of_2(num_rows))
+        for tile, programs in MATRIX_TILES:
+            candidates.append(replace(tile, block_m=block_m, split=fill(tile, product, programs)))
     yield from dict.fromkeys(candidates)
-
-
-def choose_matrix(product: Product) -> SkinnyTile:
-    """The matrix kernel's tile for two rows, with which one row can be multiplied too."""
-    tile = choose(2, product.num_out, product.num_in, DTYPE)
-    assert tile is not None
-    return tile
 
 
 def fill(tile: SkinnyTile, product: Product, programs: int) -> int:
@@ -231,7 +224,8 @@ def sweep(inputs: Inputs, bandwidth: float) -> tuple[float, float, float]:
         library = measure_torch(inputs, product.activation)
         line("mm, act_and_mul", library, "")
     times = []
-    for index, tile in enumerate(tiles(len(inputs.x), product)):
+    chosen, chosen_seconds = choose(len(inputs.x), product.num_out, product.num_in, DTYPE), library
+    for tile in tiles(len(inputs.x), product):
         try:
             seconds, error = measure(inputs, tile)
         except triton.runtime.errors.OutOfResources as failure:
@@ -239,10 +233,12 @@ def sweep(inputs: Inputs, bandwidth: float) -> tuple[float, float, float]:
             continue
         # One step of the type, and float32's errors in sums that are as small as 0.01.
         verdict = "" if error < torch.finfo(inputs.out_dtype).eps + 5e-4 else "  WRONG"
-        line(describe(tile), seconds, f"error {error:.1e}{verdict}{'  <- chosen' if index == 0 else ''}")
+        is_chosen = tile == chosen
+        line(describe(tile), seconds, f"error {error:.1e}{verdict}{'  <- chosen' if is_chosen else ''}")
         times.append(seconds)
+        chosen_seconds = seconds if is_chosen else chosen_seconds
     sys.stdout.flush()
-    return library, times[0], min(times)
+    return library, chosen_seconds, min(times)
 
 
 def compile_some(product: Product, rows: Sequence[int], share: int) -> None:

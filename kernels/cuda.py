@@ -60,8 +60,6 @@ class PackedWeight:
     workspace: SkinnyWorkspace
 
 
-FUSED_ROWS = 1024
-"""From so many rows on a gated product on Hopper is one launch of ours instead of cuBLAS's and the activation."""
 _shared_workspace = functools.cache(make_skinny_workspace)
 """One for all weights of a device: their products run on one stream."""
 
@@ -85,14 +83,21 @@ def linear(x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None) -> 
     return skinny_linear(x, packed.tensor, bias, packed.workspace, tile)
 
 
+def is_fused(num_rows: int, num_out: int, num_in: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a gated product of x [num_rows, num_in] and a weight [num_out, num_in] without a bias is one launch of
+    `hopper_linear` instead of cuBLAS's and the activation."""
+    return hopper_linear.supports(device, dtype, num_out, num_in, gated=True) and hopper_linear.is_faster_gated(
+        num_rows, num_out, num_in, hopper_linear.num_programs(device)
+    )
+
+
 def linear_act_and_mul(
     x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None, activation: str
 ) -> torch.Tensor:
     """act(gate) · up of the product x · packedᵀ + bias = [gate, up]; one launch for few rows and on Hopper."""
-    if len(x) >= FUSED_ROWS and bias is None:
-        num_out, num_in = packed.tensor.shape
-        if hopper_linear.supports(x.device, x.dtype, num_out, num_in, gated=True):
-            return hopper_linear.hopper_linear(x, packed.tensor, activation=activation)
+    num_out, num_in = packed.tensor.shape
+    if bias is None and is_fused(len(x), num_out, num_in, x.device, x.dtype):
+        return hopper_linear.hopper_linear(x, packed.tensor, activation=activation)
     tile = _skinny_tile(x, packed)
     if tile is None:
         return act_and_mul(F.linear(x, packed.tensor, bias), activation)

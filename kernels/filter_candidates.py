@@ -1,16 +1,8 @@
-"""The tokens that can decide a row's filter thresholds, gathered in two launches; `filter_thresholds.py` has the whole.
+"""The tokens that can decide a row's filter thresholds, gathered in one launch; `filter_thresholds.py` has the whole.
 
-    1. histogram  over blocks of the vocabulary: a histogram of s in bins below the maximum, and the sum of w
-    2. gather     over blocks: copies the tokens of the first bins, which hold the k-th largest or all of the nucleus,
-                  known from the histogram with a margin for the width of a bin
-
-Blocks' maxima are known, so blocks are left out unread: by 2 those that end below the first bins; by 1, where top-k
-decides, those below the bin of the (k + 1)-th largest *maximum*, because no fewer than k tokens lie in it and above
-(the last block overlaps another, and may have the same maximum); else those in the last bin, 32 below the maximum,
-whose sum of w is less than V · e^-32.
-
-Traffic: 4·V bytes a row in 1 where top-p alone decides, and some 60 instructions a token, most of them the histogram's;
-about k blocks where top-k decides. 2 reads what has candidates. Measured: see docs/log.md.
+Over blocks of the vocabulary, the tokens down to the last bin of `filter_bins.py` are copied: they hold the k-th
+largest, or all of the nucleus. Where a nucleus has too many of these, the tokens of the interval of
+`filter_narrowing.py` are copied. Blocks whose maxima lie deeper are not read.
 
 Legend: N = scheduled rows, S = max_num_seqs, V = vocabulary, B = blocks of a row.
 """
@@ -18,118 +10,11 @@ Legend: N = scheduled rows, S = max_num_seqs, V = vocabulary, B = blocks of a ro
 import triton
 import triton.language as tl
 
-from kernels.block_bounds import block_start, is_drawn, load_row_maximum
+from kernels.block_bounds import block_start, load_row_maximum
+from kernels.filter_bins import MAX_CANDIDATES, NUM_BINS, bins_of, last_candidate_bin, load_filters
+from kernels.filter_narrowing import final_interval
 from kernels.programmatic import let_dependents_start, wait_for_earlier_kernels
 from kernels.sampling_fields import load_float, load_scaled
-
-NUM_BINS = tl.constexpr(128)
-_BINS_PER_UNIT = tl.constexpr(4.0)
-"""Bins are 1/4 wide: in logits where top-k decides, because there temperature does not matter; else in s."""
-MAX_CANDIDATES = tl.constexpr(4096)
-_TAIL_SHARE = tl.constexpr(0.7)
-"""Top-p's candidates end where the bins' middles put this share of 1 - top_p below. Sums by the middles are wrong by at
-most exp(1/8), so at most 0.7 · exp(1/4) = 0.9 of 1 - top_p really lies there."""
-UNIT = tl.constexpr(2.0**40)
-
-
-@triton.jit
-def load_filters(record_ptr, vocab_size, TEMPERATURE: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr):
-    """(temperature, top_k, whether top-k drops anything, whether top-p does) of a row; nothing of a greedy row does."""
-    temperature = load_float(record_ptr, TEMPERATURE)
-    top_k = tl.load(record_ptr + TOP_K)
-    drawn = is_drawn(record_ptr, TEMPERATURE, TOP_K)
-    limited = drawn & (top_k > 0) & (top_k < vocab_size)
-    return temperature, top_k, limited, drawn & (load_float(record_ptr, TOP_P) < 1)
-
-
-@triton.jit
-def _bins(logits, row_max, limited, temperature):
-    """Bins of logits, 0 next to the maximum; the last one has all that lies deeper, and NaN. Not falling with depth,
-    also after rounding. What overflowed upwards lies in bin 0."""
-    per_unit = tl.where(limited, _BINS_PER_UNIT, _BINS_PER_UNIT / temperature)
-    depth = (row_max - logits) * per_unit
-    return tl.where(depth < NUM_BINS - 1.0, tl.maximum(depth, 0.0), NUM_BINS - 1.0).to(tl.int32)
-
-
-@triton.jit
-def _last_bin_to_count(maxima_bins, is_block, limited, top_k):
-    """The last bin whose tokens must be counted, from the bins [LANES] of the blocks' maxima: one in which and above
-    which more than `top_k` maxima lie, where top-k decides."""
-    sums = tl.cumsum(tl.histogram(maxima_bins, NUM_BINS, mask=is_block), axis=0)
-    last = tl.sum((sums <= top_k).to(tl.int32), axis=0)
-    # The last bin itself, where all that is too deep lies, is counted only where top-k needs it.
-    return tl.where(limited, tl.minimum(last, NUM_BINS - 1), NUM_BINS - 2)
-
-
-@triton.jit
-def last_candidate_bin(histogram_ptr, limited, top_k, top_p):
-    """(the last bin whose tokens can decide, how many tokens lie in it and above)."""
-    bins = tl.arange(0, NUM_BINS)
-    counts = tl.load(histogram_ptr + bins)
-    sums = tl.cumsum(counts, axis=0)
-    mass = counts.to(tl.float32) * tl.exp(-(bins.to(tl.float32) + 0.5) / _BINS_PER_UNIT)
-    tail = tl.sum(mass, axis=0) - tl.cumsum(mass, axis=0)
-    short = tl.where(limited, sums < top_k, tail > (1 - top_p) * _TAIL_SHARE * tl.sum(mass, axis=0))
-    # Without top-k, what lies in the last bin was not counted as a whole.
-    last = tl.minimum(tl.sum(short.to(tl.int32), axis=0), tl.where(limited, NUM_BINS - 1, NUM_BINS - 2))
-    return last, tl.sum(tl.where(bins <= last, counts, 0), axis=0)
-
-
-@triton.jit
-def least_scaled(record_ptr, MIN_P: tl.constexpr):
-    """log(min_p), min-p's threshold; -inf, which keeps all, where it is 0."""
-    min_p = load_float(record_ptr, MIN_P)
-    return tl.where(min_p > 0, tl.log(tl.where(min_p > 0, min_p, 1.0)), float("-inf"))
-
-
-@triton.jit(do_not_specialize=["num_blocks", "blocks_per_program"])
-def histogram_kernel(
-    logits_ptr,  # [N, vocab_size], row stride logits_stride
-    rows_ptr,  # int32 [N]
-    samples_ptr,  # int32 [N]
-    fields_ptr,  # int32 [S, fields_stride]
-    maxima_ptr,  # [S, num_blocks]
-    histogram_ptr,  # int32 [S, NUM_BINS + 1]
-    mass_ptr,  # int64 [S]
-    logits_stride,
-    fields_stride,
-    vocab_size,
-    num_blocks,
-    blocks_per_program,
-    TEMPERATURE: tl.constexpr,  # these are columns of the records
-    TOP_K: tl.constexpr,
-    TOP_P: tl.constexpr,
-    MIN_P: tl.constexpr,
-    LANES: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    let_dependents_start()
-    wait_for_earlier_kernels()
-    first, i = tl.program_id(0) * blocks_per_program, tl.program_id(1)
-    if tl.load(samples_ptr + i) == 0:
-        return
-    record_ptr = fields_ptr + tl.load(rows_ptr + i) * fields_stride
-    temperature, top_k, limited, nucleus = load_filters(record_ptr, vocab_size, TEMPERATURE, TOP_K, TOP_P)
-    if not (limited | nucleus):
-        return
-    blocks = tl.arange(0, LANES)
-    maxima = tl.load(maxima_ptr + i * num_blocks + blocks, mask=blocks < num_blocks, other=float("-inf"))
-    row_max = tl.max(maxima, axis=0)
-    last = _last_bin_to_count(_bins(maxima, row_max, limited, temperature), blocks < num_blocks, limited, top_k)
-    least, per_unit = least_scaled(record_ptr, MIN_P), 1.0 / temperature
-    counts = tl.zeros((NUM_BINS,), tl.int32)
-    mass = tl.zeros((BLOCK,), tl.float32)
-    for block in range(first, tl.minimum(first + blocks_per_program, num_blocks)):
-        block_max = tl.load(maxima_ptr + i * num_blocks + block)
-        if _bins(block_max, row_max, limited, temperature) <= last:
-            token_ids = block_start(block, vocab_size, BLOCK) + tl.arange(0, BLOCK)
-            is_new = token_ids >= block * BLOCK  # the last block overlaps the one before
-            logits = tl.load(logits_ptr + i.to(tl.int64) * logits_stride + token_ids)
-            counts += tl.histogram(_bins(logits, row_max, limited, temperature), NUM_BINS, mask=is_new)
-            scaled = tl.minimum((logits - row_max) * per_unit, 0.0)
-            mass += tl.where((scaled >= least) & is_new, tl.exp(scaled), 0.0)
-    tl.atomic_add(histogram_ptr + i * (NUM_BINS + 1) + tl.arange(0, NUM_BINS), counts, mask=counts > 0)
-    tl.atomic_add(mass_ptr + i, (tl.sum(mass, axis=0) * UNIT).to(tl.int64))
 
 
 @triton.jit(do_not_specialize=["num_blocks", "blocks_per_program"])
@@ -140,6 +25,9 @@ def gather_kernel(
     fields_ptr,  # int32 [S, fields_stride]
     maxima_ptr,  # [S, num_blocks]
     histogram_ptr,  # int32 [S, NUM_BINS + 1]
+    mass_ptr,  # int64 [S]
+    pivots_ptr,  # [S, NUM_ROUNDS, NUM_PIVOTS]
+    sums_ptr,  # int64 [S, NUM_ROUNDS, NUM_PIVOTS]
     candidates_ptr,  # [S, MAX_CANDIDATES]
     logits_stride,
     fields_stride,
@@ -162,19 +50,28 @@ def gather_kernel(
     if not (limited | nucleus):
         return
     row_histogram_ptr = histogram_ptr + i * (NUM_BINS + 1)
-    last, num_candidates = last_candidate_bin(row_histogram_ptr, limited, top_k, load_float(record_ptr, TOP_P))
-    if num_candidates > MAX_CANDIDATES:
-        return
+    top_p = load_float(record_ptr, TOP_P)
+    last, num_candidates = last_candidate_bin(row_histogram_ptr, limited, top_k, top_p)
+    is_flat = num_candidates > MAX_CANDIDATES
+    low, high = float("-inf"), float("inf")
+    if is_flat:
+        if limited:
+            return
+        low, high, _ = final_interval(pivots_ptr, sums_ptr, mass_ptr, i, top_p)
     row_max = load_row_maximum(maxima_ptr + i * num_blocks, num_blocks, LANES)
     for block in range(first, tl.minimum(first + blocks_per_program, num_blocks)):
         block_max = tl.load(maxima_ptr + i * num_blocks + block)
-        if _bins(block_max, row_max, limited, temperature) <= last:
+        if bins_of(block_max, row_max, limited, temperature) <= last:
             token_ids = block_start(block, vocab_size, BLOCK) + tl.arange(0, BLOCK)
-            offsets = i.to(tl.int64) * logits_stride + token_ids
             is_new = token_ids >= block * BLOCK
-            in_reach = _bins(tl.load(logits_ptr + offsets), row_max, limited, temperature) <= last
+            offsets = i.to(tl.int64) * logits_stride + token_ids
+            scaled = load_scaled(logits_ptr, offsets, is_new, row_max, temperature)
+            if is_flat:
+                in_reach = (scaled >= low) & (scaled < high)
+            else:
+                in_reach = bins_of(tl.load(logits_ptr + offsets), row_max, limited, temperature) <= last
             kept = (is_new & in_reach).to(tl.int32)
             place = tl.atomic_add(row_histogram_ptr + NUM_BINS, tl.sum(kept, axis=0))
             places = place + tl.cumsum(kept, axis=0) - 1
-            scaled = load_scaled(logits_ptr, offsets, kept > 0, row_max, temperature)
-            tl.store(candidates_ptr + i * MAX_CANDIDATES + places, scaled, mask=kept > 0)
+            kept_here = (kept > 0) & (places < MAX_CANDIDATES)
+            tl.store(candidates_ptr + i * MAX_CANDIDATES + places, scaled, mask=kept_here)

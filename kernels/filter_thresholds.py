@@ -8,11 +8,12 @@ what the one before left; tokens of equal s are kept or dropped together:
     top-p   s >= the largest t with sum of w over {s >= t} >= top_p · sum of w over what is left
                                                                             (Holtzman et al. 2020)
 
-Three launches. The first two gather the candidates (`filter_candidates.py`) by means of a histogram; the third, the
-search, finds the exact threshold among them, one program a row: four bits of its float32 pattern at a time, counting or
-summing against 16 pivots at once.
+A histogram (`filter_bins.py`) tells how many tokens can decide. Where a nucleus has too many of them (a flat
+distribution), three launches narrow down where it ends (`filter_narrowing.py`). The candidates are gathered
+(`filter_candidates.py`), and the last launch, the search, finds the exact threshold among them, one program a row: four
+bits of its float32 pattern at a time, counting or summing against 16 pivots at once.
 
-A row whose candidates do not fit (a flat distribution with a nucleus of thousands) is searched as a whole instead:
+A row whose candidates still do not fit (top-k of thousands, thousands of equal logits) is searched as a whole instead:
 slow, but right. Sums are integers in units of 2^-40, so they depend on no order and the result is reproducible.
 
 Traffic: the search works in the caches, bound by the latency of up to 16 passes over a few hundred candidates.
@@ -27,27 +28,23 @@ import triton.language as tl
 
 from kernels.block_bounds import Blocks, load_row_maximum
 from kernels.checks import check_dense
-from kernels.filter_candidates import (
+from kernels.filter_bins import (
     MAX_CANDIDATES,
     NUM_BINS,
     UNIT,
-    gather_kernel,
     histogram_kernel,
     last_candidate_bin,
     least_scaled,
     load_filters,
+    share_of,
 )
+from kernels.filter_candidates import gather_kernel
+from kernels.filter_narrowing import NUM_PIVOTS, NUM_ROUNDS, final_interval, narrowing_kernel
 from kernels.launch import bind
 from kernels.programmatic import let_dependents_start, wait_for_earlier_kernels
 from kernels.sampling_fields import SampledRows, load_float, load_scaled
 
 _TILE = tl.constexpr(512)
-
-
-@triton.jit
-def _share(mass, top_p):
-    """top_p · mass, in units; not 0, so that a minute top_p still keeps the most likely token."""
-    return tl.maximum((mass.to(tl.float32) * top_p).to(tl.int64), 1)
 
 
 @triton.jit
@@ -109,6 +106,8 @@ def _search_kernel(
     maxima_ptr,  # [S, num_blocks]
     histogram_ptr,  # int32 [S, NUM_BINS + 1]
     mass_ptr,  # int64 [S]
+    pivots_ptr,  # [S, NUM_ROUNDS, NUM_PIVOTS]
+    sums_ptr,  # int64 [S, NUM_ROUNDS, NUM_PIVOTS]
     candidates_ptr,  # [S, MAX_CANDIDATES]
     thresholds_ptr,  # [S]
     logits_stride,
@@ -134,7 +133,11 @@ def _search_kernel(
         row_max = load_row_maximum(maxima_ptr + i * num_blocks, num_blocks, LANES)
         _, length = last_candidate_bin(histogram_ptr + i * (NUM_BINS + 1), limited, top_k, top_p)
         source_ptr = candidates_ptr + i * MAX_CANDIDATES
-        wanted = _share(tl.load(mass_ptr + i), top_p)
+        wanted = share_of(tl.load(mass_ptr + i), top_p)
+        if (not limited) & (length > MAX_CANDIDATES):
+            _, _, above = final_interval(pivots_ptr, sums_ptr, mass_ptr, i, top_p)
+            wanted -= above
+            length = tl.load(histogram_ptr + i * (NUM_BINS + 1) + NUM_BINS)
         whole_row = length > MAX_CANDIDATES
         if (not limited) & (not whole_row):
             whole_row = _sum_from(source_ptr, length, 0.0, 1.0, threshold) < wanted
@@ -144,11 +147,12 @@ def _search_kernel(
         length = tl.where(whole_row, vocab_size, length)
         if whole_row:
             source_ptr = logits_ptr + i.to(tl.int64) * logits_stride
+            wanted = share_of(tl.load(mass_ptr + i), top_p)
         if limited:
             kth = _search(source_ptr, length, row_max, temperature, threshold, top_k.to(tl.int64), COUNT=True)
             threshold = tl.maximum(threshold, kth)
             left = _sum_from(source_ptr, length, row_max, temperature, threshold)
-            wanted = _share(left, top_p)
+            wanted = share_of(left, top_p)
         if nucleus:
             pivot = _search(source_ptr, length, row_max, temperature, threshold, wanted, COUNT=False)
             threshold = tl.maximum(threshold, pivot)
@@ -156,6 +160,10 @@ def _search_kernel(
         bins = tl.arange(0, 2 * NUM_BINS)
         tl.store(histogram_ptr + i * (NUM_BINS + 1) + bins, tl.zeros((2 * NUM_BINS,), tl.int32), mask=bins <= NUM_BINS)
         tl.store(mass_ptr + i, tl.zeros((), tl.int64))
+        pivots = tl.arange(0, 4 * NUM_PIVOTS)
+        is_sum = pivots < NUM_ROUNDS * NUM_PIVOTS
+        row_sums_ptr = sums_ptr + i * (NUM_ROUNDS * NUM_PIVOTS)
+        tl.store(row_sums_ptr + pivots, tl.zeros((4 * NUM_PIVOTS,), tl.int64), mask=is_sum)
     tl.store(thresholds_ptr + i, threshold)
 
 
@@ -179,6 +187,9 @@ class FilterThresholds:
         histogram = zeros(capacity, NUM_BINS.value + 1, dtype=torch.int32)
         mass = zeros(capacity, dtype=torch.int64)
         candidates = zeros(capacity, MAX_CANDIDATES.value, dtype=torch.float32)  # their s, in no particular order
+        # Of the narrowing of flat rows; the search leaves the sums empty, too.
+        places = (capacity, NUM_ROUNDS.value, NUM_PIVOTS.value)
+        narrowing = {"pivots_ptr": zeros(*places, dtype=torch.float32), "sums_ptr": zeros(*places, dtype=torch.int64)}
         inputs = {
             "logits_ptr": logits,
             "rows_ptr": step.rows,
@@ -194,11 +205,16 @@ class FilterThresholds:
         }
         varying = {"blocks_per_program": 1}
         least = step.columns.constants("min_p")
-        arguments = {**inputs, **varying, **least, "mass_ptr": mass}
-        self._count = bind(histogram_kernel, arguments, tuple(varying), 1, overlaps=True)
-        arguments = {**inputs, **varying, "candidates_ptr": candidates}
-        self._gather = bind(gather_kernel, arguments, tuple(varying), 1, overlaps=True)
-        tensors = {"mass_ptr": mass, "candidates_ptr": candidates, "thresholds_ptr": thresholds}
+        names = tuple(varying)
+        arguments = {**inputs, **varying, "mass_ptr": mass}
+        self._count = bind(histogram_kernel, {**arguments, **least}, names, 1, overlaps=True)
+        arguments |= narrowing
+        self._narrow = [
+            bind(narrowing_kernel, {**arguments, **least, "ROUND": index}, names, 4, overlaps=True)
+            for index in range(NUM_ROUNDS.value)
+        ]
+        self._gather = bind(gather_kernel, {**arguments, "candidates_ptr": candidates}, names, 1, overlaps=True)
+        tensors = {"mass_ptr": mass, **narrowing, "candidates_ptr": candidates, "thresholds_ptr": thresholds}
         del inputs["BLOCK"]
         self._search = bind(_search_kernel, {**inputs, **tensors, **least}, num_warps=8, overlaps=True)
 
@@ -207,5 +223,7 @@ class FilterThresholds:
         without a filter; a greedy row's means nothing."""
         programs, blocks = self._blocks.programs(num_rows)
         self._count(programs, num_rows, blocks)
+        for narrow in self._narrow:
+            narrow(programs, num_rows, blocks)
         self._gather(programs, num_rows, blocks)
         self._search(num_rows, 1)

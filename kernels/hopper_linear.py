@@ -27,6 +27,7 @@ import functools
 from dataclasses import dataclass
 
 import torch
+import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -239,7 +240,7 @@ _MIN_IN = 4 * BLOCK_K
 
 
 @functools.cache
-def _num_programs(device: torch.device) -> int:
+def num_programs(device: torch.device) -> int:
     """What a GPU runs at a time."""
     count: int = torch.cuda.get_device_properties(device).multi_processor_count
     return count
@@ -255,6 +256,17 @@ def supports(device: torch.device, dtype: torch.dtype, num_out: int, num_in: int
         and num_in >= _MIN_IN
         and num_out % (16 if gated else 8) == 0
     )
+
+
+def is_faster_gated(num_rows: int, num_out: int, num_in: int, num_programs: int) -> bool:
+    """Whether a gated product takes less time here than cuBLAS and a second launch for the activation, on a GPU that
+    runs `num_programs`. All programs work equally long on a tile, so what counts is the share of the last wave of tiles
+    that is filled. Measured on an H200 (benchmarks/sweep_large_linear.py): with K of 4,096 it has to be nearly all of
+    it, and rows enough for the power limit to slow cuBLAS down; with K of 1,024 a second launch costs more."""
+    num_tiles = num_rows / BLOCK_M * (num_out / BLOCK_N)
+    num_waves = triton.cdiv(triton.cdiv(num_rows, BLOCK_M) * triton.cdiv(num_out, BLOCK_N), num_programs)
+    least_rows, least_fill = (2048, 0.96) if num_in >= 2048 else (1024, 0.8)
+    return num_rows >= least_rows and num_tiles >= least_fill * num_waves * num_programs
 
 
 def hopper_linear(
@@ -280,7 +292,7 @@ def hopper_linear(
     check_dense(out, shape, x.dtype)
     num_row_tiles = -(-num_rows // BLOCK_M)
     num_column_tiles = -(-num_out // BLOCK_N)
-    _hopper_linear_kernel[(min(num_row_tiles * num_column_tiles, _num_programs(x.device)),)](
+    _hopper_linear_kernel[(min(num_row_tiles * num_column_tiles, num_programs(x.device)),)](
         TensorDescriptor(x, list(x.shape), list(x.stride()), [BLOCK_M, BLOCK_K], _SWIZZLED),
         TensorDescriptor(weight, list(weight.shape), list(weight.stride()), [_HALF_N, BLOCK_K], _SWIZZLED),
         TensorDescriptor(out, list(out.shape), list(out.stride()), [BLOCK_M // 2, _HALF_N], _SWIZZLED),

@@ -4,10 +4,10 @@
     gated:      out[m, n] = act(u[m, n]) · u[m, n + N/2] with u the product above and act as in kernels/activation.py
 
 Sums, bias and activation are in float32, rounded once. Two kernels over the same cut of the weight into tiles of
-BLOCK_N rows. With one row of x a product has two operations per element of the weight, which the plain units do while
-they wait for memory: each thread multiplies the 16-byte pieces that it loads, and sums over threads are taken once, at
-the end. Up to 32 rows go through the matrix units, with the weight as their first operand (which has 64 rows per
-instruction) and x as the second (as few as 8 columns), so that hardly any of the instruction is padding.
+BLOCK_N rows. With up to four rows of x a product has two to eight operations per element of the weight, which the plain
+units do while they wait for memory: each thread multiplies the 16-byte pieces that it loads, and sums over threads are
+taken once, at the end. More rows go through the matrix units, with the weight as their first operand (which has 64 rows
+per instruction) and x as the second (as few as 8 columns), so that hardly any of the instruction is padding.
 
 A tile whose K is split over several programs (stream-K's idea, Osama et al. 2023, with a fixed cut) is summed by the
 last of them to arrive, in the order of the parts: the result does not depend on who came last. A gated tile has gate
@@ -103,36 +103,61 @@ def _multiply_columns(acc, w, x, first, K: tl.constexpr, BLOCK_K: tl.constexpr, 
     return acc + tl.sum(tl.reshape(product, [w.shape[0], BLOCK_K // VECTOR, VECTOR]), 2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _vector_kernel(
-    x,  # [1, K]
+    x,  # [num_rows, K], row stride stride_x
     weight,  # [N, K] contiguous
     bias,  # [N], or None
-    out,  # [1, N], or [1, N / 2] when gated
+    out,  # [num_rows, N], or [num_rows, N / 2] when gated
+    num_rows,
+    stride_x,
     N: tl.constexpr,
     K: tl.constexpr,
+    BLOCK_M: tl.constexpr,  # 1, 2 or 4
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
     ACTIVATION: tl.constexpr,
     HOLD: tl.constexpr,  # the first tile while waiting
 ):
-    """One row of x: a program multiplies BLOCK_N whole rows of the weight."""
+    """Up to BLOCK_M rows of x: a program multiplies BLOCK_N whole rows of the weight."""
     let_dependents_start()
     VECTOR: tl.constexpr = 16 // (weight.dtype.element_ty.primitive_bitwidth // 8)  # elements of a thread's load
     tile = tl.program_id(0)
     rows = weight + _tile_rows(tile, N, BLOCK_N, ACTIVATION).to(tl.int64) * K
+    x1 = x + tl.minimum(1, num_rows - 1).to(tl.int64) * stride_x
+    x2 = x + tl.minimum(2, num_rows - 1).to(tl.int64) * stride_x
+    x3 = x + tl.minimum(3, num_rows - 1).to(tl.int64) * stride_x
     acc = tl.zeros([BLOCK_N, BLOCK_K // VECTOR], tl.float32)
+    acc1, acc2, acc3 = acc, acc, acc
     HELD: tl.constexpr = BLOCK_K if HOLD else 0
     if HOLD:
         held = _load_columns(rows, 0, K, BLOCK_K)
     wait_for_earlier_kernels()
     if HOLD:
         acc = _multiply_columns(acc, held, x, 0, K, BLOCK_K, VECTOR)
+        if BLOCK_M > 1:
+            acc1 = _multiply_columns(acc1, held, x1, 0, K, BLOCK_K, VECTOR)
+        if BLOCK_M > 2:
+            acc2 = _multiply_columns(acc2, held, x2, 0, K, BLOCK_K, VECTOR)
+            acc3 = _multiply_columns(acc3, held, x3, 0, K, BLOCK_K, VECTOR)
     for first in tl.range(HELD, K, BLOCK_K, num_stages=STAGES):
         w = _load_columns(rows, first, K, BLOCK_K)
         acc = _multiply_columns(acc, w, x, first, K, BLOCK_K, VECTOR)
-    _store_tile(tl.sum(acc, 1)[:, None], bias, out, tile, 1, N, 1, BLOCK_N, ACTIVATION)
+        if BLOCK_M > 1:
+            acc1 = _multiply_columns(acc1, w, x1, first, K, BLOCK_K, VECTOR)
+        if BLOCK_M > 2:
+            acc2 = _multiply_columns(acc2, w, x2, first, K, BLOCK_K, VECTOR)
+            acc3 = _multiply_columns(acc3, w, x3, first, K, BLOCK_K, VECTOR)
+    if BLOCK_M == 1:
+        total = tl.sum(acc, 1)[:, None]
+    elif BLOCK_M == 2:
+        total = tl.join(tl.sum(acc, 1), tl.sum(acc1, 1))
+    else:
+        tl.static_assert(BLOCK_M == 4)
+        even, odd = tl.join(tl.sum(acc, 1), tl.sum(acc2, 1)), tl.join(tl.sum(acc1, 1), tl.sum(acc3, 1))
+        total = tl.reshape(tl.join(even, odd), [BLOCK_N, BLOCK_M])
+    _store_tile(total, bias, out, tile, num_rows, N, BLOCK_M, BLOCK_N, ACTIVATION)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -229,7 +254,7 @@ def skinny_linear(
     check_dense(out, shape, out.dtype)
     assert out.dtype in (x.dtype, torch.float32)
     num_tiles = tile.num_tiles(num_out)
-    if tile.block_m == 1:
+    if tile.is_vector:
         assert tile.split == 1
         holds_tile = may_overlap() and _can_hold_tile(tile, num_in)
         _vector_kernel[(num_tiles,)](
@@ -237,8 +262,11 @@ def skinny_linear(
             weight,
             bias,
             out,
+            num_rows,
+            x.stride(0),
             N=num_out,
             K=num_in,
+            BLOCK_M=tile.block_m,
             BLOCK_N=tile.block_n,
             BLOCK_K=tile.block_k,
             STAGES=tile.num_stages,

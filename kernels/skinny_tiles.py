@@ -17,6 +17,8 @@ import triton
 
 MAX_ROWS = 32
 """Above, cuBLAS: its larger tiles read x less often."""
+MAX_VECTOR_ROWS = 4
+"""Up to so many, the plain units multiply."""
 MAX_SPLIT_ROWS = 8
 """The same where K is split: with more rows the partial sums cost more than cuBLAS' do."""
 ALIGNMENT = 16
@@ -36,12 +38,17 @@ _MIN_STEPS = 2
 class SkinnyTile:
     """How a product is cut; sizes are powers of two."""
 
-    block_m: int  # rows of x at most; 1: the vector kernel, else the matrix units, which take 8 and more
+    block_m: int  # rows of x at most; up to 4: the vector kernel, else the matrix units, which take 8 and more
     block_n: int  # rows of the weight that a program multiplies
     block_k: int  # elements of each of them that it reads at a time
     num_warps: int
     num_stages: int  # tiles along K in flight, the one in use included; 1 in the vector kernel: straight to registers
     split: int = 1  # programs that share a tile, each with a part of K; the vector kernel splits nothing
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the plain units multiply, and not the matrix units."""
+        return self.block_m <= MAX_VECTOR_ROWS
 
     def num_tiles(self, num_out: int) -> int:
         """Tiles of a weight with `num_out` rows."""
@@ -73,19 +80,19 @@ def choose(num_rows: int, num_out: int, num_in: int, dtype: torch.dtype) -> Skin
     """The tile for x [num_rows, num_in] times weight [num_out, num_in] transposed; None where cuBLAS is to multiply."""
     if not 0 < num_rows <= MAX_ROWS or num_in % ALIGNMENT or dtype.itemsize != 2:
         return None
-    if num_rows == 1:
-        return _vector_tile(num_in)
+    if num_rows <= MAX_VECTOR_ROWS:
+        return _vector_tile(triton.next_power_of_2(num_rows), num_in)
     tile = _matrix_tile(num_rows, num_out, num_in)
     return tile if tile.split == 1 or num_rows <= MAX_SPLIT_ROWS else None
 
 
 @functools.cache
-def _vector_tile(num_in: int) -> SkinnyTile:
+def _vector_tile(block_m: int, num_in: int) -> SkinnyTile:
     """Four rows; each thread has a 16-byte piece of each of them in flight."""
     block_k = min(2048, max(256, triton.next_power_of_2(num_in)))
     if num_in % block_k and num_in > 1024:  # no thread should be idle in the last round
         block_k = 1024
-    return SkinnyTile(1, 4, block_k, num_warps=block_k // 256, num_stages=1)
+    return SkinnyTile(block_m, 4, block_k, num_warps=block_k // 256, num_stages=1)
 
 
 @functools.cache

@@ -41,7 +41,7 @@ from gpu_workers.served_model import ServedModel
 from kernels import hopper_attention
 from kernels.attention_tasks import plan_attention
 from kernels.attention_workspace import make_attention_workspace
-from kernels.cuda import StepAttention
+from kernels.cuda import StepAttention, is_fused
 from kernels.skinny_tiles import MAX_ROWS
 
 
@@ -273,7 +273,10 @@ class CudaRunner:
         decode = [size for size in sizes if size.is_decode and not size.is_shared]
         shared = [size for size in sizes if size.is_shared]
         skinny = [size for size in sizes if size.num_tokens <= MAX_ROWS]
-        for size in dict.fromkeys((mixed[0], mixed[-1], decode[0], decode[-1], *shared[:1], *skinny)):
+        model, device, dtype = self._config.model, self._queue.device, torch_dtype(self._config.dtype)
+        mlp = 2 * model.intermediate_size, model.hidden_size
+        fused = [size for size in mixed if is_fused(size.num_tokens, *mlp, device, dtype)]
+        for size in dict.fromkeys((mixed[0], mixed[-1], decode[0], decode[-1], *shared[:1], *fused[-1:], *skinny)):
             self._rows.pad(size.num_seqs, size.num_tokens)
             self._forward(size)
         for num_seqs in {1, self._shape.max_num_seqs}:

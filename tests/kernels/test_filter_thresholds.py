@@ -8,7 +8,7 @@ import torch
 
 from kernels import block_bounds, reference_sampling
 from kernels.block_bounds import BlockBounds
-from kernels.filter_candidates import MAX_CANDIDATES
+from kernels.filter_bins import MAX_CANDIDATES
 from kernels.filter_thresholds import FilterThresholds
 from tests.kernels.sampling_steps import make_records, make_step
 
@@ -99,6 +99,30 @@ def test_nuclei_narrow_and_wide(spread: float) -> None:
     kept = assert_keeps_the_same(logits, records).sum(1)
     if spread == 0.01:
         assert kept[1] > MAX_CANDIDATES.value
+
+
+@pytest.mark.parametrize("spread", [1e-4, 0.02, 0.5])
+def test_the_end_of_a_flat_nucleus_is_among_the_candidates(spread: float) -> None:
+    """The search finds the threshold although the logits are gone: it does not read the row as a whole."""
+    torch.manual_seed(5)
+    logits = torch.randn(4, 30000, device=DEVICE) * spread
+    records = make_records(4, temperature=[1.0, 0.7, 1.0, 3.0], top_p=[0.9, 0.5, 0.99, 0.3], min_p=[0, 0, 0.001, 0])
+    step, thresholds = make_step(records), torch.full((4,), torch.nan, device=DEVICE)
+    bounds = BlockBounds(logits, step, thresholds)
+    filters = FilterThresholds(logits, step, bounds.maxima, thresholds)
+    bounds.find_maxima(4)
+    search, original = filters._search, logits.clone()
+
+    def search_without_logits(num_programs_x: int, num_programs_y: int) -> None:
+        logits.fill_(torch.nan)
+        search(num_programs_x, num_programs_y)
+
+    filters._search = search_without_logits
+    filters.find(4)
+    kept = scaled_logits(original, records) >= thresholds.cpu()[:, None]
+    assert (kept.sum(1) > MAX_CANDIDATES.value).all()
+    logits.copy_(original)
+    assert torch.equal(kept, assert_keeps_the_same(logits, records))
 
 
 def test_ties_across_the_candidates_last_bin() -> None:

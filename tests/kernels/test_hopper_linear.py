@@ -81,7 +81,11 @@ def test_large_numbers_of_the_gate() -> None:
 
 
 def test_layers_use_it() -> None:
-    x, weight = make(cuda.FUSED_ROWS, 1024, 512, torch.bfloat16)
+    """Where all programs of all waves have a tile, and not where most of a wave is idle."""
+    num_rows = 128 * hopper_linear.num_programs(torch.device("cuda", 0)) // 12
+    x, weight = make(num_rows, 6144, 1024, torch.bfloat16)
+    assert cuda.is_fused(num_rows, 6144, 1024, x.device, x.dtype)
+    assert not cuda.is_fused(128, 6144, 1024, x.device, x.dtype)
     got = cuda.linear_act_and_mul(x, cuda.pack_weight(weight), None, "silu")
     assert torch.equal(got, hopper_linear.hopper_linear(x, weight, activation="silu"))
 

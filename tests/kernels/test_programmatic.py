@@ -18,7 +18,9 @@ from kernels.attention_tasks import _task_map_kernel, plan_attention
 from kernels.attention_workspace import make_attention_workspace
 from kernels.block_bounds import _block_bounds_kernel, _block_maxima_kernel
 from kernels.embedding import _embed_kernel
-from kernels.filter_candidates import gather_kernel, histogram_kernel
+from kernels.filter_bins import histogram_kernel
+from kernels.filter_candidates import gather_kernel
+from kernels.filter_narrowing import narrowing_kernel
 from kernels.filter_thresholds import _search_kernel
 from kernels.paged_attention import _paged_attention_kernel
 from kernels.rms_norm import _rms_norm_kernel
@@ -45,6 +47,7 @@ OVERLAPPING = [
     _vector_kernel,
     gather_kernel,
     histogram_kernel,
+    narrowing_kernel,
 ]
 VOCAB, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTER, LAYERS = 500, 2048, 16, 2, 64, 3072, 4
 BLOCK_SIZE, CONTEXT = 16, 70

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import triton
 
 from kernels import cuda, programmatic
 from kernels.reference import act_and_mul
@@ -85,9 +86,11 @@ def check(
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", VECTOR_DTYPES)
 @pytest.mark.parametrize(("num_out", "num_in"), [(2, 16), (6, 256), (14, 1000), (66, 520), (22, 77)])
-def test_one_row(num_out: int, num_in: int, dtype: torch.dtype, activation: str | None) -> None:
-    check(VECTOR, (1, num_out, num_in), dtype, bias=activation is not None, activation=activation)
-    check(replace(VECTOR, block_n=2, block_k=512, num_warps=2, num_stages=3), (1, num_out, num_in), dtype,
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 4])
+def test_up_to_four_rows(num_rows: int, num_out: int, num_in: int, dtype: torch.dtype, activation: str | None) -> None:
+    tile, shape = replace(VECTOR, block_m=triton.next_power_of_2(num_rows)), (num_rows, num_out, num_in)
+    check(tile, shape, dtype, bias=activation is not None, activation=activation)
+    check(replace(tile, block_n=2, block_k=512, num_warps=2, num_stages=3), shape, dtype,
           bias=activation is None, activation=activation)  # fmt: skip
 
 
@@ -95,13 +98,20 @@ def test_one_row(num_out: int, num_in: int, dtype: torch.dtype, activation: str 
 @pytest.mark.parametrize("dtype", VECTOR_DTYPES)
 @pytest.mark.parametrize("num_in", [16, 256, 512, 1000])
 @pytest.mark.parametrize("holds_first_tile", [False, True])
+@pytest.mark.parametrize("block_m", [1, 4])
 def test_early_reading_of_the_weight(
-    num_in: int, dtype: torch.dtype, activation: str | None, holds_first_tile: bool, monkeypatch: pytest.MonkeyPatch
+    block_m: int,
+    num_in: int,
+    dtype: torch.dtype,
+    activation: str | None,
+    holds_first_tile: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As where kernels may start early: one tile and several, the first one held or not."""
     monkeypatch.setattr("kernels.skinny_linear.may_overlap", lambda: True)
     monkeypatch.setattr(programmatic.settings, "holds_first_tile", holds_first_tile)
-    check(VECTOR, (1, 14, num_in), dtype, bias=activation is not None, activation=activation)
+    tile = replace(VECTOR, block_m=block_m)
+    check(tile, (block_m, 14, num_in), dtype, bias=activation is not None, activation=activation)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
