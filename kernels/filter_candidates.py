@@ -57,7 +57,7 @@ def gather_kernel(
     if is_flat:
         if limited:
             return
-        low, high, _ = final_interval(pivots_ptr, sums_ptr, mass_ptr, i, top_p)
+        low, high, _above = final_interval(pivots_ptr, sums_ptr, mass_ptr, i, top_p)
     row_max = load_row_maximum(maxima_ptr + i * num_blocks, num_blocks, LANES)
     for block in range(first, tl.minimum(first + blocks_per_program, num_blocks)):
         block_max = tl.load(maxima_ptr + i * num_blocks + block)

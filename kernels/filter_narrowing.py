@@ -114,7 +114,7 @@ def narrowing_kernel(
         low, high = lowest_of_bin(last), 0.0
     else:
         wanted = nucleus_mass(mass_ptr + i, top_p)
-        low, high, _ = _chosen_interval(pivots_ptr + before, sums_ptr + before, wanted)
+        low, high, _above = _chosen_interval(pivots_ptr + before, sums_ptr + before, wanted)
         if low == float("inf"):
             return
     j = tl.arange(0, NUM_PIVOTS)

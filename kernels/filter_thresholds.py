@@ -135,8 +135,7 @@ def _search_kernel(
         source_ptr = candidates_ptr + i * MAX_CANDIDATES
         wanted = share_of(tl.load(mass_ptr + i), top_p)
         if (not limited) & (length > MAX_CANDIDATES):
-            _, _, above = final_interval(pivots_ptr, sums_ptr, mass_ptr, i, top_p)
-            wanted -= above
+            wanted -= final_interval(pivots_ptr, sums_ptr, mass_ptr, i, top_p)[2]
             length = tl.load(histogram_ptr + i * (NUM_BINS + 1) + NUM_BINS)
         whole_row = length > MAX_CANDIDATES
         if (not limited) & (not whole_row):

@@ -4,7 +4,7 @@
     gated:      out[m, n] = act(u[m, n]) · u[m, n + N/2] with u the product above and act as in kernels/activation.py
 
 Sums, bias and activation are in float32, rounded once. Two kernels over the same cut of the weight into tiles of
-BLOCK_N rows. With up to four rows of x a product has two to eight operations per element of the weight, which the plain
+BLOCK_N rows. With one or two rows of x a product has two or four operations per element of the weight, which the plain
 units do while they wait for memory: each thread multiplies the 16-byte pieces that it loads, and sums over threads are
 taken once, at the end. More rows go through the matrix units, with the weight as their first operand (which has 64 rows
 per instruction) and x as the second (as few as 8 columns), so that hardly any of the instruction is padding.
@@ -113,7 +113,7 @@ def _vector_kernel(
     stride_x,
     N: tl.constexpr,
     K: tl.constexpr,
-    BLOCK_M: tl.constexpr,  # 1, 2 or 4
+    BLOCK_M: tl.constexpr,  # 1 or 2
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
@@ -125,38 +125,26 @@ def _vector_kernel(
     VECTOR: tl.constexpr = 16 // (weight.dtype.element_ty.primitive_bitwidth // 8)  # elements of a thread's load
     tile = tl.program_id(0)
     rows = weight + _tile_rows(tile, N, BLOCK_N, ACTIVATION).to(tl.int64) * K
-    x1 = x + tl.minimum(1, num_rows - 1).to(tl.int64) * stride_x
-    x2 = x + tl.minimum(2, num_rows - 1).to(tl.int64) * stride_x
-    x3 = x + tl.minimum(3, num_rows - 1).to(tl.int64) * stride_x
+    second = x + tl.minimum(1, num_rows - 1).to(tl.int64) * stride_x
     acc = tl.zeros([BLOCK_N, BLOCK_K // VECTOR], tl.float32)
-    acc1, acc2, acc3 = acc, acc, acc
+    second_acc = acc
     HELD: tl.constexpr = BLOCK_K if HOLD else 0
     if HOLD:
         held = _load_columns(rows, 0, K, BLOCK_K)
     wait_for_earlier_kernels()
     if HOLD:
         acc = _multiply_columns(acc, held, x, 0, K, BLOCK_K, VECTOR)
-        if BLOCK_M > 1:
-            acc1 = _multiply_columns(acc1, held, x1, 0, K, BLOCK_K, VECTOR)
-        if BLOCK_M > 2:
-            acc2 = _multiply_columns(acc2, held, x2, 0, K, BLOCK_K, VECTOR)
-            acc3 = _multiply_columns(acc3, held, x3, 0, K, BLOCK_K, VECTOR)
+        if BLOCK_M == 2:
+            second_acc = _multiply_columns(second_acc, held, second, 0, K, BLOCK_K, VECTOR)
     for first in tl.range(HELD, K, BLOCK_K, num_stages=STAGES):
         w = _load_columns(rows, first, K, BLOCK_K)
         acc = _multiply_columns(acc, w, x, first, K, BLOCK_K, VECTOR)
-        if BLOCK_M > 1:
-            acc1 = _multiply_columns(acc1, w, x1, first, K, BLOCK_K, VECTOR)
-        if BLOCK_M > 2:
-            acc2 = _multiply_columns(acc2, w, x2, first, K, BLOCK_K, VECTOR)
-            acc3 = _multiply_columns(acc3, w, x3, first, K, BLOCK_K, VECTOR)
-    if BLOCK_M == 1:
-        total = tl.sum(acc, 1)[:, None]
-    elif BLOCK_M == 2:
-        total = tl.join(tl.sum(acc, 1), tl.sum(acc1, 1))
+        if BLOCK_M == 2:
+            second_acc = _multiply_columns(second_acc, w, second, first, K, BLOCK_K, VECTOR)
+    if BLOCK_M == 2:
+        total = tl.join(tl.sum(acc, 1), tl.sum(second_acc, 1))
     else:
-        tl.static_assert(BLOCK_M == 4)
-        even, odd = tl.join(tl.sum(acc, 1), tl.sum(acc2, 1)), tl.join(tl.sum(acc1, 1), tl.sum(acc3, 1))
-        total = tl.reshape(tl.join(even, odd), [BLOCK_N, BLOCK_M])
+        total = tl.sum(acc, 1)[:, None]
     _store_tile(total, bias, out, tile, num_rows, N, BLOCK_M, BLOCK_N, ACTIVATION)
 
 

@@ -2,34 +2,38 @@
 
 A memory-bound kernel that lasts 5 to 50 µs wins or loses at its ends. Two rules follow: all programs should be on the
 chip at once (a second, partly filled wave of them reads with a fraction of the chip), and all should have the same
-work. The split of K is what fills the chip where the weight has too few rows for that. Values are for Hopper (132 SMs,
-227 KB of shared memory and 64 K registers each) and bf16 or fp16; benchmarks/sweep_linear.py measures them. Measured:
-see docs/log.md.
+work. The split of K is what fills the chip where the weight has too few rows for that.
+
+A tile has so many stages that hardly more programs fit onto an SM than each SM should get. A kernel that starts early
+(kernels/programmatic.py) finds room first where the one before it ends first. With three stages six programs fit where
+three should be, so a part of the SMs did most of the reading: a step of an 8B model with two to eight rows took up to
+40 % longer than one with nine.
+
+Values are for Hopper (132 SMs, 227 KB of shared memory and 64 K registers each) and bf16 or fp16;
+benchmarks/sweep_linear.py measures them. Measured: see docs/log.md.
 
 Legend: M = rows of x, N = rows of the weight (output features), K = input features.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 
 MAX_ROWS = 32
 """Above, cuBLAS: its larger tiles read x less often."""
-MAX_VECTOR_ROWS = 4
+MAX_VECTOR_ROWS = 2
 """Up to so many, the plain units multiply."""
-MAX_SPLIT_ROWS = 8
-"""The same where K is split: with more rows the partial sums cost more than cuBLAS' do."""
 ALIGNMENT = 16
 """Elements that K must be a multiple of: rows of the weight are then read in aligned pieces of 16 bytes."""
 _NUM_SMS = 132
-_PROGRAMS_PER_SM = 3
-"""Of the matrix kernel's 64-row tiles: three times three stages fill an SM's shared memory."""
-_SLOTS = _NUM_SMS * _PROGRAMS_PER_SM
-_BLOCK_N, _BLOCK_K = 64, 128
-_WIDE_BLOCK_N = 128
-"""For weights whose tiles of 64 rows would not be on the chip at once; such tiles are never split."""
+_SHARED_BYTES = 227 * 1024
+"""Shared memory of an SM."""
+_BLOCK_N = 64
+"""Rows of the weight that one instruction of the matrix units takes."""
+_SMALL_WEIGHT = 2**23
+"""Elements up to which a weight is read in a few microseconds: many narrow tiles are then all on their way sooner."""
 _MIN_STEPS = 2
 """Tiles along K that a part has at least: less takes longer to sum up than to read."""
 
@@ -38,7 +42,7 @@ _MIN_STEPS = 2
 class SkinnyTile:
     """How a product is cut; sizes are powers of two."""
 
-    block_m: int  # rows of x at most; up to 4: the vector kernel, else the matrix units, which take 8 and more
+    block_m: int  # rows of x at most; up to 2: the vector kernel, else the matrix units, which take 8 and more
     block_n: int  # rows of the weight that a program multiplies
     block_k: int  # elements of each of them that it reads at a time
     num_warps: int
@@ -49,6 +53,12 @@ class SkinnyTile:
     def is_vector(self) -> bool:
         """Whether the plain units multiply, and not the matrix units."""
         return self.block_m <= MAX_VECTOR_ROWS
+
+    @property
+    def num_slots(self) -> int:
+        """Programs that should be on the chip at once: so many fit, if each held all of its stages. Triton keeps one
+        stage less, so one more may fit. Elements have two bytes."""
+        return _NUM_SMS * (_SHARED_BYTES // (self.num_stages * (self.block_n + self.block_m) * self.block_k * 2))
 
     def num_tiles(self, num_out: int) -> int:
         """Tiles of a weight with `num_out` rows."""
@@ -69,10 +79,10 @@ class SkinnyWorkspace:
 
 
 def make_skinny_workspace(device: torch.device | str) -> SkinnyWorkspace:
-    """Room for every tile of `choose`: 0.8 MB."""
+    """Room for every tile of `choose`: 1.1 MB."""
     return SkinnyWorkspace(
-        partials=torch.zeros(_SLOTS * _BLOCK_N * MAX_SPLIT_ROWS, device=device),
-        arrivals=torch.zeros(_SLOTS, dtype=torch.int32, device=device),
+        partials=torch.zeros(_NUM_SMS * _BLOCK_N * MAX_ROWS, device=device),
+        arrivals=torch.zeros(2 * _NUM_SMS, dtype=torch.int32, device=device),
     )
 
 
@@ -81,28 +91,37 @@ def choose(num_rows: int, num_out: int, num_in: int, dtype: torch.dtype) -> Skin
     if not 0 < num_rows <= MAX_ROWS or num_in % ALIGNMENT or dtype.itemsize != 2:
         return None
     if num_rows <= MAX_VECTOR_ROWS:
-        return _vector_tile(triton.next_power_of_2(num_rows), num_in)
-    tile = _matrix_tile(num_rows, num_out, num_in)
-    return tile if tile.split == 1 or num_rows <= MAX_SPLIT_ROWS else None
+        return _vector_tile(num_rows, num_in)
+    return _matrix_tile(max(8, triton.next_power_of_2(num_rows)), num_out, num_in)
 
 
 @functools.cache
-def _vector_tile(block_m: int, num_in: int) -> SkinnyTile:
+def _vector_tile(num_rows: int, num_in: int) -> SkinnyTile:
     """Four rows; each thread has a 16-byte piece of each of them in flight."""
     block_k = min(2048, max(256, triton.next_power_of_2(num_in)))
     if num_in % block_k and num_in > 1024:  # no thread should be idle in the last round
         block_k = 1024
-    return SkinnyTile(block_m, 4, block_k, num_warps=block_k // 256, num_stages=1)
+    return SkinnyTile(num_rows, 4, block_k, num_warps=block_k // 256, num_stages=1)
 
 
 @functools.cache
-def _matrix_tile(num_rows: int, num_out: int, num_in: int) -> SkinnyTile:
-    """64 rows and as many parts of K as fit onto the chip."""
-    block_m = max(8, triton.next_power_of_2(num_rows))
-    num_tiles = triton.cdiv(num_out, _BLOCK_N)
-    if num_tiles > _SLOTS:
-        return SkinnyTile(block_m, _WIDE_BLOCK_N, _BLOCK_K, num_warps=4, num_stages=3)
-    num_steps = triton.cdiv(num_in, _BLOCK_K)
-    split = max(1, min(_SLOTS // num_tiles, num_steps // _MIN_STEPS))
-    split = triton.cdiv(num_steps, triton.cdiv(num_steps, split))  # no part is left without work
-    return SkinnyTile(block_m, _BLOCK_N, _BLOCK_K, num_warps=4, num_stages=3, split=split)
+def _matrix_tile(block_m: int, num_out: int, num_in: int) -> SkinnyTile:
+    """As many parts of K as fit onto the chip."""
+    narrow = SkinnyTile(block_m, 16, 256, num_warps=1, num_stages=6)
+    if block_m <= 16 and num_out * num_in <= _SMALL_WEIGHT and narrow.num_tiles(num_out) <= narrow.num_slots:
+        return _split(narrow, num_out, num_in, 2 * _NUM_SMS)
+    tile = SkinnyTile(block_m, _BLOCK_N, 128, num_warps=4, num_stages=6)
+    if block_m > 8 and tile.num_tiles(num_out) > tile.num_slots:
+        return replace(tile, num_stages=4)  # two programs an SM
+    tile = _split(tile, num_out, num_in, tile.num_slots)
+    if block_m == 8 and tile.split in (2, 3):  # the last of few parts comes late
+        return SkinnyTile(block_m, 32, 256, num_warps=2, num_stages=4)
+    return tile
+
+
+def _split(tile: SkinnyTile, num_out: int, num_in: int, most_programs: int) -> SkinnyTile:
+    """The tile with K in as many parts as make up to so many programs."""
+    num_steps = triton.cdiv(num_in, tile.block_k)
+    split = max(1, min(most_programs // tile.num_tiles(num_out), num_steps // _MIN_STEPS))
+    # No part is left without work.
+    return replace(tile, split=triton.cdiv(num_steps, triton.cdiv(num_steps, split)))

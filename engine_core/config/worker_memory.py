@@ -53,8 +53,8 @@ _NUM_SMS = 132
 _PARTIALS = ((4 * _NUM_SMS, 16), (_NUM_SMS, 128))
 _TASK_BYTES_PER_TOKEN = 32
 """At most one record of the task map for each token."""
-_PRODUCT_BUFFER_BYTES = 4 * 3 * _NUM_SMS * (64 * 8 + 1)
-"""Partial results of products of few rows (`kernels/skinny_tiles.py`): programs, elements of a tile and a counter."""
+_PRODUCT_BUFFER_BYTES = 4 * _NUM_SMS * (64 * 32 + 2)
+"""Partial results of products of few rows (`kernels/skinny_tiles.py`): programs, elements of a tile and counters."""
 
 
 class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):
