@@ -27,6 +27,8 @@ MAX_CANDIDATES = tl.constexpr(4096)
 _TAIL_SHARE = tl.constexpr(0.7)
 """Top-p's candidates end where the bins' middles put this share of 1 - top_p below. Sums by the middles are wrong by at
 most exp(1/8), so at most 0.7 · exp(1/4) = 0.9 of 1 - top_p really lies there."""
+_SURE_SHARE = tl.constexpr(0.77)
+"""Less than exp(-1/4): a ratio of two sums by the middles is not wrong by more."""
 UNIT = tl.constexpr(2.0**40)
 
 
@@ -74,9 +76,19 @@ def last_candidate_bin(histogram_ptr, limited, top_k, top_p):
 
 
 @triton.jit
-def lowest_of_bin(last):
-    """No s in bin `last` of a row that top-k does not limit, nor above it, is less than this."""
-    return -(last + 1).to(tl.float32) / _BINS_PER_UNIT * 1.000001
+def nucleus_bounds(histogram_ptr, last, top_p, row_max, temperature):
+    """(low, high) of logits between which the least of the nucleus lies, in a row that top-k does not limit and whose
+    candidates end with bin `last`. Of a bin before the first that can have it, the middles say for sure that more than
+    1 - top_p lies below, or that less than top_p lies in it and above."""
+    bins = tl.arange(0, NUM_BINS)
+    counts = tl.load(histogram_ptr + bins)
+    mass = counts.to(tl.float32) * tl.exp(-(bins.to(tl.float32) + 0.5) / _BINS_PER_UNIT)
+    total, sums = tl.sum(mass, axis=0), tl.cumsum(mass, axis=0)
+    is_before = (sums < top_p * _SURE_SHARE * total) | ((total - sums) * _SURE_SHARE > (1 - top_p) * total)
+    first = tl.sum((is_before & (bins < last)).to(tl.int32), axis=0)
+    unit = temperature / _BINS_PER_UNIT
+    margin = 1e-6 * ((last + 1) * unit + tl.abs(row_max))
+    return row_max - (last + 1) * unit - margin, row_max - first * unit + margin
 
 
 @triton.jit

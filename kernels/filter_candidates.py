@@ -14,7 +14,7 @@ from kernels.block_bounds import block_start, load_row_maximum
 from kernels.filter_bins import MAX_CANDIDATES, NUM_BINS, bins_of, last_candidate_bin, load_filters
 from kernels.filter_narrowing import final_interval
 from kernels.programmatic import let_dependents_start, wait_for_earlier_kernels
-from kernels.sampling_fields import load_float, load_scaled
+from kernels.sampling_fields import load_float, load_scaled, make_finite
 
 
 @triton.jit(do_not_specialize=["num_blocks", "blocks_per_program"])
@@ -65,13 +65,15 @@ def gather_kernel(
             token_ids = block_start(block, vocab_size, BLOCK) + tl.arange(0, BLOCK)
             is_new = token_ids >= block * BLOCK
             offsets = i.to(tl.int64) * logits_stride + token_ids
-            scaled = load_scaled(logits_ptr, offsets, is_new, row_max, temperature)
+            logits = tl.load(logits_ptr + offsets)
             if is_flat:
-                in_reach = (scaled >= low) & (scaled < high)
+                finite = make_finite(logits)
+                in_reach = (finite >= low) & (finite < high)
             else:
-                in_reach = bins_of(tl.load(logits_ptr + offsets), row_max, limited, temperature) <= last
+                in_reach = bins_of(logits, row_max, limited, temperature) <= last
             kept = (is_new & in_reach).to(tl.int32)
             place = tl.atomic_add(row_histogram_ptr + NUM_BINS, tl.sum(kept, axis=0))
             places = place + tl.cumsum(kept, axis=0) - 1
-            kept_here = (kept > 0) & (places < MAX_CANDIDATES)
-            tl.store(candidates_ptr + i * MAX_CANDIDATES + places, scaled, mask=kept_here)
+            has_place = (kept > 0) & (places < MAX_CANDIDATES)
+            scaled = load_scaled(logits_ptr, offsets, has_place, row_max, temperature)
+            tl.store(candidates_ptr + i * MAX_CANDIDATES + places, scaled, mask=has_place)

@@ -97,10 +97,10 @@ def test_figures_of_a_gpu_by_hand(tmp_path: Path, dtype: str, size: int) -> None
     assert worker.activation_bytes == (64 * (3 * 32 + 3 * 64) + 2 * 8 * 32) * size
     assert worker.sampler_bytes == 8 * (96 * 4 + SAMPLER_ROW_BYTES) + 64 * 96 * 4
     # RoPE in float32; partial results of 132 x 4 programs with 16 rows and of 132 with 128, two each, heads padded to
-    # 16 values and two sums; the task map of 64 tokens and twice 8 sequences; partial products of 132 x 3 programs with
-    # 64 x 8 values, and as many counters. And results of 8 rows' common beginning: 4 heads of 8 values, a sum for each.
+    # 16 values and two sums; the task map of 64 tokens and twice 8 sequences; partial products of 132 programs with
+    # 64 x 32 values, twice as many counters. And results of 8 rows' common beginning: 4 heads of 8 values and a sum.
     partials = (132 * 4 * 2 * 16 + 132 * 2 * 128) * (16 + 2) * 4
-    assert worker.buffer_bytes == 100 * 8 * 4 + partials + (64 + 16) * 32 + 132 * 3 * (64 * 8 + 1) * 4 + 8 * 4 * 9 * 4
+    assert worker.buffer_bytes == 100 * 8 * 4 + partials + (64 + 16) * 32 + 132 * (64 * 32 + 2) * 4 + 8 * 4 * 9 * 4
     rows_and_plans = 8 * (7 * 4 + CUDA_ROW_BYTES) + 6 * (4 * (2 * 100 + 6 * 64 + 128 * 8) + 64 * SCORE_BYTES)
     # Masks of 3 words for 96 tokens, and the row of each, in each of 5 slots.
     assert worker.row_bytes == rows_and_plans + 5 * 8 * 4 * (3 + 1)
