@@ -38,8 +38,10 @@ class ChatAnswer:
         logprobs: bool,
         prompt_logprobs: int | None,
         prompt_token_ids: list[int] | None,
+        is_call_forced: bool = False,
     ) -> None:
-        """`prompt_token_ids`: given when the client wants to see token ids."""
+        """`prompt_token_ids`: given when the client wants to see token ids. `is_call_forced`: without a call there is
+        no content."""
         self._id = response_id
         self._created = created
         self._model = model
@@ -47,13 +49,14 @@ class ChatAnswer:
         self._logprobs = logprobs
         self._prompt_logprobs = prompt_logprobs
         self._prompt_token_ids = prompt_token_ids
+        self._is_call_forced = is_call_forced
         self._started: set[int] = set()
 
     def whole(self, pieces: list[OutputPiece], usage: Usage) -> ChatCompletion:
         choices = [
             ChatChoice(
                 index=index,
-                message=_message(piece),
+                message=_message(piece, self._is_call_forced),
                 logprobs=self._logprobs_of(piece),
                 finish_reason=piece.finish_reason or "stop",
                 stop_reason=piece.stop_reason,
@@ -80,7 +83,7 @@ class ChatAnswer:
         logprobs, token_ids = self._logprobs_of(piece), self._token_ids_of(piece)
         if piece.has_output or choice not in self._started:
             first_of_all = not self._started
-            delta = _delta(piece)
+            delta = _delta(piece, self._is_call_forced)
             if choice not in self._started:
                 delta.role = "assistant"
             self._started.add(choice)
@@ -134,25 +137,25 @@ class ChatAnswer:
         )
 
 
-def _message(piece: OutputPiece) -> AssistantMessage:
+def _message(piece: OutputPiece, is_call_forced: bool) -> AssistantMessage:
     """`content` is null where there is something else and no text."""
     text, reasoning = piece.text, piece.reasoning or UNSET
     return AssistantMessage(
-        content=None if not text and (piece.tool_calls or piece.reasoning) else text,
+        content=None if not text and (piece.tool_calls or piece.reasoning or is_call_forced) else text,
         reasoning=reasoning,
         reasoning_content=reasoning,
         tool_calls=[_tool_call(call) for call in piece.tool_calls] or UNSET,
     )
 
 
-def _delta(piece: OutputPiece) -> ChatDelta:
+def _delta(piece: OutputPiece, is_call_forced: bool) -> ChatDelta:
     """Only what the piece has, and an empty text where it has nothing."""
     text, reasoning = piece.text, piece.reasoning or UNSET
     calls = [_tool_call(call) for call in piece.tool_calls]
     for answer, call in zip(calls, piece.tool_calls, strict=True):
         answer.index = call.index
     return ChatDelta(
-        content=UNSET if not text and (calls or piece.reasoning) else text,
+        content=UNSET if not text and (calls or piece.reasoning or is_call_forced) else text,
         reasoning=reasoning,
         reasoning_content=reasoning,
         tool_calls=calls or UNSET,

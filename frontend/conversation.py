@@ -1,10 +1,12 @@
 """Typed chat messages to the plain values that chat templates expect."""
 
+import contextlib
 from typing import Any
 
 import msgspec
 
 from frontend.errors import bad_request
+from frontend.older_calls import as_tool_calls
 from frontend.protocol.chat import ChatMessage, ContentPart, ToolCall
 
 
@@ -12,7 +14,7 @@ def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
     """Contents as one text each. Raises a 400 for what a text model cannot take."""
     if not messages:
         raise bad_request("messages must have at least one message.", "messages")
-    return [_template_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    return [_template_message(message, f"messages[{index}]") for index, message in enumerate(as_tool_calls(messages))]
 
 
 def _template_message(message: ChatMessage, where: str) -> dict[str, Any]:
@@ -21,13 +23,12 @@ def _template_message(message: ChatMessage, where: str) -> dict[str, Any]:
         plain["name"] = message.name
     if message.tool_call_id is not None:
         plain["tool_call_id"] = message.tool_call_id
-    reasoning = message.reasoning_content if message.reasoning_content is not None else message.reasoning
+    names = (message.reasoning_content, message.reasoning, message.thinking)
+    reasoning = next((name for name in names if name is not None), None)
     if reasoning is not None:
         plain["reasoning_content"] = reasoning
     if message.tool_calls:
-        plain["tool_calls"] = [
-            _template_tool_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)
-        ]
+        plain["tool_calls"] = [_template_tool_call(call) for call in message.tool_calls]
     return plain
 
 
@@ -48,14 +49,12 @@ def _text(content: str | list[ContentPart] | None, where: str) -> str:
     return "\n".join(texts)
 
 
-def _template_tool_call(call: ToolCall, where: str) -> dict[str, Any]:
-    """Templates expect the arguments as an object; the API has them as JSON in a string."""
-    try:
-        arguments = msgspec.json.decode(call.function.arguments or "{}")
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise bad_request(
-            f"The arguments of a tool call must be JSON: {error}.", f"{where}.function.arguments"
-        ) from error
+def _template_tool_call(call: ToolCall) -> dict[str, Any]:
+    """Templates expect the arguments as an object; the API has them as JSON in a string. What a model wrote that is no
+    JSON stays a text."""
+    arguments: Any = call.function.arguments or "{}"
+    with contextlib.suppress(msgspec.DecodeError, UnicodeError, RecursionError):
+        arguments = msgspec.json.decode(arguments)
     plain: dict[str, Any] = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
     if call.id is not None:
         plain["id"] = call.id

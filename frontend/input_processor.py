@@ -26,6 +26,7 @@ from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import from_validation
 from frontend.protocol.unsupported import refuse_unsupported
 from frontend.stop_strings import check_stop_strings
+from frontend.system_messages import takes_system_anywhere
 from frontend.thinking_budget import thinking_fields
 from frontend.tokenizer import TextTokenizer
 from frontend.tools import callable_tools, template_tools
@@ -86,6 +87,7 @@ class InputProcessor:
         self._default_sampling = default_sampling
         self._request_templates = request_templates
         self._parsers = parsers
+        self.takes_system_anywhere = takes_system_anywhere(chat_template)
 
     async def chat_prompt(self, request: ChatCompletionRequest) -> Prompt:
         text = self.render_chat(
@@ -263,7 +265,10 @@ class InputProcessor:
         return replace(
             self.output_options(request),
             parsers=self._parsers_for(request).for_request(
-                self._text_of(prompt), tools.schemas, is_restricted=tools.is_restricted
+                self._text_of(prompt),
+                tools.schemas,
+                is_restricted=tools.is_restricted,
+                is_call_forced=tools.is_forced,
             ),
             parallel_tool_calls=request.parallel_tool_calls is not False,
             finishes_with_calls=not tools.is_named,

@@ -38,9 +38,9 @@ class MessageAnswer:
                 blocks.append(ToolUseBlock(id=part.id, name=part.name, input=msgspec.Raw(part.arguments.encode())))
             elif isinstance(part, Reasoning):
                 blocks.append(ThinkingBlock(thinking=part.text))
-            else:
-                blocks.append(TextBlock(text=part.text.lstrip() if blocks else part.text))
-        return self._message(blocks or [TextBlock(text="")], *_stop_of(piece))
+            elif text := part.text.lstrip() if blocks else part.text:
+                blocks.append(TextBlock(text=text))
+        return self._message(blocks, *_stop_of(piece))
 
     def start(self) -> Iterator[messages.MessageEvent]:
         yield messages.MessageStart(message=self._message([], None, None))
@@ -54,13 +54,11 @@ class MessageAnswer:
             else:
                 # What parts a block from the one before it is not part of it.
                 is_later = self._num_blocks > 0 and self._open is not TextBlock
-                text = part.text.lstrip() if is_later else part.text
-                yield from self._grow(TextBlock(text=""), messages.TextDelta(text=text))
+                if text := part.text.lstrip() if is_later else part.text:
+                    yield from self._grow(TextBlock(text=""), messages.TextDelta(text=text))
 
     async def end(self, last: OutputPiece) -> AsyncIterator[messages.MessageEvent]:
         stop_reason, stop_sequence = _stop_of(last)
-        if self._num_blocks == 0:
-            yield self._begin(TextBlock(text=""))
         for event in self._close():
             yield event
         delta = messages.StopDelta(stop_reason=stop_reason, stop_sequence=stop_sequence)

@@ -15,14 +15,16 @@ _OF_A_TOOL = re.compile(r"^(tools\[\d+\])\.function(?:\.(parameters))?")
 
 
 def as_chat(asked: CountTokensRequest) -> ChatCompletionRequest:
-    """Raises a 400 for what a text model cannot take. A last message of the assistant is continued."""
+    """Raises a 400 for what a text model cannot take. A last message of the assistant is continued, if it has any
+    text."""
     choice, thinking = asked.tool_choice, asked.thinking
+    messages = chat_messages(asked.messages, asked.system)
     wanted = None if asked.output_config is None else asked.output_config.format
     return ChatCompletionRequest(
-        messages=chat_messages(asked.messages, asked.system),
-        continue_final_message=asked.messages[-1].role == "assistant" or None,
+        messages=messages,
+        continue_final_message=asked.messages[-1].role == messages[-1].role == "assistant" or None,
         tools=[_chat_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked.tools or ())] or None,
-        tool_choice=None if choice is None else _chat_tool_choice(choice),
+        tool_choice=None if choice is None else _chat_tool_choice(choice, has_tools=bool(asked.tools)),
         parallel_tool_calls=False if choice is not None and choice.disable_parallel_tool_use else None,
         chat_template_kwargs=None if thinking is None else dict.fromkeys(_THINKING, thinking.type != "disabled"),
         response_format=(
@@ -76,7 +78,9 @@ def _chat_tool(tool: ToolParam, where: str) -> Tool:
     return Tool(type="function", function=function)
 
 
-def _chat_tool_choice(choice: MessageToolChoice) -> str | ToolChoice:
+def _chat_tool_choice(choice: MessageToolChoice, *, has_tools: bool) -> str | ToolChoice:
+    if choice.type == "any" and not has_tools:
+        raise bad_request("tool_choice of type 'any' must come with tools.", "tool_choice")
     if choice.type != "tool":
         return _CHOICES[choice.type]
     if choice.name is None:

@@ -22,9 +22,11 @@ class _Reasoning(Protocol):
 class ChatParser:
     """Text in, events out."""
 
-    def __init__(self, reasoning: _Reasoning | None, tools: Parser | None) -> None:
+    def __init__(self, reasoning: _Reasoning | None, tools: Parser | None, *, is_call_forced: bool = False) -> None:
+        """`is_call_forced`: there is no content but what was cut off of a call, which is left out."""
         self._reasoning = reasoning
         self._tools = tools
+        self._is_call_forced = is_call_forced
 
     @property
     def in_reasoning(self) -> bool:
@@ -36,7 +38,9 @@ class ChatParser:
 
     def finish(self) -> list[Event]:
         events = [] if self._reasoning is None else self._reasoning.finish()
-        return events if self._tools is None else self._find_calls(self._tools, events) + self._tools.finish()
+        if self._tools is not None:
+            events = self._find_calls(self._tools, events) + self._tools.finish()
+        return [event for event in events if not (self._is_call_forced and isinstance(event, Content))]
 
     def _find_calls(self, tools: Parser, events: list[Event]) -> list[Event]:
         found: list[Event] = []
@@ -115,11 +119,14 @@ class ParserPlan:
             return Harmony.reasoning(builder)
         return _reasoning_class(self.reasoning_format).reasoning(builder, prompt)
 
-    def for_request(self, prompt: str, tools: ToolSchemas, *, is_restricted: bool = False) -> "ParserMaker | None":
-        """`is_restricted`: no other tool than these may be called. None: the outputs are content as they are."""
+    def for_request(
+        self, prompt: str, tools: ToolSchemas, *, is_restricted: bool = False, is_call_forced: bool = False
+    ) -> "ParserMaker | None":
+        """`is_restricted`: no other tool than these may be called; `is_call_forced`: one of them must be. None: the
+        outputs are content as they are."""
         if self.reasoning_format is None and (self.tool_format is None or not tools):
             return None
-        return ParserMaker(self, prompt, tools, is_restricted)
+        return ParserMaker(self, prompt, tools, is_restricted, is_call_forced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +137,19 @@ class ParserMaker:
     prompt: str
     tools: ToolSchemas = field(default_factory=dict)
     is_restricted: bool = False
+    is_call_forced: bool = False
 
     def make(self) -> ChatParser:
         if self.plan.reasoning_format == HARMONY:
             names = frozenset(self.tools) if self.is_restricted else None
-            return ChatParser(Harmony(wants_calls=bool(self.tools), callable_names=names), None)
+            harmony = Harmony(wants_calls=bool(self.tools), callable_names=names)
+            return ChatParser(harmony, None, is_call_forced=self.is_call_forced)
         reasoning = tools = None
         if self.plan.reasoning_format is not None:
             reasoning = _reasoning_class(self.plan.reasoning_format)(self.prompt)
         if self.plan.tool_format is not None and self.tools:
             tools = _tool_class(self.plan.tool_format)(self.tools, is_restricted=self.is_restricted)
-        return ChatParser(reasoning, tools)
+        return ChatParser(reasoning, tools, is_call_forced=self.is_call_forced)
 
     @property
     def markers(self) -> frozenset[str]:

@@ -7,7 +7,8 @@ from msgspec import UNSET, UnsetType
 
 from frontend.protocol.common import GenerationRequest, PromptLogprobs, Usage
 
-Role = Literal["system", "developer", "user", "assistant", "tool"]
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+"""`function` is the older name of `tool`."""
 CALL_MODES = ("auto", "required")
 CallMode = Annotated[str, msgspec.Meta(extra_json_schema={"enum": CALL_MODES})]
 """Checked later, with a sentence for the user."""
@@ -41,6 +42,10 @@ class ChatMessage(msgspec.Struct, kw_only=True):
     refusal: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    thinking: str | None = None
+    """Another name of `reasoning`."""
+    function_call: FunctionCall | None = None
+    """The older form of a single `tool_calls`."""
 
 
 class FunctionDefinition(msgspec.Struct, kw_only=True, omit_defaults=True):

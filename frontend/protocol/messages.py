@@ -18,10 +18,12 @@ class InputBlock(msgspec.Struct, kw_only=True):
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
     content: "str | list[InputBlock] | None" = None
+    is_error: bool | None = None
 
 
 class MessageParam(msgspec.Struct, kw_only=True):
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
+    """What the system says within a conversation holds from there on."""
     content: str | list[InputBlock]
 
 

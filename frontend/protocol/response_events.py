@@ -111,6 +111,14 @@ class FunctionCallArgumentsDone(_CallEvent, kw_only=True, tag="response.function
     arguments: str
 
 
+class CustomToolCallInputDelta(_CallEvent, kw_only=True, tag="response.custom_tool_call_input.delta"):
+    delta: str
+
+
+class CustomToolCallInputDone(_CallEvent, kw_only=True, tag="response.custom_tool_call_input.done"):
+    input: str
+
+
 ResponseEvent = (
     ResponseCreated
     | ResponseInProgress
@@ -127,6 +135,8 @@ ResponseEvent = (
     | ReasoningSummaryPartDone
     | FunctionCallArgumentsDelta
     | FunctionCallArgumentsDone
+    | CustomToolCallInputDelta
+    | CustomToolCallInputDone
     | OutputItemDone
     | ResponseCompleted
     | ResponseIncomplete

@@ -22,6 +22,7 @@ class InputItem(msgspec.Struct, kw_only=True):
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
+    input: str | None = None
     output: str | list[ContentPart] | None = None
 
 
@@ -40,14 +41,28 @@ class TextSettings(msgspec.Struct, kw_only=True):
     verbosity: str | None = None
 
 
-class FunctionTool(msgspec.Struct, kw_only=True):
-    """A function; other tools are told apart later, with a sentence for the user."""
+class CustomToolFormat(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What the input of a custom tool is: `text`, or what a `grammar` says. Which fields go together is checked later,
+    with a sentence for the user."""
+
+    type: str
+    syntax: str | None = None
+    definition: str | None = None
+
+
+class ResponseTool(msgspec.Struct, kw_only=True):
+    """A function, or a custom tool, whose input is text; others are told apart later, with a sentence for the user."""
 
     type: str
     name: str | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    format: CustomToolFormat | UnsetType | None = UNSET
+
+    @property
+    def is_custom(self) -> bool:
+        return self.type == "custom"
 
 
 class FunctionReference(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -96,7 +111,7 @@ class ResponsesRequest(StructureFields, kw_only=True):
     allowed_token_ids: list[int] | None = None
     thinking_token_budget: int | None = None
     text: TextSettings | None = None
-    tools: list[FunctionTool] | None = None
+    tools: list[ResponseTool] | None = None
     tool_choice: str | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningSettings | None = None
@@ -167,6 +182,17 @@ class FunctionCallItem(msgspec.Struct, kw_only=True, tag_field="type", tag="func
     status: ItemStatus
 
 
+class CustomToolCallItem(msgspec.Struct, kw_only=True, tag_field="type", tag="custom_tool_call"):
+    id: str
+    call_id: str
+    name: str
+    input: str
+    status: ItemStatus
+
+
+CallItem = FunctionCallItem | CustomToolCallItem
+
+
 class ReasoningText(msgspec.Struct, kw_only=True, tag_field="type", tag="reasoning_text"):
     text: str
 
@@ -182,7 +208,7 @@ class ReasoningItem(msgspec.Struct, kw_only=True, tag_field="type", tag="reasoni
     status: ItemStatus
 
 
-OutputItem = OutputMessage | FunctionCallItem | ReasoningItem
+OutputItem = OutputMessage | FunctionCallItem | CustomToolCallItem | ReasoningItem
 
 
 class InputTokensDetails(msgspec.Struct, kw_only=True):
@@ -230,7 +256,7 @@ class Response(msgspec.Struct, kw_only=True):
     temperature: float | None
     text: TextSettings
     tool_choice: str | FunctionChoice
-    tools: list[FunctionTool]
+    tools: list[ResponseTool]
     top_logprobs: int
     top_p: float | None
     truncation: Literal["disabled"] = "disabled"

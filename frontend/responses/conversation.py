@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from frontend.errors import bad_request
 from frontend.protocol.chat import ChatMessage, ContentPart, FunctionCall, ToolCall
-from frontend.protocol.responses import FunctionCallItem, InputItem, OutputItem, OutputMessage
+from frontend.protocol.responses import CustomToolCallItem, FunctionCallItem, InputItem, OutputItem, OutputMessage
+from frontend.responses.custom_tools import arguments_of
 
 _TEXT_PARTS = frozenset(("text", "input_text", "output_text"))
 _REASONING_PARTS = frozenset(("summary_text", "reasoning_text"))
@@ -31,6 +32,8 @@ class Conversation:
                 self._add_text("".join(part.text for part in item.content))
             elif isinstance(item, FunctionCallItem):
                 self._add_call(item.call_id, item.name, item.arguments)
+            elif isinstance(item, CustomToolCallItem):
+                self._add_call(item.call_id, item.name, arguments_of(item.input))
             else:
                 texts = [part.text for part in item.content] + [part.text for part in item.summary]
                 self._add_reasoning("".join(texts))
@@ -40,25 +43,22 @@ class Conversation:
         if item.type in (None, "message"):
             self._add_message(item, where)
         elif item.type == "reasoning":
-            parts = item.content if isinstance(item.content, list) and item.content else item.summary or []
-            for index, part in enumerate(parts):
-                if part.type not in _REASONING_PARTS or part.text is None:
-                    raise bad_request("Reasoning must be text.", f"{where}.content[{index}]")
-            self._add_reasoning("".join(part.text or "" for part in parts))
-        elif item.type == "function_call":
+            self._add_reasoning(_reasoning_of(item, where))
+        elif item.type in ("function_call", "custom_tool_call"):
             call_id, name = _given(item.call_id, f"{where}.call_id"), _given(item.name, f"{where}.name")
-            self._add_call(call_id, name, item.arguments or "{}")
-        elif item.type == "function_call_output":
+            is_custom = item.type == "custom_tool_call"
+            self._add_call(call_id, name, arguments_of(item.input or "") if is_custom else item.arguments or "{}")
+        elif item.type in ("function_call_output", "custom_tool_call_output"):
             self._add_call_output(item, where)
         else:
             raise bad_request(
-                "An item of input must be a message, reasoning, a function_call, a function_call_output or an "
-                f"item_reference, not {str(item.type)[:64]!r}.",
+                "An item of input must be a message, reasoning, a function_call, a custom_tool_call, the output of one "
+                f"of these or an item_reference, not {str(item.type)[:64]!r}.",
                 f"{where}.type",
             )
 
     def _add_message(self, item: InputItem, where: str) -> None:
-        if item.role is None or item.role == "tool":
+        if item.role in (None, "tool", "function"):
             raise bad_request("role must be 'user', 'assistant', 'system' or 'developer'.", f"{where}.role")
         content = _content(item.content, f"{where}.content")
         if item.role != "assistant":
@@ -71,13 +71,15 @@ class Conversation:
     def _add_call_output(self, item: InputItem, where: str) -> None:
         call_id = _given(item.call_id, f"{where}.call_id")
         if not any(call.id == call_id for message in self.messages for call in message.tool_calls or ()):
-            raise bad_request(f"There is no function_call with the call_id {call_id[:128]!r}.", f"{where}.call_id")
+            raise bad_request(f"There is no call with the call_id {call_id[:128]!r}.", f"{where}.call_id")
         if item.output is None:
             raise bad_request(f"{where}.output must be given.", f"{where}.output")
         content = _content(item.output, f"{where}.output")
         self._append(ChatMessage(role="tool", tool_call_id=call_id, content=content))
 
     def _add_reasoning(self, text: str) -> None:
+        if not text:  # what another server alone can read
+            return
         turn = self._assistant()
         turn.reasoning_content = (turn.reasoning_content or "") + text
 
@@ -107,6 +109,17 @@ class Conversation:
 def is_reference(item: InputItem) -> bool:
     """Whether it stands for an item of an earlier response: its type says so, or there is nothing but an id."""
     return item.type == "item_reference" or (item.id is not None and item == InputItem(id=item.id))
+
+
+def _reasoning_of(item: InputItem, where: str) -> str:
+    """Its summary stands for what was left out of it."""
+    field, parts = ("content", item.content) if item.content else ("summary", item.summary or [])
+    if isinstance(parts, str):
+        return parts
+    for index, part in enumerate(parts):
+        if part.type not in _REASONING_PARTS or part.text is None:
+            raise bad_request("Reasoning must be text.", f"{where}.{field}[{index}]")
+    return "".join(part.text or "" for part in parts)
 
 
 def _given(value: str | None, where: str) -> str:

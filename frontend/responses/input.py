@@ -15,13 +15,14 @@ from frontend.protocol.chat import (
 )
 from frontend.protocol.responses import (
     FunctionChoice,
-    FunctionTool,
     InputItem,
     OutputItem,
     ResponsesRequest,
+    ResponseTool,
     TextFormat,
 )
 from frontend.responses.conversation import Conversation, is_reference
+from frontend.responses.custom_tools import as_function
 
 LOGPROBS_INCLUDED = "message.output_text.logprobs"
 _WITHOUT_EFFECT = frozenset(("reasoning.encrypted_content",))
@@ -34,6 +35,7 @@ _OWN_NAMES = (
     ("response_format", "text.format"),
 )
 _CHOICES = ("auto", "none", "required")
+_TOOL_TYPES = ("function", "custom")
 
 
 def check_response_request(asked: ResponsesRequest) -> None:
@@ -115,11 +117,16 @@ def own_name(param: str) -> str:
     return param
 
 
-def _chat_tool(tool: FunctionTool, where: str) -> Tool:
-    if tool.type != "function":
-        raise bad_request(f"{where}.type must be 'function', not {tool.type[:64]!r}.", f"{where}.type")
+def _chat_tool(tool: ResponseTool, where: str) -> Tool:
+    if tool.type not in _TOOL_TYPES:
+        raise bad_request(
+            f"{where}.type must be 'function' or 'custom', not {tool.type[:64]!r}: no tools run on this server.",
+            f"{where}.type",
+        )
     if tool.name is None:
         raise bad_request(f"{where}.name must be given.", f"{where}.name")
+    if tool.is_custom:
+        return Tool(type="function", function=as_function(tool, tool.name, where))
     function = FunctionDefinition(
         name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
     )
@@ -130,11 +137,11 @@ def _chat_tool_choice(choice: str | FunctionChoice | None) -> str | ToolChoice |
     """What names functions stands one level deeper in a chat's request."""
     if not isinstance(choice, FunctionChoice):
         return choice
-    if choice.type == "function" and choice.name is not None:
+    if choice.type in _TOOL_TYPES and choice.name is not None:
         return ToolChoice(type="function", function=NamedFunction(name=choice.name))
     if choice.type != "allowed_tools":
         raise bad_request(
-            f"tool_choice must be one of {', '.join(_CHOICES)}, {{'type': 'function', 'name': ...}} or "
+            f"tool_choice must be one of {', '.join(_CHOICES)}, {{'type': 'function' or 'custom', 'name': ...}} or "
             "{'type': 'allowed_tools', 'mode': ..., 'tools': [...]}.",
             "tool_choice",
         )
@@ -142,7 +149,10 @@ def _chat_tool_choice(choice: str | FunctionChoice | None) -> str | ToolChoice |
         if getattr(choice, name) is None:
             raise bad_request(f"tool_choice.{name} must be given with type 'allowed_tools'.", f"tool_choice.{name}")
     tools = [
-        ToolReference(type=each.type, function=None if each.name is None else NamedFunction(name=each.name))
+        ToolReference(
+            type="function" if each.type == "custom" else each.type,
+            function=None if each.name is None else NamedFunction(name=each.name),
+        )
         for each in choice.tools or ()
     ]
     return ToolChoice(type="allowed_tools", allowed_tools=AllowedTools(mode=choice.mode or "", tools=tools))

@@ -5,10 +5,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec.structs import replace
+
 from frontend.protocol import response_events as events
 from frontend.protocol.response_events import ResponseEvent
 from frontend.protocol.responses import (
-    FunctionCallItem,
+    CallItem,
+    CustomToolCallItem,
     ItemStatus,
     OutputItem,
     OutputLogprob,
@@ -137,8 +140,19 @@ class ReasoningSummaryItem(TextItem):
         return {"item_id": self.id, "output_index": self._output_index, "summary_index": 0}
 
 
-def call_events(output_index: int, item: FunctionCallItem) -> Iterator[ResponseEvent]:
+def begun_call(item: CallItem) -> CallItem:
+    """A call as it was before it had arguments."""
+    if isinstance(item, CustomToolCallItem):
+        return replace(item, input="", status="in_progress")
+    return replace(item, arguments="", status="in_progress")
+
+
+def call_events(output_index: int, item: CallItem) -> Iterator[ResponseEvent]:
     """A call is there at once: its arguments are one delta."""
     place: dict[str, Any] = {"item_id": item.id, "output_index": output_index}
+    if isinstance(item, CustomToolCallItem):
+        yield events.CustomToolCallInputDelta(**place, delta=item.input)
+        yield events.CustomToolCallInputDone(**place, input=item.input)
+        return
     yield events.FunctionCallArgumentsDelta(**place, delta=item.arguments)
     yield events.FunctionCallArgumentsDone(**place, name=item.name, arguments=item.arguments)

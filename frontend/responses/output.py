@@ -2,14 +2,15 @@
 
 import uuid
 from collections.abc import Iterator
-
-from msgspec.structs import replace
+from typing import Any
 
 from frontend.output_processor import OutputPiece, TokenLogprobs, runs_of
 from frontend.parsers.events import Reasoning, ToolCall
 from frontend.protocol import response_events as events
 from frontend.protocol.response_events import ResponseEvent
 from frontend.protocol.responses import (
+    CallItem,
+    CustomToolCallItem,
     FunctionCallItem,
     ItemStatus,
     OutputItem,
@@ -18,8 +19,16 @@ from frontend.protocol.responses import (
     ResponsesRequest,
 )
 from frontend.protocol.stored_responses import Delta, Progress
+from frontend.responses.custom_tools import custom_names, input_of
 from frontend.responses.input import wants_logprobs
-from frontend.responses.items import MessageItem, ReasoningContentItem, ReasoningSummaryItem, TextItem, call_events
+from frontend.responses.items import (
+    MessageItem,
+    ReasoningContentItem,
+    ReasoningSummaryItem,
+    TextItem,
+    begun_call,
+    call_events,
+)
 from frontend.tokenizer import TextTokenizer
 
 
@@ -34,6 +43,7 @@ class OutputWriter:
         """Whether the output ended before the model did."""
         self._tokenizer = tokenizer
         self._wants_logprobs = wants_logprobs(asked)
+        self._custom_names = custom_names(asked.tools)
         wants_summary = asked.reasoning is not None and asked.reasoning.summary is not None
         self._reasoning: type[TextItem] = ReasoningSummaryItem if wants_summary else ReasoningContentItem
         self._open: TextItem | None = None
@@ -87,11 +97,14 @@ class OutputWriter:
             self._open = None
 
     def _add_call(self, call: ToolCall) -> Iterator[ResponseEvent]:
-        item = FunctionCallItem(
-            id=f"fc_{uuid.uuid4().hex}", call_id=call.id, name=call.name, arguments=call.arguments, status="completed"
-        )
+        shared: dict[str, Any] = {"call_id": call.id, "name": call.name, "status": "completed"}
+        item: CallItem
+        if call.name in self._custom_names:
+            item = CustomToolCallItem(id=f"ctc_{uuid.uuid4().hex}", input=input_of(call.arguments), **shared)
+        else:
+            item = FunctionCallItem(id=f"fc_{uuid.uuid4().hex}", arguments=call.arguments, **shared)
         index = len(self.items)
-        yield self._add_item(replace(item, arguments="", status="in_progress"))
+        yield self._add_item(begun_call(item))
         yield from call_events(index, item)
         yield self._finish_item(item)
 

@@ -6,9 +6,16 @@ from msgspec.structs import replace
 
 from frontend.protocol import response_events as events
 from frontend.protocol.response_events import ResponseEvent
-from frontend.protocol.responses import FunctionCallItem, OutputItem, OutputLogprob, OutputMessage, Response
+from frontend.protocol.responses import CallItem, OutputItem, OutputLogprob, OutputMessage, Response
 from frontend.protocol.stored_responses import Delta, Progress
-from frontend.responses.items import MessageItem, ReasoningContentItem, ReasoningSummaryItem, TextItem, call_events
+from frontend.responses.items import (
+    MessageItem,
+    ReasoningContentItem,
+    ReasoningSummaryItem,
+    TextItem,
+    begun_call,
+    call_events,
+)
 
 
 def begun_response(response: Response) -> Response:
@@ -37,8 +44,8 @@ def _events(response: Response, progress: Progress) -> Iterator[ResponseEvent]:
     yield events.ResponseCreated(response=begun)
     yield events.ResponseInProgress(response=begun)
     for index, (item, deltas) in enumerate(zip(progress.items, progress.deltas, strict=True)):
-        if isinstance(item, FunctionCallItem):
-            yield events.OutputItemAdded(output_index=index, item=replace(item, arguments="", status="in_progress"))
+        if isinstance(item, CallItem):
+            yield events.OutputItemAdded(output_index=index, item=begun_call(item))
             yield from call_events(index, item)
         else:
             yield from _text_events(index, item, deltas)
@@ -62,7 +69,7 @@ def _text_events(index: int, item: OutputItem, deltas: list[Delta]) -> Iterator[
 
 def _taken_apart(item: OutputItem) -> tuple[type[TextItem], str, list[OutputLogprob]]:
     """Its kind, its text and the log-probabilities of that."""
-    assert not isinstance(item, FunctionCallItem)
+    assert not isinstance(item, CallItem)
     if isinstance(item, OutputMessage):
         return MessageItem, item.content[0].text, item.content[0].logprobs
     if item.summary:

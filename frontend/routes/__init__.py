@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from frontend.protocol import chat, completions, messages, response_events, responses, status, tokenization
+from frontend.protocol import chat, completions, input_items, messages, response_events, responses, status, tokenization
 
 
 class Route(NamedTuple):
@@ -59,6 +59,14 @@ ROUTES = (
         responses.Response,
         event=response_events.ResponseEvent,
         query=responses.RetrieveQuery,
+    ),
+    Route(
+        ("GET",),
+        "/v1/responses/<response_id>/input_items",
+        "frontend.routes.responses:list_input_items",
+        "What a stored response answered",
+        input_items.InputItemList,
+        query=input_items.InputItemsQuery,
     ),
     Route(
         ("DELETE",),

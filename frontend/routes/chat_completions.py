@@ -26,6 +26,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     model = state.model_name(chat.model)
     async with state.generating():
         order = await chat_order(chat, state, request.headers, f"chatcmpl-{chat.request_id or uuid.uuid4().hex}")
+        parsers = order.options.parsers
         answer = ChatAnswer(
             order.response_id,
             int(time.time()),
@@ -34,6 +35,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             logprobs=bool(chat.logprobs),
             prompt_logprobs=chat.prompt_logprobs,
             prompt_token_ids=list(order.prompts[0].token_ids) if chat.return_token_ids else None,
+            is_call_forced=parsers is not None and parsers.is_call_forced,
         )
         if order.beams:
             beams = BeamGeneration(order, chat.num_choices, state.tokenizer, state.client)

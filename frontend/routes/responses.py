@@ -1,4 +1,4 @@
-"""POST /v1/responses; GET and DELETE of a stored one; POST to cancel one that runs in the background."""
+"""POST /v1/responses; GET and DELETE of a stored one, GET of its input; POST to cancel one in the background."""
 
 import contextlib
 import uuid
@@ -15,13 +15,16 @@ from frontend.json_response import json_response
 from frontend.protocol.chat import ChatMessage
 from frontend.protocol.common import share_key_of
 from frontend.protocol.decode import decode_body, decode_query, warning_header
+from frontend.protocol.input_items import InputItemsQuery
 from frontend.protocol.responses import DeletedResponse, Response, ResponsesRequest, RetrieveQuery
 from frontend.protocol.stored_responses import StoredResponse
 from frontend.responses.answer import new_response, write_response
 from frontend.responses.background import BackgroundResponse
 from frontend.responses.conversation import Conversation
+from frontend.responses.custom_tools import notes_on
 from frontend.responses.following import stream_response
 from frontend.responses.input import add_new_input, as_chat, check_response_request, own_name, own_names
+from frontend.responses.input_items import page_of
 from frontend.responses.item_references import referenced_items
 from frontend.responses.output import OutputWriter
 from frontend.responses.replay import begun_response
@@ -36,11 +39,12 @@ from frontend.responses.stored import (
 from frontend.responses.stream import ResponseStream
 from frontend.routes.chat_completions import chat_order
 from frontend.state import FrontendState
+from frontend.system_messages import arranged
 
 
 async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     asked, unknown = decode_body(request.body, ResponsesRequest, strict=state.config.strict_requests)
-    headers = warning_header(unknown)
+    headers = warning_header(unknown, notes_on(asked.tools))
     model = state.model_name(asked.model)
     check_response_request(asked)
     owner = share_key_of(request.headers)
@@ -95,6 +99,12 @@ async def retrieve(request: Request, state: FrontendState, response_id: str) -> 
             await stream_response(request, stored, start, state, {})
         return None
     return json_response(stored.response)
+
+
+async def list_input_items(request: Request, state: FrontendState, response_id: str) -> HTTPResponse:
+    query = decode_query(request.args, InputItemsQuery)
+    stored = await load_response(state.client, response_id, share_key_of(request.headers))
+    return json_response(page_of(stored, query))
 
 
 async def delete(request: Request, state: FrontendState, response_id: str) -> HTTPResponse:
@@ -153,8 +163,9 @@ async def _order(
 ) -> Order:
     # Instructions are those of this request only, so that they are no part of what is stored.
     first = [] if asked.instructions is None else [ChatMessage(role="system", content=asked.instructions)]
+    conversation = arranged(first + messages, state.input_processor.takes_system_anywhere)
     try:
-        order = await chat_order(as_chat(asked, first + messages), state, request.headers, response_id)
+        order = await chat_order(as_chat(asked, conversation), state, request.headers, response_id)
         return replace(order, grammar_param=order.grammar_param and own_name(order.grammar_param))
     except ApiError as error:
         raise own_names(error) from error

@@ -1,6 +1,7 @@
 """The demo model calls a tool and reads its result, as a client's loop does, and calls those alone that are allowed."""
 
 import json
+import re
 from typing import Any
 
 import openai
@@ -132,3 +133,29 @@ def test_allowed_tools_of_a_response(server: Server, client: openai.OpenAI, stre
     assert set(ask(allowed("required", "get_time"))) == {"get_time"}
     for seed in range(3):
         assert set(ask(allowed("auto", "get_time"), temperature=1.0, extra_body={"seed": seed})) <= {"get_time"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_forced_call_that_is_cut_is_no_content(server: Server, client: openai.OpenAI, stream: bool) -> None:
+    asked: Any = {"model": server.model, "messages": [QUESTION], "tools": [WEATHER], "tool_choice": "required"}
+    for max_tokens in range(1, 24, 2):
+        asked |= {"temperature": 0, "max_tokens": max_tokens}
+        if stream:
+            deltas = [chunk.choices[0] for chunk in client.chat.completions.create(stream=True, **asked)]
+            contents, reason = {choice.delta.content for choice in deltas}, deltas[-1].finish_reason
+        else:
+            choice = client.chat.completions.create(**asked).choices[0]
+            contents, reason = {choice.message.content}, choice.finish_reason
+        assert contents == {None}
+        assert reason in ("length", "tool_calls")
+
+
+def test_the_input_of_a_custom_tool_is_bound(server: Server, client: openai.OpenAI) -> None:
+    wanted = {"type": "grammar", "syntax": "regex", "definition": "[0-9]{3}(-[a-f]{2})?"}
+    tool: Any = {"type": "custom", "name": "code", "description": "Gives a code.", "format": wanted}
+    asked: Any = {"model": server.model, "input": "What is the code?", "tools": [tool], "max_output_tokens": 60}
+    for seed in range(3):
+        answer = client.responses.create(tool_choice="required", extra_body={"seed": seed}, **asked)
+        calls = [item for item in answer.output if item.type == "custom_tool_call"]
+        assert calls
+        assert all(re.fullmatch(wanted["definition"], call.input) for call in calls)

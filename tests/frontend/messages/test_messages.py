@@ -94,10 +94,10 @@ def test_token_counts_are_those_of_a_message(setup):
     ("fields", "word"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": ""}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content"),
-        ({"messages": [*USER, {"role": "assistant", "content": " "}]}, "messages[1].content"),
+        ({"messages": [*USER, {"role": "assistant", "content": [{"type": "image"}]}]}, "messages[1].content[0]"),
         ({"system": [{"type": "image"}]}, "system"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": "9"}, "max_tokens"),

@@ -29,9 +29,9 @@ def ask(setup: Setup, **fields: Any) -> dict[str, Any]:
     return send(setup, **{"tools": [LOOK], "max_tokens": 300, **fields}).json()
 
 
-def joined(setup: Setup) -> dict[str, Any]:
+def joined(setup: Setup, **fields: Any) -> dict[str, Any]:
     """The events of a stream put together to a message, as Anthropic's clients do it."""
-    events = named_events(send(setup, tools=[LOOK], max_tokens=300, stream=True))
+    events = named_events(send(setup, tools=[LOOK], max_tokens=300, stream=True, **fields))
     message = events[0]["message"]
     blocks = message["content"]
     partial, is_open = "", False
@@ -157,6 +157,7 @@ def test_token_counts_count_tools(setup: Setup) -> None:
         ({"tools": [{"name": "f", "input_schema": {"type": "string"}}]}, "tools[0].input_schema.type"),
         ({"tool_choice": {"type": "tool", "name": "other"}}, "tool_choice"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
+        ({"tool_choice": {"type": "any"}, "tools": None}, "'any' must come with tools"),
         ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
         ({"messages": [*USER, {"role": "assistant", "content": [USED]}]}, "tool_result"),
         (

@@ -231,7 +231,6 @@ def test_a_named_function_comes_back_as_it_was_given(setup: Setup) -> None:
         ({"tool_choice": allowing({"type": "function", "function": {"name": "look"}})}, "tool_choice.tools[0].name"),
         ({"input": [{"type": "function_call_output", "call_id": "call_x", "output": "x"}]}, "input[0].call_id"),
         ({"input": [{"type": "function_call", "name": "look", "arguments": "{}"}]}, "input[0].call_id"),
-        ({"input": [{"type": "function_call", "call_id": "c", "name": "look", "arguments": "{"}]}, "input"),
         ({"reasoning": {"summary": "long"}}, "reasoning.summary"),
         ({"chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs"),
     ],

@@ -1,0 +1,81 @@
+"""Custom tools: their input is a text. A model sees a function with one argument, which is that text."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from frontend.errors import bad_request
+from frontend.protocol.chat import FunctionDefinition
+from frontend.protocol.responses import CustomToolFormat, ResponseTool
+
+_INPUT = "input"
+_SYNTAXES = {"lark": "Lark grammar", "regex": "regular expression"}
+
+
+class _Arguments(msgspec.Struct):
+    input: str
+
+
+_arguments = msgspec.json.Decoder(_Arguments)
+
+
+def as_function(tool: ResponseTool, name: str, where: str) -> FunctionDefinition:
+    """What the model is shown. A regular expression binds the input; a Lark grammar is part of the description alone,
+    since no grammar of the engine has one within a text of JSON."""
+    schema: dict[str, Any] = {"type": "string"}
+    description, strict = tool.description, None
+    if grammar := _grammar(tool, f"{where}.format"):
+        described = f"The input has to match this {_SYNTAXES[grammar.syntax or '']}:\n{grammar.definition}"
+        description = f"{description}\n\n{described}" if description else described
+        if grammar.syntax == "regex":
+            schema["pattern"] = f"^(?:{grammar.definition})$"
+            strict = True
+    parameters = {
+        "type": "object",
+        "properties": {_INPUT: schema},
+        "required": [_INPUT],
+        "additionalProperties": False,
+    }
+    return FunctionDefinition(name=name, description=description, parameters=parameters, strict=strict)
+
+
+def custom_names(tools: Iterable[ResponseTool] | None) -> frozenset[str]:
+    return frozenset(tool.name or "" for tool in tools or () if tool.is_custom)
+
+
+def notes_on(tools: Iterable[ResponseTool] | None) -> list[str]:
+    """What a client has to know that expects its grammars to bind the model."""
+    formats = [(index, tool.format) for index, tool in enumerate(tools or ())]
+    return [
+        f"tools[{index}].format: a Lark grammar is shown to the model and does not bind it"
+        for index, wanted in formats
+        if isinstance(wanted, CustomToolFormat) and wanted.syntax == "lark"
+    ]
+
+
+def input_of(arguments: str) -> str:
+    """The text in a call's arguments; all of them where the model wrote something else."""
+    try:
+        return _arguments.decode(arguments).input
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return arguments
+
+
+def arguments_of(text: str) -> str:
+    return msgspec.json.encode(_Arguments(text)).decode()
+
+
+def _grammar(tool: ResponseTool, where: str) -> CustomToolFormat | None:
+    """The format, if it asks for more than text. Raises a 400."""
+    wanted = tool.format
+    if not isinstance(wanted, CustomToolFormat) or wanted.type == "text":
+        return None
+    if wanted.type != "grammar":
+        raise bad_request(f"{where}.type must be 'text' or 'grammar', not {wanted.type[:64]!r}.", f"{where}.type")
+    if wanted.syntax not in _SYNTAXES:
+        message = f"{where}.syntax must be 'lark' or 'regex', not {str(wanted.syntax)[:64]!r}."
+        raise bad_request(message, f"{where}.syntax")
+    if not wanted.definition:
+        raise bad_request(f"{where}.definition must be given.", f"{where}.definition")
+    return wanted

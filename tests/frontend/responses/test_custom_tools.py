@@ -1,0 +1,163 @@
+"""Custom tools: a model sees a function with one text, a client gets the text."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from engine_core.ipc.messages import AddRequest
+from tests.frontend.responses.test_responses import PATH, named_events, respond
+from tests.frontend.responses.test_tools import without_ids
+from tests.frontend.support import END, MODEL, Setup, running_setup
+from tests.frontend.test_http_answers import prompt_text
+from tests.frontend.test_http_errors import error_of
+
+PATCH: dict[str, Any] = {
+    "type": "custom",
+    "name": "apply_patch",
+    "description": "Edit files.",
+    "format": {"type": "text"},
+}
+LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}}
+TEXT = '+"Köln" \\ 🦊\n*** End'
+NAMED = {"type": "custom", "name": "apply_patch"}
+
+
+def call(arguments: str, name: str = "apply_patch") -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+CALL = call(json.dumps({"input": TEXT}))
+
+
+@pytest.fixture(scope="module")
+def module_setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+    formats = {"tool_call_parser": "hermes", "reasoning_parser": "qwen3"}
+    with running_setup(tmp_path_factory.mktemp("run"), **formats) as setup:
+        yield setup
+
+
+def ask(setup: Setup, input: Any = "Hi", **fields: Any) -> dict[str, Any]:
+    return respond(setup, input, **{"tools": [PATCH, LOOK], **fields}).json()
+
+
+def test_a_call(setup: Setup) -> None:
+    setup.say(f"{CALL}\n{call('{}', 'look')}")
+    body = ask(setup)
+    item, other = body["output"]
+    assert item.pop("id").startswith("ctc_")
+    assert item.pop("call_id").startswith("call_")
+    assert item == {"type": "custom_tool_call", "name": "apply_patch", "input": TEXT, "status": "completed"}
+    assert (other["type"], other["arguments"]) == ("function_call", "{}")
+    assert body["tools"][0] == {**PATCH, "parameters": None, "strict": None}
+    shown = prompt_text(setup)
+    assert '"description": "Edit files."' in shown
+    assert (
+        '"parameters": {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]' in shown
+    )
+    assert "custom" not in shown
+
+
+@pytest.mark.parametrize("text", ["{}", '{"patch": "x"}', '{"input": 5}'])
+def test_arguments_of_another_form_are_the_input(setup: Setup, text: str) -> None:
+    setup.say(call(text))
+    assert ask(setup)["output"][0]["input"] == text
+
+
+def test_its_events(setup: Setup) -> None:
+    setup.say(CALL)
+    events = named_events(respond(setup, stream=True, tools=[PATCH]))
+    added, delta, done, item_done = events[2:-1]
+    assert (added["item"]["input"], added["item"]["status"]) == ("", "in_progress")
+    assert delta["type"] == "response.custom_tool_call_input.delta"
+    assert done["type"] == "response.custom_tool_call_input.done"
+    assert delta["delta"] == done["input"] == item_done["item"]["input"] == TEXT
+    completed = events[-1]["response"]
+    assert without_ids(completed["output"]) == without_ids(ask(setup, tools=[PATCH])["output"])
+    assert named_events(setup.http.get(f"{PATH}/{completed['id']}?stream=true")) == events
+
+
+def test_a_conversation_with_calls_goes_on(setup: Setup) -> None:
+    setup.say(CALL)
+    first = ask(setup)
+    item = first["output"][0]
+    given = {"type": "custom_tool_call_output", "call_id": item["call_id"], "output": "Done!"}
+    arguments = json.dumps({"input": TEXT}, ensure_ascii=False)
+    said = f"<|user|>Hi{END}<|assistant|>[apply_patch({arguments})]{END}<|tool|>Done!{END}<|assistant|>"
+    setup.say("x")
+    ask(setup, [given], previous_response_id=first["id"], tools=None)
+    assert prompt_text(setup) == said
+    parts = [{"type": "input_text", "text": "Done!"}]
+    for again in (item, {"type": "item_reference", "id": item["id"]}):
+        ask(setup, [{"role": "user", "content": "Hi"}, again, {**given, "output": parts}], tools=None)
+        assert prompt_text(setup) == said
+
+
+@pytest.mark.parametrize("choice", [NAMED, {"type": "allowed_tools", "mode": "required", "tools": [NAMED]}])
+def test_it_can_be_chosen(setup: Setup, choice: dict[str, Any]) -> None:
+    setup.say(CALL)
+    body = ask(setup, tool_choice=choice)
+    assert ([item["type"] for item in body["output"]], body["tool_choice"]) == (["custom_tool_call"], choice)
+    grammar = setup.core.received(AddRequest)[-1].sampling.grammar
+    assert ("apply_patch" in grammar, "look" in grammar) == (True, False)
+
+
+def test_its_format(setup: Setup) -> None:
+    """A regular expression binds the input, a Lark grammar is shown."""
+    setup.say("x")
+    for syntax, definition, words in (
+        ("regex", r"[0-9]+", "regular expression"),
+        ("lark", 'start: "a"+', "Lark grammar"),
+    ):
+        wanted = {"type": "grammar", "syntax": syntax, "definition": definition}
+        answer = respond(setup, tools=[{**PATCH, "format": wanted}])
+        assert answer.json()["tools"][0]["format"] == wanted
+        assert f"The input has to match this {words}:" in prompt_text(setup)
+        grammar = setup.core.received(AddRequest)[-1].sampling.grammar
+        if syntax == "regex":
+            assert "^(?:[0-9]+)$" in grammar
+            assert "Warning" not in answer.headers
+        else:
+            assert grammar is None
+            assert "tools[0].format" in answer.headers["Warning"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "custom"}]}, "tools[0].name"),
+        ({"tools": [{**PATCH, "name": "two words"}]}, "tools[0].name"),
+        ({"tools": [LOOK, {**PATCH, "name": "look"}]}, "tools[1].name"),
+        ({"tools": [{**PATCH, "format": {"type": "json"}}]}, "tools[0].format.type"),
+        ({"tools": [{**PATCH, "format": {"type": "grammar", "definition": "x"}}]}, "tools[0].format.syntax"),
+        ({"tools": [{**PATCH, "format": {"type": "grammar", "syntax": "lark"}}]}, "tools[0].format.definition"),
+        ({"tools": [{"type": "local_shell"}]}, "tools[0].type"),
+        ({"tool_choice": {"type": "custom", "name": "other"}}, "tool_choice"),
+        ({"tool_choice": {"type": "custom"}}, "tool_choice"),
+        ({"input": [{"type": "custom_tool_call", "name": "apply_patch", "input": "x"}]}, "input[0].call_id"),
+        ({"input": [{"type": "custom_tool_call_output", "call_id": "c", "output": "x"}]}, "input[0].call_id"),
+    ],
+)
+def test_a_wrong_field_is_named(setup: Setup, fields: dict[str, Any], param: str) -> None:
+    error = error_of(respond(setup, **{"input": "Hi", "tools": [PATCH], **fields}), 400)
+    assert error["param"] == param
+    assert setup.core.received(AddRequest) == []
+
+
+def test_the_openai_package(setup: Setup) -> None:
+    setup.say(CALL)
+    tools: Any = [PATCH]
+    with openai.OpenAI(base_url=f"{setup.url}/v1", api_key="none", max_retries=0) as client:
+        with client.responses.stream(model=MODEL, input="Hi", tools=tools) as events:
+            final = events.get_final_response()
+        (item,) = final.output
+        assert item.type == "custom_tool_call"
+        assert item.input == TEXT
+        result: Any = [{"type": "custom_tool_call_output", "call_id": item.call_id, "output": "Done!"}]
+        setup.say("Edited.")
+        said = client.responses.create(model=MODEL, previous_response_id=final.id, input=result, tools=tools)
+        assert said.output_text == "Edited."
+        listed = list(client.responses.input_items.list(said.id, order="asc", limit=1))
+        assert [one.type for one in listed] == ["message", "custom_tool_call", "custom_tool_call_output"]
