@@ -105,6 +105,13 @@ def serve(
         core.fail_all(ERROR_ENGINE_DEAD, str(failure))
         link.send(Failed(message=str(failure), exit_code=1))
         return 1
+    except LinkClosed:
+        raise
+    except Exception as error:  # noqa: BLE001 - the process' entry: whatever it is, clients get an answer
+        summary = core.work.explain(error)
+        core.fail_all(ERROR_ENGINE_DEAD, "The engine core failed; the server's log says why.")
+        link.send(Failed(message=f"The engine core of replica {arguments.replica} failed: {summary}.", exit_code=1))
+        return 1
     finally:
         router.close(linger=LINGER_MS)
         if config.engine.trace_file is not None:

@@ -30,6 +30,7 @@ Handle = Annotated[int, Meta(ge=0, lt=2**32)]
 ERROR_INVALID = "invalid_request"
 ERROR_CONTEXT_LENGTH = "context_length_exceeded"
 ERROR_GRAMMAR = "invalid_grammar"
+ERROR_MASK_TIMEOUT = "grammar_timeout"
 ERROR_OVERLOADED = "overloaded"
 ERROR_DEADLINE = "deadline_exceeded"
 ERROR_ENGINE_DEAD = "engine_dead"

@@ -40,6 +40,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_num_penalty_rows: Positive = 256
     scheduling_policy: PolicyName = "fcfs"
     priority_ageing_rate: Annotated[float, Meta(ge=0, le=10**6)] = 0.1
+    mask_timeout: Annotated[float, Meta(gt=0, le=86400)] = 10.0
     block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
     kv_cache_memory_bytes: Positive | None = None
@@ -117,7 +118,7 @@ GROUPS = {
     "Model": "served_model_name device dtype load_format max_model_len chat_template tool_call_parser "
     "reasoning_parser generation_config seed",
     "Scheduling": "max_num_seqs max_num_batched_tokens max_num_partial_prefills max_num_waiting "
-    "max_num_penalty_rows scheduling_policy priority_ageing_rate",
+    "max_num_penalty_rows scheduling_policy priority_ageing_rate mask_timeout",
     "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching "
     "prefix_hash_key_file kv_offload_gib",
     "Execution": "enforce_eager num_threads trace",
