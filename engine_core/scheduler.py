@@ -171,6 +171,7 @@ class Scheduler:
         """A step skipped these rows: the last token of each counts as not computed. Steps in flight that name them do
         what this one should have done."""
         table = self.table
+        assert (table.matcher[rows] > 0).all(), "a row without a mask has no token"
         table.num_computed[rows] -= 1
         table.num_settled[rows] -= 1
         table.num_inflight[rows] -= 1

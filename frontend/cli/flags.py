@@ -84,6 +84,7 @@ HELP = {
     "scheduling_policy": "who is served first and preempted last: by arrival, by priority, or the API key that has "
     "had the least",
     "priority_ageing_rate": "levels by which a priority improves with each second of waiting; 0: never",
+    "mask_timeout": "seconds that a request may wait for what its grammar allows next before it fails",
     "block_size": "tokens in a block of the KV cache",
     "gpu_memory_utilization": "share of a GPU's memory that may be used",
     "kv_cache_memory_bytes": "size of the KV cache (2G, 512MiB, ...), instead of deriving it",

@@ -2,7 +2,7 @@
 
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -41,6 +41,8 @@ class FakeExecutor(Executor):
         self.dead = False
         self.step_ns = 0
         """What results say of how long their steps took."""
+        self.is_late: Callable[[int], bool] = lambda mask: False
+        """Whether mask k of a step comes too late."""
         self.most_pending = 0
         self._is_asked_again = False
         self.bell = zmq.Context.instance().socket(zmq.PAIR)
@@ -73,7 +75,7 @@ class FakeExecutor(Executor):
         """None the first time after a dispatch: whoever may plan a further step has done so before it gets a result."""
         if self._result is None and self.gate.is_set() and self.worker.num_pending:
             if self._is_asked_again:
-                self._result = self.worker.run_next()
+                self._result = self.worker.run_next(self.is_late)
                 self._result.header[STARTED_NS], self._result.header[ENDED_NS] = 1, 1 + self.step_ns
             else:
                 self.ring()
@@ -100,9 +102,15 @@ class FakeExecutor(Executor):
 class Harness:
     """A core in a thread and raw clients that speak the protocol."""
 
-    def __init__(self, num_seqs: int = 4, max_model_len: int = 64, grammars: GrammarLink | None = None) -> None:
+    def __init__(
+        self,
+        num_seqs: int = 4,
+        max_model_len: int = 64,
+        grammars: GrammarLink | None = None,
+        mask_timeout: float = 60.0,
+    ) -> None:
         config = engine_config(num_seqs, max_model_len)
-        scheduler = msgspec.structs.replace(config.scheduler, max_num_waiting=6)
+        scheduler = msgspec.structs.replace(config.scheduler, max_num_waiting=6, mask_timeout=mask_timeout)
         self.config = msgspec.structs.replace(config, scheduler=scheduler)
         self.executor = FakeExecutor(StepShape(**config.step_capacities()), config.cache.num_blocks)
         self.link, self.theirs = ControlLink.pair()

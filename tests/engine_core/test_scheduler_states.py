@@ -327,7 +327,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                     filled = min(computed, request.num_prompt_tokens) // scheduler.kv.block_size
                     assert request.num_registered_blocks >= filled, "a block of a prompt that nobody can find"
                 if not self.inflight:
-                    most = max(self.demand.at_end(end) for end in range(computed, ahead + 1))
+                    num_ahead = len(request.block_tables[0]) - scheduler.kv.num_blocks_for(computed)
+                    most = self.demand.at_end(computed) + len(request.block_tables) * num_ahead
                     assert scheduler.kv.num_held(request) <= most, "a window's blocks stay"
                     first_seen = max(0, computed - self.demand.sliding_window + 1)
                     assert request.num_behind * scheduler.kv.block_size <= first_seen, "a block that is seen is gone"
