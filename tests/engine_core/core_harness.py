@@ -16,6 +16,7 @@ from engine_core.ipc.codec import decode_core_message, encode
 from engine_core.ipc.control import ControlLink, Drain
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import (
+    PROTOCOL_VERSION,
     AddRequest,
     FinishedRequest,
     Hello,
@@ -140,7 +141,7 @@ class Harness:
 
     def client(self, credit: int = 100) -> zmq.Socket:
         socket = self.stranger()
-        socket.send(encode(Hello(version=1, credit=credit)))
+        socket.send(encode(Hello(version=PROTOCOL_VERSION, credit=credit)))
         welcome = decode_core_message(socket.recv())
         assert isinstance(welcome, Welcome)
         assert welcome.max_model_len == self.config.scheduler.max_model_len
