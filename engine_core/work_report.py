@@ -9,6 +9,7 @@ from engine_core.row_table import RowTable
 
 logger = logging.getLogger(__name__)
 
+_MAX_REASON_CHARS = 200
 _MAX_NAMES = 8
 """Rows and requests that a line names; of more it says how many there are."""
 
@@ -30,7 +31,7 @@ class WorkReport:
         requests = [self._table.requests[row] for row in rows.tolist()]
         names = [request.request_id for request in requests if request is not None]
         step = f" step {self._step_id}" if self._step_id else ""
-        reason = (str(error).splitlines() or ["no reason given"])[0]
+        reason = (str(error).splitlines() or ["no reason given"])[0][:_MAX_REASON_CHARS]
         summary = f"{type(error).__name__} while {self._activity}{step} ({reason})"
         plan = f"rows {_some([str(row) for row in rows.tolist()])}; requests {_some(names)}"
         logger.error("%s: %s.", summary, plan, exc_info=error)

@@ -9,6 +9,7 @@ import numpy as np
 import zmq
 
 from benchmarks.bench_engine_core import engine_config
+from engine_core.__main__ import run
 from engine_core.engine_core import EngineCore
 from engine_core.executors.base import Executor, ExecutorFailed, ProgressCallback
 from engine_core.grammar.requests import GrammarLink
@@ -128,16 +129,12 @@ class Harness:
             0,
             grammar_link=grammars,
         )
-        self.failure: Exception | None = None
+        self.exit_code: int | None = None
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self) -> None:
-        try:
-            self.core.run()
-        except ExecutorFailed as failure:
-            self.failure = failure
-            self.core.fail_all("engine_dead", str(failure))
+        self.exit_code = run(self.core, self.theirs, 0)
 
     def client(self, credit: int = 100) -> zmq.Socket:
         socket = self.stranger()
