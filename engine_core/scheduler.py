@@ -29,6 +29,9 @@ from engine_core.retirement import Retirement
 from engine_core.row_table import RowTable
 from engine_core.step_records import Finished, ScheduledStep, ScoredTokens, StepOutputs
 
+_MAX_STARTS = 64
+"""Requests that start in one step while others run, who wait some 75 us for the planning of each."""
+
 
 class _Refusal(NamedTuple):
     """A waiting request that found too few blocks: nothing has changed for it while all of this is as it was."""
@@ -229,7 +232,8 @@ class Scheduler:
         num_partial = self._num_partial(rows, counts)
         new_rows: list[int] = []
         new_counts: list[int] = []
-        while budget > 0 and self.table.num_free > 0:
+        most = _MAX_STARTS if self.num_running else self.table.num_free
+        while budget > 0 and self.table.num_free > 0 and len(new_rows) < most:
             request = self.policy.peek()
             if request is None or request.row >= 0:  # a preempted one whose last tokens are still in flight
                 break
