@@ -29,7 +29,7 @@ from engine_core.config.model_config import DTYPE_BYTES
 from engine_core.engine_core import EngineCore
 from engine_core.ipc.control import ControlLink, Drain
 from engine_core.ipc.heartbeat import Heartbeats
-from engine_core.ipc.messages import MAX_CLIENT_FRAME_BYTES
+from engine_core.ipc.messages import MAX_CLIENT_FRAME_BYTES, PROTOCOL_VERSION
 from engine_core.ipc.sockets import bind_router
 from engine_core.ipc.step import ENDED_NS, NUM_ROW_INITS, STARTED_NS, StepResult, StepShape
 from engine_core.scheduler import Scheduler
@@ -101,7 +101,7 @@ def send_all(endpoint: str, work_name: str, vocab_size: int) -> None:
     work = make_work(work_name, vocab_size)
     socket = zmq.Context().socket(zmq.DEALER)
     socket.connect(endpoint)
-    socket.send(msgpack.packb({"type": "hello", "version": 1, "credit": 1024}))
+    socket.send(msgpack.packb({"type": "hello", "version": PROTOCOL_VERSION, "credit": 1024}))
     socket.recv()
     frames = []
     for handle, request in enumerate(work.requests):

@@ -24,7 +24,7 @@ from engine_core.engine_core import EngineCore
 from engine_core.executors.base import Executor, ProgressCallback
 from engine_core.ipc.control import ControlLink, Drain
 from engine_core.ipc.heartbeat import Heartbeats
-from engine_core.ipc.messages import MAX_CLIENT_FRAME_BYTES
+from engine_core.ipc.messages import MAX_CLIENT_FRAME_BYTES, PROTOCOL_VERSION
 from engine_core.ipc.sockets import bind_router
 from engine_core.ipc.step import StepPlan, StepResult, StepShape, plan_layout, result_layout
 
@@ -83,13 +83,13 @@ class StubExecutor(Executor):
         """There is nothing to end."""
 
 
-def read_as_a_frontend(endpoint: str, num_seqs: int, max_tokens: int) -> None:
+def read_as_a_frontend(endpoint: str, num_seqs: int, max_tokens: int, logprobs: int | None) -> None:
     """A client that adds all requests and reads all frames, granting credit as it goes."""
     socket = zmq.Context().socket(zmq.DEALER)
     socket.connect(endpoint)
-    socket.send(msgpack.packb({"type": "hello", "version": 1, "credit": 64}))
+    socket.send(msgpack.packb({"type": "hello", "version": PROTOCOL_VERSION, "credit": 64}))
     socket.recv()
-    sampling = {"max_tokens": max_tokens, "ignore_eos": True}
+    sampling = {"max_tokens": max_tokens, "ignore_eos": True, "logprobs": logprobs}
     prompt = np.arange(PROMPT_TOKENS, dtype=np.int32)
     for handle in range(num_seqs):
         prompt[handle % BLOCK_SIZE] = handle
@@ -106,9 +106,14 @@ def read_as_a_frontend(endpoint: str, num_seqs: int, max_tokens: int) -> None:
 
 
 def measure(
-    num_seqs: int, total_tokens: int, policy: PolicyName = "fcfs", num_groups: int = 1, sliding_window: int = 0
+    num_seqs: int,
+    total_tokens: int,
+    policy: PolicyName = "fcfs",
+    num_groups: int = 1,
+    sliding_window: int = 0,
+    logprobs: int | None = None,
 ) -> dict[str, object]:
-    """CPU ms per step in windows of generated tokens, once all requests decode."""
+    """CPU ms per step in windows of generated tokens, once all requests decode; `logprobs`: alternatives for each."""
     # Requests come a few a turn: the first one must not end before the last one decodes.
     max_tokens = total_tokens // num_seqs + num_seqs // 8
     max_model_len = PROMPT_TOKENS + max_tokens
@@ -120,7 +125,7 @@ def measure(
         router = bind_router(zmq.Context(), endpoint, MAX_CLIENT_FRAME_BYTES)
         core = EngineCore(config, executor, router, theirs, Heartbeats.create(1), 0)
         client = multiprocessing.get_context("spawn").Process(
-            target=read_as_a_frontend, args=(endpoint, num_seqs, max_tokens)
+            target=read_as_a_frontend, args=(endpoint, num_seqs, max_tokens, logprobs)
         )
         client.start()
         stopper = threading.Thread(target=lambda: (client.join(), ours.send(Drain(timeout=0.0))))
@@ -133,6 +138,7 @@ def measure(
     windows = np.array_split(cpu_ms, 10)
     return {
         "num_seqs": num_seqs,
+        "logprobs": "-" if logprobs is None else logprobs,
         "num_steps": len(cpu_ms),
         "median_ms": statistics.median(cpu_ms.tolist()),
         "mean_ms": statistics.mean(cpu_ms.tolist()),
@@ -186,6 +192,7 @@ def main() -> None:
     parser.add_argument("--collect-garbage", action="store_true", help="leave Python's collector on, as no core does")
     parser.add_argument("--layer-groups", type=int, default=1, help="all but the first have the window")
     parser.add_argument("--sliding-window", type=int, default=33)
+    parser.add_argument("--logprobs", type=int, nargs="+", default=[], help="with so many alternatives as well")
     arguments = parser.parse_args()
     if not arguments.collect_garbage:
         garbage.hold()
@@ -196,18 +203,21 @@ def main() -> None:
             arguments.scheduling_policy,
             arguments.layer_groups,
             arguments.sliding_window if arguments.layer_groups > 1 else 0,
+            logprobs,
         )
         for num_seqs in arguments.num_seqs
+        for logprobs in (None, *arguments.logprobs)
     ]
     print(json.dumps(results, indent=1))
-    print("| running requests | steps | CPU ms per step, median | mean | p99 | worst | first tenth | last tenth |")
+    print("| running requests | logprobs | steps | CPU ms per step, median | mean | p99 | worst | first, last tenth |")
     print("|---|---|---|---|---|---|---|---|")
     for result in results:
         tenths = result["median_ms_by_tenth"]
         assert isinstance(tenths, list)
         print(
-            f"| {result['num_seqs']} | {result['num_steps']} | {result['median_ms']:.3f} | {result['mean_ms']:.3f} "
-            f"| {result['p99_ms']:.3f} | {result['worst_ms']:.3f} | {tenths[0]:.3f} | {tenths[-1]:.3f} |"
+            f"| {result['num_seqs']} | {result['logprobs']} | {result['num_steps']} | {result['median_ms']:.3f} "
+            f"| {result['mean_ms']:.3f} | {result['p99_ms']:.3f} | {result['worst_ms']:.3f} "
+            f"| {tenths[0]:.3f}, {tenths[-1]:.3f} |"
         )
 
 

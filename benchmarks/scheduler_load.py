@@ -51,7 +51,7 @@ class SchedulerLoad:
         plans, results = plan_layout(shape), result_layout(shape)
         self.plan = StepPlan.over(plans, bytearray(plans.num_bytes))
         self._result = StepResult.over(results, bytearray(results.num_bytes))
-        self._result.sampled[:] = TOKEN
+        self._result.sampled[:], self._result.num_sampled[:] = TOKEN, 1
         self._inflight: deque[ScheduledStep] = deque()
         self._num_added = 0
         self.now = 0.0

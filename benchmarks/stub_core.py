@@ -261,15 +261,18 @@ class StubCore:
 
     def _outputs(self, client: _Client, paused: bool) -> messages.RequestOutputs:
         """The next token of each of a client's requests, and what ended."""
-        handles, token_ids, logprobs = array("I"), array("i"), []
+        handles, token_ids, num_tops = array("I"), array("i"), array("i")
+        columns: list[list[bytes]] = [[], [], [], []]
         for handle, request in [] if paused else list(client.running.items()):
             reply = request.reply
             if request.position < len(reply.token_ids):
                 token_id = reply.token_ids[request.position]
                 handles.append(handle)
                 token_ids.append(token_id)
-                if request.add.sampling.logprobs is not None:
-                    logprobs.append(_logprobs(handle, token_id, request.add.sampling.logprobs))
+                wanted = request.add.sampling.logprobs
+                num_tops.append(-1 if wanted is None else wanted)
+                for column, values in zip(columns, () if wanted is None else _logprobs(token_id, wanted), strict=False):
+                    column.append(values)
                 request.position += 1
             is_last = request.position == len(reply.token_ids)
             if is_last and reply.endless:
@@ -289,7 +292,11 @@ class StubCore:
             handles=handles.tobytes(),
             num_tokens=array("i", [1] * len(handles)).tobytes(),
             token_ids=token_ids.tobytes(),
-            logprobs=logprobs,
+            num_tops=num_tops.tobytes() if any(columns) else b"",
+            logprobs=b"".join(columns[0]),
+            ranks=b"".join(columns[1]),
+            top_token_ids=b"".join(columns[2]),
+            top_logprobs=b"".join(columns[3]),
             finished=client.finished,
             errors=client.errors,
         )
@@ -312,21 +319,18 @@ def _finished(request: _Running, reason: str, stop_token_id: int | None) -> mess
     )
 
 
-def _logprobs(handle: int, token_id: int, num_top: int) -> messages.RequestLogprobs:
+def _logprobs(token_id: int, num_top: int) -> tuple[bytes, bytes, bytes, bytes]:
     """The sampled token leads with -0.5; the other alternatives follow with -1, -2, ... and last with -inf."""
     others = [other for other in range(num_top + 1) if other != token_id]
     top = ([token_id, *others])[:num_top]
     values = [-0.5] + [-float(rank) for rank in range(1, num_top)]
     if num_top > 1:
         values[num_top - 1] = float("-inf")
-    return messages.RequestLogprobs(
-        handle=handle,
-        num_tokens=1,
-        num_top=num_top,
-        logprobs=struct.pack("<f", -0.5),
-        ranks=struct.pack("<i", 1),
-        top_token_ids=struct.pack(f"<{num_top}i", *top),
-        top_logprobs=struct.pack(f"<{num_top}f", *values[:num_top]),
+    return (
+        struct.pack("<f", -0.5),
+        struct.pack("<i", 1),
+        struct.pack(f"<{num_top}i", *top),
+        struct.pack(f"<{num_top}f", *values[:num_top]),
     )
 
 

@@ -99,19 +99,33 @@ def serve(
     link.send(Ready(details=details))
     garbage.hold()
     try:
-        core.run()
-        core.fail_all(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
-    except ExecutorFailed as failure:
-        core.fail_all(ERROR_ENGINE_DEAD, str(failure))
-        link.send(Failed(message=str(failure), exit_code=1))
-        return 1
+        return run(core, link, arguments.replica)
     finally:
         router.close(linger=LINGER_MS)
         if config.engine.trace_file is not None:
             _write_timeline(core, Path(config.engine.trace_file))
         for name in (endpoint, admin_endpoint):
             ipc_path(name).unlink(missing_ok=True)
-    return 0
+
+
+def run(core: EngineCore, link: ControlLink, replica: int) -> int:
+    """Serves until the end, however that comes; clients get their answers and the parent is told why. Raises
+    `LinkClosed`."""
+    try:
+        core.run()
+    except ExecutorFailed as failure:
+        message = reason = str(failure)
+    except LinkClosed:
+        raise
+    except Exception as error:  # noqa: BLE001 - the process' entry: whatever it was, clients wait for an answer
+        message = "The engine core failed; the server's log says why."
+        reason = f"The engine core of replica {replica} failed: {core.work.explain(error)}."
+    else:
+        core.fail_all(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
+        return 0
+    core.fail_all(ERROR_ENGINE_DEAD, message)
+    link.send(Failed(message=reason, exit_code=1))
+    return 1
 
 
 def _write_timeline(core: EngineCore, path: Path) -> None:

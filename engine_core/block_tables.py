@@ -105,8 +105,8 @@ class BlockTables:
         Whether a prompt let go of more blocks than it took, which a row that decodes never does.
         """
         table = self._table
-        rows, ends = step.rows, step.ends
-        behind = self._kv.count_behind(ends)
+        rows = step.rows
+        behind = self._kv.count_behind(table.num_settled[rows])
         num_blocks = np.where(table.running[rows], behind - table.num_behind[rows], 0)
         leaves = num_blocks > 0
         if not leaves.any():

@@ -6,6 +6,8 @@ credit its tokens wait here as columns, a few bytes each, and leave together in 
 
 import errno
 import logging
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import zmq
@@ -16,8 +18,8 @@ from engine_core.ipc.messages import (
     ERROR_INVALID,
     PROTOCOL_VERSION,
     FinishedRequest,
+    PromptLogprobs,
     RequestError,
-    RequestLogprobs,
     RequestOutputs,
     Welcome,
 )
@@ -27,6 +29,15 @@ from engine_core.row_table import RowTable
 from engine_core.step_records import Finished, ScoredTokens, StepOutputs
 
 logger = logging.getLogger(__name__)
+
+
+class TokenLogprobs(NamedTuple):
+    """Log-probabilities of tokens, as columns under the names that they have in a `RequestOutputs`."""
+
+    logprobs: np.ndarray
+    ranks: np.ndarray
+    top_token_ids: np.ndarray
+    top_logprobs: np.ndarray
 
 
 class Client:
@@ -40,8 +51,9 @@ class Client:
         """By handle; ended ones are gone."""
         self._handles: list[np.ndarray] = []
         self._token_ids: list[np.ndarray] = []
-        self._logprobs: list[RequestLogprobs] = []
-        self._prompt_logprobs: list[RequestLogprobs] = []
+        self._num_tops: list[np.ndarray] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._prompt_logprobs: list[PromptLogprobs] = []
         self._finished: list[FinishedRequest] = []
         self._errors: list[RequestError] = []
 
@@ -54,14 +66,17 @@ class Client:
     def has_outputs(self) -> bool:
         return bool(self._handles or self._prompt_logprobs or self._finished or self._errors)
 
-    def add_tokens(self, handles: np.ndarray, token_ids: np.ndarray) -> None:
+    def add_tokens(self, handles: np.ndarray, token_ids: np.ndarray, num_tops: np.ndarray) -> None:
+        """One token each, and how many alternatives are wanted beside it; -1: no log-probabilities at all."""
         self._handles.append(handles)
         self._token_ids.append(token_ids)
+        self._num_tops.append(num_tops)
 
-    def add_logprobs(self, logprobs: RequestLogprobs) -> None:
+    def add_logprobs(self, logprobs: TokenLogprobs) -> None:
+        """Of the tokens that were added last and want them, in the same order."""
         self._logprobs.append(logprobs)
 
-    def add_prompt_logprobs(self, logprobs: RequestLogprobs) -> None:
+    def add_prompt_logprobs(self, logprobs: PromptLogprobs) -> None:
         self._prompt_logprobs.append(logprobs)
 
     def add_finished(self, finished: FinishedRequest) -> None:
@@ -72,7 +87,8 @@ class Client:
 
     def take_frame(self, epoch: int, replica: int, step: int) -> bytes:
         """All that waits, as one frame."""
-        handles = b"".join([column.tobytes() for column in self._handles])
+        handles = _joined(self._handles)
+        columns = [_joined(parts) for parts in zip(*self._logprobs, strict=True)] or [b""] * len(TokenLogprobs._fields)
         frame = encode(
             RequestOutputs(
                 epoch=epoch,
@@ -80,14 +96,15 @@ class Client:
                 step=step,
                 handles=handles,
                 num_tokens=np.ones(len(handles) // 4, np.int32).tobytes(),
-                token_ids=b"".join([column.tobytes() for column in self._token_ids]),
-                logprobs=self._logprobs,
+                token_ids=_joined(self._token_ids),
+                num_tops=_joined(self._num_tops) if self._logprobs else b"",
+                **dict(zip(TokenLogprobs._fields, columns, strict=True)),
                 prompt_logprobs=self._prompt_logprobs,
                 finished=self._finished,
                 errors=self._errors,
             )
         )
-        self._handles, self._token_ids = [], []
+        self._handles, self._token_ids, self._num_tops = [], [], []
         self._logprobs, self._prompt_logprobs, self._finished, self._errors = [], [], [], []
         return frame
 
@@ -122,18 +139,17 @@ class Clients:
         """Sorts a step's tokens by client."""
         numbers = table.client_number[outputs.rows]
         handles = table.handle[outputs.rows]
+        num_tops = table.num_logprobs[outputs.rows]
+        wants_logprobs = num_tops >= 0
         for number in set(numbers.tolist()):
             client = self._by_number.get(number)
             if client is None:
                 continue  # it vanished; its requests are being aborted
             mine = numbers == number
-            client.add_tokens(handles[mine], outputs.token_ids[mine])
-        num_logprobs = table.num_logprobs[outputs.rows]
-        for position in (num_logprobs >= 0).nonzero()[0]:
-            client = self._by_number.get(int(numbers[position]))
-            if client is not None:
-                index, handle = int(outputs.indices[position]), int(handles[position])
-                client.add_logprobs(_logprobs_of(result, index, handle, int(num_logprobs[position])))
+            client.add_tokens(handles[mine], outputs.token_ids[mine], num_tops[mine])
+            wanted = mine & wants_logprobs
+            if wanted.any():
+                client.add_logprobs(_logprobs_of(result, outputs.indices[wanted], num_tops[wanted]))
         for part in outputs.scored:
             client = self._by_number.get(part.request.client_number)
             if client is not None:
@@ -205,24 +221,25 @@ def final_reply(finished: Finished, now: float) -> FinishedRequest:
     )
 
 
-def _logprobs_of(result: StepResult, index: int, handle: int, num_top: int) -> RequestLogprobs:
-    """Log-probabilities of the one token that row `index` of the step sampled."""
-    return RequestLogprobs(
-        handle=handle,
-        num_tokens=1,
-        num_top=num_top,
-        logprobs=result.logprobs[index, :1].tobytes(),
-        ranks=result.ranks[index, :1].tobytes(),
-        top_token_ids=result.top_token_ids[index, 0, :num_top].tobytes(),
-        top_logprobs=result.top_logprobs[index, 0, :num_top].tobytes(),
-    )
+def _joined(columns: Sequence[np.ndarray]) -> bytes:
+    return b"".join([column.tobytes() for column in columns])
 
 
-def _scores_of(result: StepResult, part: ScoredTokens) -> RequestLogprobs:
+def _logprobs_of(result: StepResult, indices: np.ndarray, num_tops: np.ndarray) -> TokenLogprobs:
+    """Of the one token that each of the step's rows `indices` [n] sampled, with `num_tops` [n] alternatives."""
+    most = int(num_tops.max())
+    top_ids, top_logprobs = result.top_token_ids[indices, 0, :most], result.top_logprobs[indices, 0, :most]
+    if (num_tops < most).any():
+        is_wanted = np.arange(most) < num_tops[:, None]
+        top_ids, top_logprobs = top_ids[is_wanted], top_logprobs[is_wanted]
+    return TokenLogprobs(result.logprobs[indices, 0], result.ranks[indices, 0], top_ids, top_logprobs)
+
+
+def _scores_of(result: StepResult, part: ScoredTokens) -> PromptLogprobs:
     """Log-probabilities of tokens of a prompt."""
     num_top = part.request.sampling.prompt_logprobs or 0
     scores = result.scores[part.offset : part.offset + part.count]
-    return RequestLogprobs(
+    return PromptLogprobs(
         handle=part.request.handle,
         num_tokens=part.count,
         num_top=num_top,

@@ -46,7 +46,9 @@ class CommonBeginning:
                 del self._blocks[num_common:]
                 self._shortest = row
             self._compared[row] = table.tenancy[row]
-        return min(len(self._blocks) * self._block_size, int(table.num_computed[rows].min()))
+        # A step that skips a row leaves it where it was, and steps in flight with it.
+        certain = table.num_computed[rows] - np.where(table.matcher[rows] > 0, table.num_inflight[rows], 0)
+        return min(len(self._blocks) * self._block_size, int(certain.min()))
 
     def _is_there(self, row: int) -> bool:
         return row < 0 or (bool(self._table.running[row]) and self._compared[row] == self._table.tenancy[row])

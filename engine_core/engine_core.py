@@ -11,13 +11,13 @@ from collections import deque
 
 import zmq
 
-from engine_core import garbage
 from engine_core.admission import Admission, Refused
 from engine_core.block_events import BlockEventFeed
 from engine_core.clients import Client, Clients, final_reply, make_welcome, refuse_malformed, send_to
 from engine_core.config.engine_config import EngineConfig
 from engine_core.executors.base import Executor
 from engine_core.grammar.requests import GrammarLink, GrammarRequests
+from engine_core.idle_check import IdleCheck
 from engine_core.inspector import Inspector
 from engine_core.ipc.codec import ProtocolError, decode_client_message, encode
 from engine_core.ipc.control import ControlLink, Drain, LinkClosed
@@ -26,6 +26,7 @@ from engine_core.ipc.messages import (
     ERROR_DEADLINE,
     ERROR_GRAMMAR,
     ERROR_INVALID,
+    ERROR_MASK_TIMEOUT,
     ERROR_SHUTTING_DOWN,
     FINISH_ABORT,
     FINISH_LENGTH,
@@ -49,6 +50,7 @@ from engine_core.scheduler import Scheduler
 from engine_core.step_records import Finished, ScheduledStep
 from engine_core.timeline import Timeline
 from engine_core.utilities import answer
+from engine_core.work_report import WorkReport
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +64,6 @@ _MANY_CLIENTS = 32
 """From so many clients on, each new one is the occasion to look for those that left without a word."""
 _MAX_UNREAD_REPLIES = 16384
 """Final replies that may wait for a client without credit before it is dropped."""
-_MAX_CHECKED_BLOCKS = 65536
-"""Larger pools are not checked when idle: the check would delay the next request by more than some 30 ms."""
 
 
 class EngineCore:
@@ -109,7 +109,8 @@ class EngineCore:
         self._may_hash = False
         """Whether prompts wait whose blocks are not hashed yet."""
         self._stop_at: float | None = None  # set by Drain: monotonic seconds
-        self._unchecked = False
+        self._idle_check = IdleCheck(kv_cache_manager.pool)
+        self.work = WorkReport(self.scheduler.table)
         self._poller = zmq.Poller()
         self._poller.register(router, zmq.POLLIN)
         self._poller.register(link.fileno(), zmq.POLLIN)
@@ -120,18 +121,22 @@ class EngineCore:
     def run(self) -> None:
         """Serves until drained. Raises `ExecutorFailed` when a worker dies, `LinkClosed` when the parent does."""
         while not self._is_drained():
+            self.work.begin("receiving")
             self._receive()
             while (result := self._executor.next_result()) is not None:
                 self._update(result)
             while (step := self._schedule()) is not None:
                 self._dispatch(step)
+            self.work.begin("sending")
             self._send()
             self._may_hash = self.scheduler.hash_ahead()
 
     def fail_all(self, code: str, message: str) -> None:
-        """Ends every open request with one error: the engine does not go on."""
+        """Answers every open request with one error: the engine does not go on, so nothing else is touched."""
         for request in self._open.all():
-            self._end_with_error(request, code, message)
+            client = self._clients.get(request.client)
+            if client is not None:
+                client.add_error(RequestError(handle=request.handle, code=code, message=message))
         self._clients.send(self._router, self.num_collected)
 
     def abort_requests(self, id_prefix: str) -> int:
@@ -155,12 +160,12 @@ class EngineCore:
 
     def _receive(self) -> None:
         """Takes in all that has arrived; sleeps when there is nothing else to do."""
-        timeout_ms = self._timeout_ms()
+        timeout_ms = 0 if self._has_work() or self._may_hash else _IDLE_POLL_MS
         if self.grammars.link is not None:
             self._poller.modify(self.grammars.link.fileno(), zmq.POLLIN | zmq.POLLOUT * self.grammars.link.has_unsent)
         events = dict(self._poller.poll(timeout_ms))
         if not events and timeout_ms > 0 and not self._inflight:
-            self._check_when_idle()
+            self._idle_check.run()
         pending = self.scheduler.num_running + self.scheduler.num_waiting + self.grammars.num_held
         self._heartbeats.beat(self._heartbeat_index, self.num_collected, pending)
         self._executor.check()
@@ -178,22 +183,13 @@ class EngineCore:
             self._on_frame(identity, b"".join(frames))
         for request in self._open.expired(time.time()):
             self._end_with_error(request, ERROR_DEADLINE, "The request's deadline has passed.")
+        timeout = self._config.scheduler.mask_timeout
+        for request in self.grammars.overdue(time.monotonic() - timeout):
+            self._end_with_error(request, ERROR_MASK_TIMEOUT, f"The grammar's mask has not come for {timeout:g} s.")
 
     def _has_work(self) -> bool:
         """Whether a step could be planned, or has ended."""
         return (self._may_schedule and self._has_room_in_flight()) or self._executor.next_result() is not None
-
-    def _timeout_ms(self) -> int:
-        return 0 if self._has_work() or self._may_hash else _IDLE_POLL_MS
-
-    def _check_when_idle(self) -> None:
-        """Once after each busy time, when nothing has come for a whole poll."""
-        if not self._unchecked:
-            return
-        self._unchecked = False
-        garbage.collect()
-        if self.scheduler.kv.pool.num_blocks <= _MAX_CHECKED_BLOCKS:
-            self.scheduler.kv.pool.check_integrity()
 
     def _receive_control(self) -> None:
         while (message := self._link.receive()) is not None:
@@ -207,9 +203,10 @@ class EngineCore:
         for request, error in self.grammars.receive():
             if error is None:
                 self.scheduler.add(request)
-                self._may_schedule = self._unchecked = True
+                self._idle_check.is_due = True
             else:
                 self._end_with_error(request, ERROR_GRAMMAR, f"The grammar cannot be honoured: {error}.")
+        self._may_schedule = True
 
     def _on_frame(self, identity: bytes, frame: bytes) -> None:
         client = self._clients.get(identity)
@@ -283,7 +280,7 @@ class EngineCore:
             self.grammars.hold(request)
             return
         self.scheduler.add(request)
-        self._may_schedule = self._unchecked = True
+        self._may_schedule = self._idle_check.is_due = True
 
     # Schedule and dispatch
 
@@ -298,6 +295,7 @@ class EngineCore:
         if plan is None:
             return None
         self._plan_ns = time.monotonic_ns()
+        self.work.begin("planning", self.scheduler.next_step_id)
         step = self.scheduler.schedule(plan, self._plan_ns / 1e9)
         self._may_schedule = step is not None
         return step
@@ -318,9 +316,10 @@ class EngineCore:
         collect_ns = time.monotonic_ns()
         now = collect_ns / 1e9
         step = self._inflight.popleft()
+        self.work.begin("taking in", step.step_id, step.rows)
         self.inspector.step(now)
         outputs = self.scheduler.update(step, result, now)
-        self.grammars.accept(outputs)  # the next step may be waiting for its masks
+        self.grammars.accept(outputs, now)  # the next step may be waiting for its masks
         self._clients.add_step(outputs, result, self.scheduler.table)
         started_ns, ended_ns = int(result.header[STARTED_NS]), int(result.header[ENDED_NS])
         self._executor.release_result()

@@ -33,6 +33,10 @@ class RowTable:
         """Tokens that dispatched steps will have sampled and that are not collected yet."""
         self.num_computed = np.zeros(num_rows, np.int32)
         """Tokens whose KV dispatched steps have written or will."""
+        self.num_settled = np.zeros(num_rows, np.int32)
+        """Tokens whose KV collected steps have written: later steps begin there."""
+        self.awaits_mask = np.zeros(num_rows, np.bool_)
+        """Whether a step skipped the row because its mask was late: it is planned again once the mask is there."""
         self.limit = np.zeros(num_rows, np.int32)
         """Most tokens, prompt and output."""
         self.num_blocks = np.zeros(num_rows, np.int32)
@@ -89,7 +93,8 @@ class RowTable:
         self.history[row, :count] = request.tokens
         self.num_known[row] = count
         self.num_inflight[row] = 0
-        self.num_computed[row] = num_computed
+        self.num_computed[row] = self.num_settled[row] = num_computed
+        self.awaits_mask[row] = False
         self.limit[row] = request.limit
         self.num_blocks[row] = len(request.block_tables[0])
         self.first_block[row] = request.block_tables[0][0] if request.block_tables[0] else -1

@@ -29,6 +29,9 @@ from engine_core.retirement import Retirement
 from engine_core.row_table import RowTable
 from engine_core.step_records import Finished, ScheduledStep, ScoredTokens, StepOutputs
 
+_MAX_STARTS = 64
+"""Requests that start in one step while others run, who wait some 75 us for the planning of each."""
+
 
 class _Refusal(NamedTuple):
     """A waiting request that found too few blocks: nothing has changed for it while all of this is as it was."""
@@ -65,7 +68,7 @@ class Scheduler:
         self._beginning = CommonBeginning(self.table, kv_cache_manager)
         self._refused: _Refusal | None = None
         """Of the request that last found too few blocks."""
-        self._next_step_id = 1
+        self.next_step_id = 1
 
     @property
     def running(self) -> Sequence[Request]:
@@ -106,7 +109,7 @@ class Scheduler:
     def schedule(self, plan: StepPlan, now: float) -> ScheduledStep | None:
         """Plans one step into `plan`; None when there is nothing that could run before a result comes."""
         self.kv.now = now
-        step_id, writer, num_preemptions = self._next_step_id, PlanWriter(plan), self.num_preemptions
+        step_id, writer, num_preemptions = self.next_step_id, PlanWriter(plan), self.num_preemptions
         rows, counts = self._schedule_running(writer)
         if self.num_preemptions == num_preemptions:
             rows, counts = self._admit(writer, rows, counts, now)
@@ -120,24 +123,19 @@ class Scheduler:
         if self.kv.host is not None:
             writer.add_copies(*self.kv.host.dispatch(step_id))
         scored = writer.score_prompts(table, rows, counts) if table.wants_scores[rows].any() else []
-        mask_rows = rows[plan.mask_rows[: plan.num_masks]]
-        num_mask_tokens = (
-            table.num_known[mask_rows] + table.num_inflight[mask_rows] - table.num_prompt_tokens[mask_rows]
-        )
         table.num_computed[rows] += counts
         table.num_inflight[rows] += samples
         table.last_step[rows] = step_id
-        self._next_step_id += 1
+        self.next_step_id += 1
         return ScheduledStep(
             step_id,
             rows,
             table.generation[rows],
             samples.astype(np.bool_),
-            table.num_computed[rows],
+            counts,
             writer.num_tokens,
             scored,
-            mask_rows,
-            num_mask_tokens,
+            rows[plan.mask_rows[: plan.num_masks]],
         )
 
     def update(self, step: ScheduledStep, result: StepResult, now: float) -> StepOutputs:
@@ -146,12 +144,16 @@ class Scheduler:
         self.kv.now = now
         table = self.table
         counts = step.samples & (step.generation == table.generation[step.rows])
-        indices = counts.nonzero()[0]
+        has_token = result.num_sampled[: len(step.rows)] > 0
+        table.num_settled[step.rows] += step.counts
+        skipped_rows = self._take_back(step.rows[counts & ~has_token])
+        indices = (counts & has_token).nonzero()[0]
         rows, tokens = step.rows[indices], result.sampled[indices, 0]
         known_before = table.num_known[rows]
         table.history[rows, known_before] = tokens
         table.num_known[rows] = known_before + 1
         table.num_inflight[rows] -= 1
+        table.awaits_mask[rows] = False
         is_first = known_before == table.num_at_arrival[rows]
         intervals = now - table.last_token_time[rows]
         table.last_token_time[rows] = now
@@ -166,7 +168,18 @@ class Scheduler:
         if self.kv.host is not None:
             self.kv.host.collect(step.step_id, result.num_host_slots)
         self._retirement.collected(step.step_id)
-        return StepOutputs(indices, rows, tokens, intervals, is_first, scored, finished)
+        return StepOutputs(indices, rows, tokens, intervals, is_first, skipped_rows, scored, finished)
+
+    def _take_back(self, rows: np.ndarray) -> np.ndarray:
+        """A step skipped these rows: the last token of each counts as not computed. Steps in flight that name them do
+        what this one should have done."""
+        table = self.table
+        assert (table.matcher[rows] > 0).all(), "a row without a mask has no token"
+        table.num_computed[rows] -= 1
+        table.num_settled[rows] -= 1
+        table.num_inflight[rows] -= 1
+        table.awaits_mask[rows] = True
+        return rows
 
     # Running requests
 
@@ -176,7 +189,7 @@ class Scheduler:
         rows = table.running.nonzero()[0].astype(np.int32)
         planned = table.num_known[rows] + table.num_inflight[rows]
         pending = planned - table.num_computed[rows]
-        ready = (planned < table.limit[rows]) & (pending > 0)
+        ready = (planned < table.limit[rows]) & (pending > 0) & ~table.awaits_mask[rows]
         single = rows[ready & (pending == 1)]
         prompts = self._in_order(rows[ready & (pending > 1)])
         rows, counts = single, np.ones(len(single), np.int32)
@@ -219,7 +232,8 @@ class Scheduler:
         num_partial = self._num_partial(rows, counts)
         new_rows: list[int] = []
         new_counts: list[int] = []
-        while budget > 0 and self.table.num_free > 0:
+        most = _MAX_STARTS if self.num_running else self.table.num_free
+        while budget > 0 and self.table.num_free > 0 and len(new_rows) < most:
             request = self.policy.peek()
             if request is None or request.row >= 0:  # a preempted one whose last tokens are still in flight
                 break

@@ -27,14 +27,12 @@ class ScheduledStep:
     rows: np.ndarray
     generation: np.ndarray
     samples: np.ndarray
-    ends: np.ndarray
-    """Tokens of each row that are computed once the step is."""
+    counts: np.ndarray
+    """Tokens of each row that the step computes."""
     num_tokens: int
     scored: list[ScoredTokens]
     mask_rows: np.ndarray
     """int32 [num_masks]: the rows that sample under a grammar, in the order of the plan's masks."""
-    num_mask_tokens: np.ndarray
-    """int32 [num_masks]: tokens of output before the one that each mask is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,8 @@ class StepOutputs:
     intervals: np.ndarray
     """Seconds since the row's token before; for a first token, since the request's arrival."""
     is_first: np.ndarray
+    skipped_rows: np.ndarray
+    """int32 [num_skipped]: rows without a token, because their mask was late."""
     scored: list[ScoredTokens]
     """Of those that the step found, what was not known before."""
     finished: list[Finished]

@@ -115,6 +115,10 @@ class InputBatch:
             self._shape.block_size,
         )
 
+    def take_back(self, rows: torch.Tensor) -> None:
+        """The last token of `rows` [N] counts as not computed: the next step computes it again."""
+        self.num_computed_tokens[rows] -= 1
+
     def integers(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         """An integer field of `rows` [N]."""
         return self._fields[rows, ROW_FIELD_INDEX[name]]

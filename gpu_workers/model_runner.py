@@ -5,7 +5,7 @@ A plan's arrays in, a result's arrays out; a step is finished when `step` return
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,21 +19,23 @@ from engine_core.ipc.step import (
     RESULT_NUM_SEQS,
     RESULT_STEP_ID,
     STARTED_NS,
-    LateMasks,
     StepPlan,
     StepResult,
     StepShape,
-    late_layout,
     plan_layout,
     result_layout,
 )
 from gpu_workers.forward_context import ForwardContext
 from gpu_workers.host_blocks import HostBlocks
 from gpu_workers.input_batch import InputBatch
+from gpu_workers.late_masks import Forward, MaskArrivals
 from gpu_workers.loader import ProgressCallback
 from gpu_workers.operations import load_host_operations, torch_dtype
 from gpu_workers.sampling.sampler import Sampler, SamplerOutput, TokenMasks
 from gpu_workers.served_model import ServedModel
+
+Masks = Callable[[Forward], tuple[np.ndarray, np.ndarray]]
+"""Waits for a step's masks: int32 [num_masks or more, W], and which scheduled rows have to be skipped, int64 [n]."""
 
 _WARM_UP_TOKENS = 32
 """Enough to start threads and libraries; a long prompt would only make a large model's start longer."""
@@ -106,33 +108,32 @@ class ModelRunner:
         """Nothing is ever under way."""
 
     def open(
-        self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None], sleep: Callable[[], None]
+        self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None], sleep: Callable[[int], None]
     ) -> None:
         """Takes the rings over; `finished(n)` is called at the end of `step(n)`, `sleep` waits for late parts."""
         plans, results = plan_layout(self._shape), result_layout(self._shape)
         self._plans = [StepPlan.over(plans, slot) for slot in plan_ring.slots]
         self._results = [StepResult.over(results, slot) for slot in result_ring.slots]
-        late = late_layout(self._shape)
-        self._late = [LateMasks.over(late, slot) for slot in plan_ring.late_slots]
+        self._arrivals = MaskArrivals(plan_ring, self._shape, sleep)
         self._plan_ring = plan_ring
         self._finished = finished
-        self._sleep = sleep
 
     def step(self, sequence: int) -> None:
         """Runs the plan with that sequence number and writes its result."""
         slot = self._plan_ring.slot_of(sequence)
+        plan = self._plans[slot]
 
-        def masks() -> LateMasks:
-            self._plan_ring.wait_late(sequence, self._sleep)
-            return self._late[slot]
+        def masks(forward: Forward) -> tuple[np.ndarray, np.ndarray]:
+            skipped = self._arrivals.wait(sequence, plan, forward)
+            return self._arrivals.parts[slot].masks, skipped
 
-        self.execute(self._plans[slot], self._results[slot], masks)
+        self.execute(plan, self._results[slot], masks)
         self._finished(sequence)
 
     def close(self) -> None:
         """Nothing is ever under way."""
 
-    def execute(self, plan: StepPlan, result: StepResult, masks: Callable[[], LateMasks] | None = None) -> None:
+    def execute(self, plan: StepPlan, result: StepResult, masks: Masks | None = None) -> None:
         """One whole step; callers that overlap its parts use them singly. `masks` waits for the plan's late part."""
         started = time.monotonic_ns()
         step = self.prepare(plan)
@@ -141,7 +142,11 @@ class ModelRunner:
         token_masks = None
         if plan.num_masks:
             assert masks is not None
-            token_masks = torch.from_numpy(masks().masks[: plan.num_masks])
+            ended = time.monotonic_ns()
+            late, skipped = masks(lambda: (ended, ended - started))
+            token_masks = torch.from_numpy(late[: plan.num_masks])
+            if len(skipped):
+                step, hidden, token_masks = self._skip(step, hidden, token_masks, skipped)
         output = self.sample(step, hidden, token_masks)
         self.publish(step, output, result, started)
 
@@ -200,6 +205,26 @@ class ModelRunner:
     def forward(self, step: PreparedStep) -> torch.Tensor:
         """Hidden states [num_sampled + num_scored, hidden_size]."""
         return self._model.module.last_hidden(step.context)
+
+    @torch.inference_mode()
+    def _skip(
+        self, step: PreparedStep, hidden: torch.Tensor, token_masks: torch.Tensor, skipped: np.ndarray
+    ) -> tuple[PreparedStep, torch.Tensor, torch.Tensor]:
+        """The step, its hidden states and masks without the scheduled rows `skipped`, which have masks and take their
+        last token back."""
+        samples = ~np.isin(step.sampled, skipped)
+        self._batch.take_back(step.rows[torch.from_numpy(~samples)])
+        is_there = samples[step.masked.numpy()]
+        places = np.cumsum(samples) - 1  # of the rows that are left
+        kept = torch.from_numpy(np.flatnonzero(samples))
+        rest = replace(
+            step,
+            sampled=step.sampled[samples],
+            rows=step.rows[kept],
+            positions=step.positions[kept],
+            masked=torch.from_numpy(places[step.masked.numpy()[is_there]]),
+        )
+        return rest, hidden[kept], token_masks[torch.from_numpy(is_there)]
 
     @torch.inference_mode()
     def score(self, step: PreparedStep, hidden: torch.Tensor, result: StepResult) -> None:

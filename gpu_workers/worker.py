@@ -45,10 +45,11 @@ class Runner(Protocol):
         plan_ring: Ring,
         result_ring: Ring,
         finished: Callable[[int], None],
-        sleep: Callable[[], None],
+        sleep: Callable[[int], None],
     ) -> None:
         """From now on there may be steps. `finished(n)` is called in order, from one thread, when the result of step n
-        is written and its plan is needed no longer. `sleep()` returns when a late part may have come."""
+        is written and its plan is needed no longer. `sleep(ms)` returns when a late part may have come, or after so
+        many milliseconds."""
 
     def step(self, sequence: int) -> None:
         """Runs or queues the plan with that sequence number."""
@@ -174,9 +175,9 @@ class Worker:
         links.result_ring.publish(sequence)
         links.bell.send(encode_worker_message(Doorbell(sequence=sequence)), copy=True)
 
-    def _sleep(self) -> None:
-        """Until a doorbell rings; raises `ParentGone` when the lifeline closes."""
-        events = dict(self._poller.poll())
+    def _sleep(self, timeout_ms: int | None = None) -> None:
+        """Until a doorbell rings or the time is over; raises `ParentGone` when the lifeline closes."""
+        events = dict(self._poller.poll(timeout_ms))
         if self._links.lifeline_fd in events:
             raise ParentGone
         if self._runner.failure_fd in events:

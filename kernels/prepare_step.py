@@ -6,9 +6,10 @@ so; `prepare_inputs` runs in every step. For scheduled sequence i of row r, with
 
     positions = c .. c + q - 1          input_ids = [last_token[r] if one is missing] + the plan's given ids
     slot      = block_tables[g, r, position // B] * B + position % B        num_computed_tokens[r] = c + q
+    last_token[r] = the last of input_ids
 
-with a slot for each layer group g. The plain versions stand in `reference_inputs.py`. Traffic is a few kilobytes: what
-counts is the number of launches.
+with a slot for each layer group g. A row that samples gets another last token; one that is skipped keeps this. The
+plain versions stand in `reference_inputs.py`. Traffic is a few kilobytes: what counts is the number of launches.
 
 Legend: S = rows, N = scheduled sequences of the padded step, T = tokens of the padded step, F = fields of a row's
 record, V = vocabulary.
@@ -240,6 +241,11 @@ def _prepare_inputs_kernel(
         tl.store(query_start_loc + pid + 1, first + num_query_tokens)
         tl.store(seq_lens + pid, computed + num_query_tokens)
         tl.store(logits_indices + pid, first + num_query_tokens - 1)
+        ends_given = num_query_tokens > num_missing
+        place = slot + AT_TOKEN_IDS + first_given + num_query_tokens - 1 - num_missing
+        last = tl.where(ends_given, tl.load(place, mask=ends_given, other=0), last)
+        tl.debug_barrier()  # all threads have read what the row was
+        tl.store(last_token + row, last)
         tl.store(num_computed_tokens + row, computed + num_query_tokens)
 
 

@@ -36,7 +36,8 @@ def prepare_inputs(
     block_tables: torch.Tensor,
     block_size: int,
 ) -> StepInputs:
-    """Builds the inputs of scheduled `rows` [N] and advances their counters `num_computed_tokens` [S].
+    """Builds the inputs of scheduled `rows` [N], advances their counters `num_computed_tokens` [S], and makes the last
+    input of each the row's last token.
 
     A row runs `num_query_tokens` [N] tokens; the last `num_given` of them stand in `token_ids`, one row after the
     other, and the one that may be missing before them is the row's `last_token` [S]. `block_tables` are
@@ -63,6 +64,7 @@ def prepare_inputs(
 
     seq_lens = computed + num_query_tokens
     num_computed_tokens[rows] = seq_lens
+    last_token[rows] = input_ids[query_start_loc[1:] - 1]
     tables = block_tables[:, :, : -(-int(seq_lens.max()) // block_size)][:, rows]  # as wide as the longest row needs
     blocks = tables[:, seq_index, positions // block_size].long()
     return StepInputs(

@@ -88,7 +88,7 @@ class Replica:
         plans, results = plan_layout(shape), result_layout(shape)
         self._plan = StepPlan.over(plans, bytearray(plans.num_bytes))
         self._result = StepResult.over(results, bytearray(results.num_bytes))
-        self._result.sampled[:] = _SAMPLED_TOKEN
+        self._result.sampled[:], self._result.num_sampled[:] = _SAMPLED_TOKEN, 1
         self._result.header[NUM_HOST_SLOTS] = cache.num_host_blocks
         self._arrivals: deque[TraceRequest] = deque()
         self._inflight: deque[_InFlight] = deque()

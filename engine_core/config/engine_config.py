@@ -56,6 +56,8 @@ class SchedulerConfig(_Config, frozen=True, kw_only=True):
     """Levels by which a priority improves with each second of waiting."""
     steps_in_flight: int = 3
     """At most; the last of them only while steps are short."""
+    mask_timeout: float = 10.0
+    """Seconds for which a running request may wait for what its grammar allows next."""
 
     @property
     def max_scored_rows(self) -> int:

@@ -1,7 +1,8 @@
 """The matchers of all requests, and the masks that steps wait for.
 
-Masks are filled in the order of the steps. A mask can be filled once its matcher has taken every token before the one
-that the mask is for; those of one step become ready one by one.
+Masks are filled in the order of the steps. A mask can be filled once it is known what became of all masks of its
+matcher before: a token was sampled, or the step skipped the request because the mask was late. Those of one step become
+ready one by one. A late mask is kept for the step that asks again: computing it again would make it late again.
 """
 
 import os
@@ -14,6 +15,7 @@ from llguidance import LLExecutor, LLMatcher
 
 from engine_core.grammar.compiler import Grammar, Lexer
 from engine_core.grammar.vocabulary import error_of
+from engine_core.ipc.grammar_messages import NO_TOKEN
 from engine_core.ipc.step import LateMasks
 
 _ALL = -1
@@ -43,17 +45,22 @@ class _Matcher:
     grammar: Grammar
     lexer: Lexer
     tokens: list[int]
+    num_ordered: int = 0
+    num_used: int = 0
+    """Of the masks that were ordered, those of which it is known what became of them."""
+    last_mask: np.ndarray | None = None
+    """int32 [W], where what is allowed now was written last."""
     is_renewed: bool = False
     is_failed: bool = False
 
 
+@dataclass(slots=True)
 class _Order:
     """The masks of one step."""
 
-    def __init__(self, sequence: int, matchers: Sequence[int], num_tokens: Sequence[int]) -> None:
-        self.sequence = sequence
-        self.open = list(zip(range(len(matchers)), matchers, num_tokens, strict=True))
-        """Mask, matcher and number of tokens of those that are not filled yet."""
+    sequence: int
+    open: list[tuple[int, int, int]]
+    """Mask, matcher and how many masks of it were ordered before, of those that are not filled yet."""
 
 
 class Matchers:
@@ -63,20 +70,25 @@ class Matchers:
         eos_token_ids: Sequence[int],
         masks_of: Callable[[int], LateMasks],
         publish: Callable[[int], None],
+        tell_ready: Callable[[Sequence[int]], None],
         compile_again: Callable[[Grammar], LLMatcher | None],
         fail: Callable[[int, str], None],
         num_threads: int,
     ) -> None:
-        """`masks_of(sequence)`: where a step's masks go; `publish(sequence)`: they are complete. `compile_again` makes
-        a matcher that shares nothing with others; `fail` is told of a matcher that cannot go on before the mask is
-        published that it could not fill."""
+        """`masks_of(sequence)`: where a step's masks go; `publish(sequence)`: they are complete. `tell_ready` is told
+        of matchers that a step has skipped and whose masks are there now. `compile_again` makes a matcher that shares
+        nothing with others; `fail` is told of a matcher that cannot go on before the mask is published that it could
+        not fill."""
         self._masks_of = masks_of
         self._publish = publish
+        self._tell_ready = tell_ready
         self._compile_again = compile_again
         self._fail = fail
         self._executor = LLExecutor(num_threads) if num_threads > 1 else None
         self._matchers: dict[int, _Matcher] = {}
         self._orders: deque[_Order] = deque()
+        self._skipped: set[int] = set()
+        """Matchers of which it has to be told when their masks are there."""
         self.num_filled = 0
         self._failure_mask = np.zeros(-(-vocab_size // 32), np.int32)
         """One token that does not end the request: nobody may take for a complete answer what fails."""
@@ -99,12 +111,17 @@ class Matchers:
         return None
 
     def accept(self, numbers: Sequence[int], tokens: Sequence[int]) -> None:
-        """One token for each; those of matchers that were closed meanwhile are nobody's."""
+        """What became of the oldest mask of each: a token or `NO_TOKEN`. Matchers may have been closed meanwhile."""
         for number, token in zip(numbers, tokens, strict=True):
             entry = self._matchers.get(number)
-            if entry is None or entry.is_failed:
+            if entry is None:
                 continue
-            if not self._take(entry, token):
+            entry.num_used += 1
+            if token == NO_TOKEN:
+                self._skipped.add(number)
+                if entry.last_mask is not None:  # in a slot that other steps use again
+                    entry.last_mask = entry.last_mask.copy()
+            elif not entry.is_failed and not self._take(entry, token):
                 self._give_up(number, entry)
 
     def close(self, number: int) -> None:
@@ -112,8 +129,14 @@ class Matchers:
         if entry is not None:
             entry.lexer.num_open -= 1
 
-    def order(self, sequence: int, numbers: Sequence[int], num_tokens: Sequence[int]) -> None:
-        self._orders.append(_Order(sequence, numbers, num_tokens))
+    def order(self, sequence: int, numbers: Sequence[int]) -> None:
+        order = _Order(sequence, [])
+        for mask, number in enumerate(numbers):
+            entry = self._matchers.get(number)
+            order.open.append((mask, number, 0 if entry is None else entry.num_ordered))
+            if entry is not None:
+                entry.num_ordered += 1
+        self._orders.append(order)
 
     def fill(self) -> None:
         """Fills what can be filled, and publishes the steps that are complete."""
@@ -121,27 +144,55 @@ class Matchers:
             order = self._orders[0]
             self._fill(order)
             if order.open:
-                return
+                break
             self._orders.popleft()
             self._publish(order.sequence)
+        if self._skipped:
+            self._fill_skipped()
 
     def _fill(self, order: _Order) -> None:
-        masks = self._masks_of(order.sequence).masks
+        late = self._masks_of(order.sequence)
+        masks = late.masks
         ready: list[tuple[int, int, _Matcher]] = []
         still = []
-        for mask, number, num_tokens in order.open:
+        for mask, number, num_before in order.open:
             entry = self._matchers.get(number)
+            if entry is not None and entry.num_used > num_before:
+                continue  # the step has ended without it
             if entry is None:
                 masks[mask] = _ALL
             elif entry.is_failed:
                 masks[mask] = self._failure_mask
-            elif len(entry.tokens) == num_tokens:
-                ready.append((mask, number, entry))
+            elif entry.num_used < num_before:
+                still.append((mask, number, num_before))
+                continue
+            elif entry.last_mask is not None:
+                masks[mask] = entry.last_mask
             else:
-                still.append((mask, number, num_tokens))
+                ready.append((mask, number, entry))
+                continue
+            late.sequences[mask] = order.sequence
         order.open = still
-        self._compute(masks, ready)
+        is_parallel = self._executor is not None and len(ready) >= _NUM_MASKS_IN_PARALLEL
+        for part in [ready] if is_parallel else [[one] for one in ready]:
+            self._compute(masks, part)
+            for mask, _, entry in part:
+                entry.last_mask = None if entry.is_failed else masks[mask]
+                late.sequences[mask] = order.sequence
         self.num_filled += len(ready)
+
+    def _fill_skipped(self) -> None:
+        """Whoever asks next for a mask that was late finds it ready."""
+        skipped = {number: entry for number in self._skipped if (entry := self._matchers.get(number)) is not None}
+        self._skipped.clear()
+        if not skipped:
+            return
+        for number, entry in skipped.items():
+            if entry.last_mask is None and not entry.is_failed:
+                masks = np.empty((1, len(self._failure_mask)), np.int32)
+                self._compute(masks, [(0, number, entry)])
+                entry.last_mask = None if entry.is_failed else masks[0]
+        self._tell_ready(list(skipped))
 
     def _compute(self, masks: np.ndarray, ready: list[tuple[int, int, _Matcher]]) -> None:
         num_bytes = masks.strides[0]
@@ -163,6 +214,7 @@ class Matchers:
 
     def _take(self, entry: _Matcher, token: int) -> bool:
         entry.tokens.append(token)
+        entry.last_mask = None
         return entry.matcher.consume_token(token) or self._renew(entry)
 
     def _renew(self, entry: _Matcher) -> bool:

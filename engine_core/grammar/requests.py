@@ -11,10 +11,12 @@ import numpy as np
 
 from engine_core.admission import Refused
 from engine_core.ipc.grammar_messages import (
+    NO_TOKEN,
     AcceptTokens,
     CloseMatcher,
     FillMasks,
     FromGrammar,
+    MasksReady,
     MatcherFailed,
     MatcherOpened,
     OpenMatcher,
@@ -48,6 +50,8 @@ class GrammarRequests:
         self._table = table
         self._requests: dict[int, Request] = {}
         self._held: set[int] = set()
+        self._late: dict[int, float] = {}
+        """Since when a matcher's mask is late, in monotonic seconds."""
         self._num_opened = 0
 
     @property
@@ -81,12 +85,16 @@ class GrammarRequests:
         if self._requests.pop(request.matcher, None) is not None:
             assert self.link is not None
             self._held.discard(request.matcher)
+            self._late.pop(request.matcher, None)
             self.link.send(CloseMatcher(matcher=request.matcher))
 
     def receive(self) -> Iterator[tuple[Request, str | None]]:
         """Requests that may run now, and with an error those that cannot run or go on; these have to be closed."""
         assert self.link is not None
         for message in self.link.receive():
+            if isinstance(message, MasksReady):
+                self._masks_are_there(np.frombuffer(message.matchers, np.int64).tolist())
+                continue
             assert isinstance(message, MatcherOpened | MatcherFailed), message
             request = self._requests.get(message.matcher)
             if request is None:
@@ -95,26 +103,40 @@ class GrammarRequests:
                 self._held.remove(message.matcher)
             yield request, message.error
 
-    def accept(self, outputs: StepOutputs) -> None:
-        """The tokens of a collected step, for the requests that go on."""
+    def _masks_are_there(self, matchers: list[int]) -> None:
+        for matcher in matchers:
+            self._late.pop(matcher, None)
+            request = self._requests.get(matcher)
+            if request is not None and request.row >= 0:
+                self._table.awaits_mask[request.row] = False
+
+    def overdue(self, since: float) -> list[Request]:
+        """Requests whose masks are late since `since` or longer."""
+        return [self._requests[matcher] for matcher, begin in self._late.items() if begin <= since]
+
+    def accept(self, outputs: StepOutputs, now: float) -> None:
+        """The tokens of a collected step, for the requests that go on, and which rows it skipped."""
         matchers = self._table.matcher[outputs.rows]
         counts = matchers > 0
         if outputs.finished:
             counts &= ~np.isin(matchers, [finished.request.matcher for finished in outputs.finished])
-        if counts.any():
+        matchers, tokens = matchers[counts], outputs.token_ids[counts]
+        if self._late:
+            for matcher in matchers.tolist():
+                self._late.pop(matcher, None)
+        if len(outputs.skipped_rows):
+            skipped = self._table.matcher[outputs.skipped_rows]
+            for matcher in skipped.tolist():
+                self._late.setdefault(matcher, now)
+            matchers = np.concatenate([matchers, skipped])
+            tokens = np.concatenate([tokens, np.full(len(skipped), NO_TOKEN, np.int32)])
+        if len(matchers):
             assert self.link is not None
-            message = AcceptTokens(
-                matchers=matchers[counts].tobytes(), tokens=outputs.token_ids[counts].astype("<i4").tobytes()
-            )
-            self.link.send(message)
+            self.link.send(AcceptTokens(matchers=matchers.tobytes(), tokens=tokens.astype("<i4").tobytes()))
 
     def order_masks(self, step: ScheduledStep) -> None:
         """The masks that a dispatched step waits for; a step's number is that of its plan in the ring."""
         if len(step.mask_rows):
             assert self.link is not None
-            message = FillMasks(
-                sequence=step.step_id,
-                matchers=self._table.matcher[step.mask_rows].tobytes(),
-                num_tokens=step.num_mask_tokens.tobytes(),
-            )
-            self.link.send(message)
+            matchers = self._table.matcher[step.mask_rows]
+            self.link.send(FillMasks(sequence=step.step_id, matchers=matchers.tobytes()))

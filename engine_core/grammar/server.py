@@ -16,6 +16,7 @@ from engine_core.ipc.grammar_messages import (
     CloseMatcher,
     FillMasks,
     FromGrammar,
+    MasksReady,
     MatcherFailed,
     MatcherOpened,
     OpenMatcher,
@@ -57,6 +58,7 @@ class GrammarServer:
             vocabulary.eos_token_ids,
             lambda sequence: self._late[ring.slot_of(sequence)],
             self._publish,
+            lambda numbers: self._send(MasksReady(matchers=np.array(numbers, "<i8").tobytes())),
             compiler.compile_again,
             lambda number, error: self._send(MatcherFailed(matcher=number, error=error[:MAX_ERROR_CHARS])),
             num_mask_threads(),
@@ -83,8 +85,8 @@ class GrammarServer:
         match decode_to_grammar(frame):
             case AcceptTokens(matchers=matchers, tokens=tokens):
                 self._matchers.accept(_numbers(matchers, "<i8"), _numbers(tokens, "<i4"))
-            case FillMasks(sequence=sequence, matchers=matchers, num_tokens=num_tokens):
-                self._matchers.order(sequence, _numbers(matchers, "<i8"), _numbers(num_tokens, "<i4"))
+            case FillMasks(sequence=sequence, matchers=matchers):
+                self._matchers.order(sequence, _numbers(matchers, "<i8"))
             case OpenMatcher(matcher=number, grammar=text, tokens=tokens):
                 self._opening.add(number)
                 self._compiler.request(

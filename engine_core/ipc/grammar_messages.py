@@ -7,6 +7,7 @@ plans.
 import msgspec
 
 MAX_ERROR_CHARS = 1024
+NO_TOKEN = -1
 
 
 class _GrammarMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
@@ -22,18 +23,18 @@ class OpenMatcher(_GrammarMessage, frozen=True, kw_only=True, tag="open"):
 
 
 class AcceptTokens(_GrammarMessage, frozen=True, kw_only=True, tag="accept"):
-    """One new token each."""
+    """What became of the oldest mask of each that was ordered: the token that was sampled under it, or `NO_TOKEN` where
+    the step did without because the mask was late. The latter is answered by `MasksReady` once there is a mask."""
 
     matchers: bytes  # int64 [n]
     tokens: bytes  # int32 [n]
 
 
 class FillMasks(_GrammarMessage, frozen=True, kw_only=True, tag="fill"):
-    """Write the late part of plan `sequence`: mask k by matcher k, once it has taken `num_tokens[k]` tokens."""
+    """Write the late part of plan `sequence`: mask k by matcher k, once it is known what became of all before it."""
 
     sequence: int
     matchers: bytes  # int64 [num_masks]
-    num_tokens: bytes  # int32 [num_masks]
 
 
 class CloseMatcher(_GrammarMessage, frozen=True, kw_only=True, tag="close"):
@@ -62,8 +63,14 @@ class MatcherFailed(_GrammarMessage, frozen=True, kw_only=True, tag="failed"):
     error: str
 
 
+class MasksReady(_GrammarMessage, frozen=True, kw_only=True, tag="masks_ready"):
+    """What these matchers allow next is known now, and is written at once where a step asks for it."""
+
+    matchers: bytes  # int64 [n]
+
+
 ToGrammar = OpenMatcher | AcceptTokens | FillMasks | CloseMatcher
-FromGrammar = GrammarReady | MatcherOpened | MatcherFailed
+FromGrammar = GrammarReady | MatcherOpened | MatcherFailed | MasksReady
 
 
 _encoder = msgspec.msgpack.Encoder()

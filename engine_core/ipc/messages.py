@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from engine_core.ipc.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 DIGEST_BYTES = 16
 """Of the hash that names a block's contents."""
@@ -30,6 +30,7 @@ Handle = Annotated[int, Meta(ge=0, lt=2**32)]
 ERROR_INVALID = "invalid_request"
 ERROR_CONTEXT_LENGTH = "context_length_exceeded"
 ERROR_GRAMMAR = "invalid_grammar"
+ERROR_MASK_TIMEOUT = "grammar_timeout"
 ERROR_OVERLOADED = "overloaded"
 ERROR_DEADLINE = "deadline_exceeded"
 ERROR_ENGINE_DEAD = "engine_dead"
@@ -132,8 +133,8 @@ class FinishedRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     """From the first token to the last."""
 
 
-class RequestLogprobs(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Log-probabilities of `num_tokens` new tokens, `num_top` alternatives each; columns as raw bytes."""
+class PromptLogprobs(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Log-probabilities of the next `num_tokens` tokens of a prompt, `num_top` alternatives each, as raw columns."""
 
     handle: int
     num_tokens: int
@@ -156,7 +157,8 @@ class RequestError(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 class RequestOutputs(_Message, frozen=True, kw_only=True, tag="outputs", omit_defaults=True):
     """What the steps since the last frame brought this client: columns over requests, finals beside them.
 
-    `handles[i]` got `num_tokens[i]` new tokens, found one request after the other in `token_ids`.
+    `handles[i]` got `num_tokens[i]` new tokens, found one request after the other in `token_ids`. Log-probabilities are
+    columns over tokens as well, of those requests whose `num_tops` is 0 or more; each token has so many alternatives.
     """
 
     epoch: int
@@ -165,8 +167,12 @@ class RequestOutputs(_Message, frozen=True, kw_only=True, tag="outputs", omit_de
     handles: bytes = b""  # uint32 [num_requests]
     num_tokens: bytes = b""  # int32 [num_requests]
     token_ids: bytes = b""  # int32 [sum of num_tokens]
-    logprobs: list[RequestLogprobs] = []
-    prompt_logprobs: list[RequestLogprobs] = []
+    num_tops: bytes = b""  # int32 [num_requests], -1: no log-probabilities; empty: nobody has any
+    logprobs: bytes = b""  # float32 [num_scored_tokens]
+    ranks: bytes = b""  # int32 [num_scored_tokens], 1 is the most likely
+    top_token_ids: bytes = b""  # int32 [sum of alternatives], token by token
+    top_logprobs: bytes = b""  # float32 [sum of alternatives]
+    prompt_logprobs: list[PromptLogprobs] = []
     """Of the next tokens of prompts, of which the first one has none. All have come when an output begins."""
     finished: list[FinishedRequest] = []
     errors: list[RequestError] = []

@@ -6,7 +6,9 @@ Sequence numbers start at 1; number n lies in slot (n - 1) % num_slots.
 
 A slot may have a late part: memory beside it with a sequence number of its own, for what is known only after the slot
 had to go. It may be written by another process than the slot, before or after it, once the slot is free; whether there
-will be one is said by the slot's contents. Numbers of slots without one are skipped.
+will be one is said by the slot's contents. Numbers of slots without one are skipped. A reader may go on without a late
+part, so its writer may still write to the slot when that is used again: what it writes for the earlier number counts
+for nobody, and it writes for the later one only after that.
 
 Plain stores are enough between x86-64 processes (stores become visible in order). On a weaker memory model a reader
 must rely on the doorbell message that follows each store, whose system calls order memory.
@@ -89,11 +91,10 @@ class Ring:
 
     def wait(self, sequence: int, sleep: Callable[[], None]) -> None:
         """Reader: spins briefly, then calls `sleep`, which returns when a doorbell rings, until `sequence` is there."""
-        _wait(lambda: self.is_published(sequence), sleep)
-
-    def wait_late(self, sequence: int, sleep: Callable[[], None]) -> None:
-        """Reader: the same for the late part of `sequence`. Only for a slot that announced one: else it never ends."""
-        _wait(lambda: self.is_late_published(sequence), sleep)
+        deadline = time.monotonic_ns() + SPIN_NS
+        while not self.is_published(sequence):
+            if time.monotonic_ns() >= deadline:
+                sleep()
 
     def release(self, reader: int, sequence: int) -> None:
         """Reader: it no longer needs slots up to `sequence`, late parts included."""
@@ -103,13 +104,6 @@ class Ring:
     def buffer(self) -> mmap.mmap:
         """The whole mapping, to be registered as pinned memory."""
         return self._mmap
-
-
-def _wait(is_there: Callable[[], bool], sleep: Callable[[], None]) -> None:
-    deadline = time.monotonic_ns() + SPIN_NS
-    while not is_there():
-        if time.monotonic_ns() >= deadline:
-            sleep()
 
 
 def _counter_bytes(num_slots: int, num_readers: int) -> int:

@@ -14,9 +14,13 @@ A plan whose header says `num_scored` > 0 also wants to know how likely tokens o
 the place, among all tokens of the step, whose logits predict the prompt's token `scored_token_ids[j]`: that one may
 belong to a later chunk. `scores[j]` of the result is what they say of it.
 
-A plan whose header says `num_masks` > 0 has a late part (`Ring.wait_late`): what a grammar allows can only be known
-when the token before is, and that is while the step is computed already. Mask k is for the scheduled row
-`mask_rows[k]`, which the plan names so that all other rows can be sampled without waiting.
+A plan whose header says `num_masks` > 0 has a late part (`Ring.is_late_published`): what a grammar allows can only be
+known when the token before is, and that is while the step is computed already. Mask k is for the scheduled row
+`mask_rows[k]`. A mask is there once the late part's `sequences[k]` is the plan's sequence number.
+
+A step does not wait long for a mask. It skips the row whose mask has not come in time: `num_sampled` is 0, and the row
+stays as if its last query token had not been computed. `num_computed_tokens` goes back by one, and that token is the
+row's last one. So a step that is in flight behind this one does what this one should have done.
 
 `num_shared_keys` of the header: so many of the first keys, all computed by earlier steps, lie in the same blocks in the
 tables of the first `num_sharing_seqs` scheduled rows, which take one token each. A worker may read them once for all
@@ -181,7 +185,12 @@ def plan_layout(shape: StepShape) -> ArrayLayout:
 
 def late_layout(shape: StepShape) -> ArrayLayout:
     """Where the arrays of `LateMasks` lie in a slot's late part."""
-    return ArrayLayout({"masks": ("<i4", (shape.max_num_seqs, shape.num_mask_words))})
+    return ArrayLayout(
+        {
+            "sequences": ("<i8", (shape.max_num_seqs if shape.num_mask_words else 0,)),
+            "masks": ("<i4", (shape.max_num_seqs, shape.num_mask_words)),
+        }
+    )
 
 
 def result_layout(shape: StepShape) -> ArrayLayout:
@@ -268,6 +277,8 @@ class StepPlan:
 class LateMasks:
     """The late part of a step at full capacity; the plan's `num_masks` says how much counts."""
 
+    sequences: np.ndarray
+    """int64 [S]: the sequence number of the plan whose mask is complete in each place; stored after the mask."""
     masks: np.ndarray
     """int32 [S, W]: bit t % 32 of word t // 32 says whether token t may be sampled."""
 
@@ -280,8 +291,8 @@ class LateMasks:
 class StepResult:
     """The arrays of one result at full capacity. Times in monotonic ns.
 
-    Rows without a sample have `num_sampled` 0. Log-probabilities count only for rows whose `num_logprobs` is 0 or more;
-    the columns of the tops beyond that number mean nothing.
+    Rows without a sample have `num_sampled` 0, those that were skipped included. Log-probabilities count only for rows
+    whose `num_logprobs` is 0 or more; the columns of the tops beyond that number mean nothing.
     """
 
     header: np.ndarray

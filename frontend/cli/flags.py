@@ -40,6 +40,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_num_penalty_rows: Positive = 256
     scheduling_policy: PolicyName = "fcfs"
     priority_ageing_rate: Annotated[float, Meta(ge=0, le=10**6)] = 0.1
+    mask_timeout: Annotated[float, Meta(gt=0, le=86400)] = 10.0
     block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
     kv_cache_memory_bytes: Positive | None = None
@@ -83,6 +84,7 @@ HELP = {
     "scheduling_policy": "who is served first and preempted last: by arrival, by priority, or the API key that has "
     "had the least",
     "priority_ageing_rate": "levels by which a priority improves with each second of waiting; 0: never",
+    "mask_timeout": "seconds that a request may wait for what its grammar allows next before it fails",
     "block_size": "tokens in a block of the KV cache",
     "gpu_memory_utilization": "share of a GPU's memory that may be used",
     "kv_cache_memory_bytes": "size of the KV cache (2G, 512MiB, ...), instead of deriving it",
@@ -117,7 +119,7 @@ GROUPS = {
     "Model": "served_model_name device dtype load_format max_model_len chat_template tool_call_parser "
     "reasoning_parser generation_config seed",
     "Scheduling": "max_num_seqs max_num_batched_tokens max_num_partial_prefills max_num_waiting "
-    "max_num_penalty_rows scheduling_policy priority_ageing_rate",
+    "max_num_penalty_rows scheduling_policy priority_ageing_rate mask_timeout",
     "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching "
     "prefix_hash_key_file kv_offload_gib",
     "Execution": "enforce_eager num_threads trace",

@@ -173,6 +173,7 @@ def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory
         max_num_partial_prefills=args.max_num_partial_prefills,
         scheduling_policy=args.scheduling_policy,
         priority_ageing_rate=args.priority_ageing_rate,
+        mask_timeout=args.mask_timeout,
     )
 
 

@@ -65,20 +65,17 @@ class Readers:
 
     def _take_outputs(self, message: Mapping[str, Any]) -> None:
         streams = self.streams
-        for row in message.get("logprobs", ()):
-            handle, columns = wire.logprob_columns(row)
-            stream = streams.get(handle)
-            if stream is not None:
-                stream.push_logprobs(columns)
         for row in message.get("prompt_logprobs", ()):
-            handle, columns = wire.logprob_columns(row)
+            handle, columns = wire.prompt_logprobs(row)
             stream = streams.get(handle)
             if stream is not None:
                 stream.push_prompt_logprobs(columns)
-        for handle, token_ids in wire.new_tokens(message):
+        for handle, token_ids, logprobs in wire.new_tokens(message):
             stream = streams.get(handle)
             if stream is not None:
                 self.num_delivered_tokens += len(token_ids)
+                if logprobs is not None:
+                    stream.push_logprobs(logprobs)
                 stream.push_tokens(token_ids)
         for row in message.get("finished", ()):
             handle, finished = wire.finished(row)

@@ -3,6 +3,7 @@
 Columns of numbers are raw little-endian 4-byte values; on a big-endian machine they are swapped on the way.
 """
 
+import itertools
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import msgpack  # type: ignore[import-untyped]
 from frontend.client.block_events import BlockBatch, Cleared, Removed, Stored
 from frontend.client.deltas import EngineInfo, Finished, LogprobColumns
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 32 * 2**20
 DIGEST_BYTES = 16
 
@@ -114,20 +115,37 @@ def welcome(message: Mapping[str, Any]) -> EngineInfo:
     )
 
 
-def new_tokens(message: Mapping[str, Any]) -> Iterator[tuple[int, "array[int]"]]:
-    """The new tokens of each request in a `RequestOutputs`, by handle."""
+def new_tokens(message: Mapping[str, Any]) -> Iterator[tuple[int, "array[int]", LogprobColumns | None]]:
+    """The new tokens of each request in a `RequestOutputs`, by handle, and their log-probabilities where wanted."""
     handles = _column("I", message.get("handles", b""))
     counts = _column("i", message.get("num_tokens", b""))
     token_ids = _column("i", message.get("token_ids", b""))
+    logprobs = _token_logprobs(message, counts) if message.get("num_tops") else itertools.repeat(None)
     start = 0
-    for handle, count in zip(handles, counts, strict=True):
+    for handle, count, columns in zip(handles, counts, logprobs, strict=False):
         end = start + count
-        yield handle, token_ids[start:end]
+        yield handle, token_ids[start:end], columns
         start = end
 
 
-def logprob_columns(row: Sequence[Any]) -> tuple[int, LogprobColumns]:
-    """One entry of `logprobs` in a `RequestOutputs`: the handle and its columns; a newer core may append fields."""
+def _token_logprobs(message: Mapping[str, Any], counts: "array[int]") -> Iterator[LogprobColumns | None]:
+    """Of the new tokens of each request."""
+    logprobs, ranks = _column("f", message["logprobs"]), _column("i", message["ranks"])
+    top_ids = _column("i", message.get("top_token_ids", b""))
+    top_logprobs = _column("f", message.get("top_logprobs", b""))
+    start = top_start = 0
+    for count, num_top in zip(counts, _column("i", message["num_tops"]), strict=True):
+        if num_top < 0:
+            yield None
+            continue
+        end, top_end = start + count, top_start + count * num_top
+        tops = slice(top_start, top_end)
+        yield LogprobColumns(num_top, logprobs[start:end], ranks[start:end], top_ids[tops], top_logprobs[tops])
+        start, top_start = end, top_end
+
+
+def prompt_logprobs(row: Sequence[Any]) -> tuple[int, LogprobColumns]:
+    """One entry of `prompt_logprobs` in a `RequestOutputs`: its handle and columns; a newer core may append fields."""
     handle, _num_tokens, num_top, logprobs, ranks, top_token_ids, top_logprobs = row[:7]
     return handle, LogprobColumns(
         num_top=num_top,

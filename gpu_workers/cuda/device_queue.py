@@ -54,6 +54,8 @@ class DeviceQueue:
         self._copied = [torch.cuda.Event() for _ in plans]
         self._started = [torch.cuda.Event(enable_timing=True) for _ in plans]
         self._ended = [torch.cuda.Event(enable_timing=True) for _ in plans]
+        self._forwarded = [torch.cuda.Event(enable_timing=True) for _ in plans]
+        self._forward_ended: tuple[int, int] | None = None
         self._collected = [torch.cuda.Event() for _ in plans]
         self._launched_ns = [0 for _ in plans]
         self._last_ended: torch.cuda.Event | None = None
@@ -135,9 +137,22 @@ class DeviceQueue:
         self._staged_masks = [torch.zeros_like(one, device=self.device) for one in masks]
         self._staged_mask_rows = [torch.zeros_like(one, device=self.device) for one in mask_rows]
 
+    def mark_forward(self, slot: int) -> None:
+        """What was queued so far is the step's forward pass."""
+        self._forwarded[slot].record(self._compute)
+        self._forward_ended = None
+
+    def forward_ended(self, slot: int) -> tuple[int, int] | None:
+        """When the forward pass that was marked last was first seen to have ended, in monotonic ns, and how many ns it
+        took; None while it runs."""
+        if self._forward_ended is None and self._forwarded[slot].query():
+            took_ms = self._started[slot].elapsed_time(self._forwarded[slot])
+            self._forward_ended = time.monotonic_ns(), int(took_ms * 1e6)
+        return self._forward_ended
+
     def masks(self, slot: int, num_masks: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queues the copy of a slot's masks, which are there by now, beside the step's forward; what is queued after it
-        finds them in what this returns: the rows int32 [M] and their masks int32 [M, W]."""
+        """Queues the copy of a slot's masks beside the step's forward; what is queued after it finds them in what this
+        returns: the rows int32 [M] and their masks int32 [M, W]. Those of rows that the step skips may be anything."""
         rows, masks = self._staged_mask_rows[slot][:num_masks], self._staged_masks[slot][:num_masks]
         torch.cuda.set_stream(self._copy_in)
         rows.copy_(self._mask_rows[slot][:num_masks], non_blocking=True)

@@ -123,8 +123,16 @@ class DeviceRows:
         """A step of nothing but padding, for a warm-up."""
         self._preparation.prepare_inputs(self._empty_plan, 0, 0, num_padded_seqs, num_padded_tokens)
 
+    def skip(self, skipped: np.ndarray) -> None:
+        """The scheduled rows `skipped` (int64 [n]) of the step sample nothing, and the last token of each counts as not
+        computed: the next step computes it again."""
+        index = torch.from_numpy(skipped).to(self.step.rows.device)
+        self.step.samples.index_fill_(0, index, 0)
+        self.rows.num_computed_tokens.index_add_(0, self.step.rows[index], torch.full_like(self.step.rows[index], -1))
+
     def warm_up(self) -> None:
-        """Runs the kernel that applies plans, on a plan that resets row 0 and its first block to what they are."""
+        """Runs what skips rows, and the kernel that applies plans, on a plan that resets row 0 and its first block."""
+        self.skip(np.zeros(1, np.int64))
         self._preparation.apply_plan(self._empty_plan, 1, 1)
 
 

@@ -18,11 +18,9 @@ from engine_core.config.engine_config import EngineConfig
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.step import (
     NUM_BULK,
-    LateMasks,
     StepPlan,
     StepResult,
     StepShape,
-    late_layout,
     plan_layout,
     result_layout,
 )
@@ -35,6 +33,7 @@ from gpu_workers.cuda.sampler import DeviceSampler
 from gpu_workers.cuda.step_graphs import StepGraphs
 from gpu_workers.cuda.step_sizes import StepSize, StepSizes
 from gpu_workers.forward_context import ForwardContext
+from gpu_workers.late_masks import MaskArrivals
 from gpu_workers.loader import ProgressCallback
 from gpu_workers.operations import load_operations, torch_dtype
 from gpu_workers.served_model import ServedModel
@@ -139,7 +138,7 @@ class CudaRunner:
         return self._queue.free_bytes()
 
     def open(
-        self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None], sleep: Callable[[], None]
+        self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None], sleep: Callable[[int], None]
     ) -> None:
         """Takes the rings over; `finished(n)` is called in order, from another thread. `sleep` waits for late parts."""
         plans, results = plan_layout(self._shape), result_layout(self._shape)
@@ -149,12 +148,11 @@ class CudaRunner:
         self._token_words, self._result_words = slice(first, short), slice(first, whole)
         rings = (plan_ring.buffer, result_ring.buffer)
         self._queue.open(_words(plan_ring), _words(result_ring), rings, plans.offsets["bulk"] // 4)
-        late = late_layout(self._shape)
+        self._arrivals = MaskArrivals(plan_ring, self._shape, sleep)
         self._queue.open_masks(
-            [torch.from_numpy(LateMasks.over(late, slot).masks) for slot in plan_ring.late_slots],
+            [torch.from_numpy(late.masks) for late in self._arrivals.parts],
             [torch.from_numpy(plan.mask_rows) for plan in self._plans],
         )
-        self._sleep = sleep
         self._sampler.open(self._queue.device_results)
         self._scores.open(self._queue.device_results)
         self._publisher = Publisher(
@@ -197,8 +195,11 @@ class CudaRunner:
         masks = None
         if plan.num_masks:
             # The device computes meanwhile; only what samples has to wait.
-            self._plan_ring.wait_late(sequence, self._sleep)
+            self._queue.mark_forward(slot)
+            skipped = self._arrivals.wait(sequence, plan, lambda: self._queue.forward_ended(slot))
             masks = self._queue.masks(slot, plan.num_masks)
+            if len(skipped):
+                self._rows.skip(skipped)
         self._sampler.sample(num_seqs, needs, slot, masks)
         words = self._result_words if needs & LOGPROBS else self._token_words
         if num_scored:

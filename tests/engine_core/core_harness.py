@@ -2,13 +2,14 @@
 
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 import zmq
 
 from benchmarks.bench_engine_core import engine_config
+from engine_core.__main__ import run
 from engine_core.engine_core import EngineCore
 from engine_core.executors.base import Executor, ExecutorFailed, ProgressCallback
 from engine_core.grammar.requests import GrammarLink
@@ -16,6 +17,7 @@ from engine_core.ipc.codec import decode_core_message, encode
 from engine_core.ipc.control import ControlLink, Drain
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import (
+    PROTOCOL_VERSION,
     AddRequest,
     FinishedRequest,
     Hello,
@@ -41,6 +43,8 @@ class FakeExecutor(Executor):
         self.dead = False
         self.step_ns = 0
         """What results say of how long their steps took."""
+        self.is_late: Callable[[int], bool] = lambda mask: False
+        """Whether mask k of a step comes too late."""
         self.most_pending = 0
         self._is_asked_again = False
         self.bell = zmq.Context.instance().socket(zmq.PAIR)
@@ -73,7 +77,7 @@ class FakeExecutor(Executor):
         """None the first time after a dispatch: whoever may plan a further step has done so before it gets a result."""
         if self._result is None and self.gate.is_set() and self.worker.num_pending:
             if self._is_asked_again:
-                self._result = self.worker.run_next()
+                self._result = self.worker.run_next(self.is_late)
                 self._result.header[STARTED_NS], self._result.header[ENDED_NS] = 1, 1 + self.step_ns
             else:
                 self.ring()
@@ -100,9 +104,15 @@ class FakeExecutor(Executor):
 class Harness:
     """A core in a thread and raw clients that speak the protocol."""
 
-    def __init__(self, num_seqs: int = 4, max_model_len: int = 64, grammars: GrammarLink | None = None) -> None:
+    def __init__(
+        self,
+        num_seqs: int = 4,
+        max_model_len: int = 64,
+        grammars: GrammarLink | None = None,
+        mask_timeout: float = 60.0,
+    ) -> None:
         config = engine_config(num_seqs, max_model_len)
-        scheduler = msgspec.structs.replace(config.scheduler, max_num_waiting=6)
+        scheduler = msgspec.structs.replace(config.scheduler, max_num_waiting=6, mask_timeout=mask_timeout)
         self.config = msgspec.structs.replace(config, scheduler=scheduler)
         self.executor = FakeExecutor(StepShape(**config.step_capacities()), config.cache.num_blocks)
         self.link, self.theirs = ControlLink.pair()
@@ -119,20 +129,16 @@ class Harness:
             0,
             grammar_link=grammars,
         )
-        self.failure: Exception | None = None
+        self.exit_code: int | None = None
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self) -> None:
-        try:
-            self.core.run()
-        except ExecutorFailed as failure:
-            self.failure = failure
-            self.core.fail_all("engine_dead", str(failure))
+        self.exit_code = run(self.core, self.theirs, 0)
 
     def client(self, credit: int = 100) -> zmq.Socket:
         socket = self.stranger()
-        socket.send(encode(Hello(version=1, credit=credit)))
+        socket.send(encode(Hello(version=PROTOCOL_VERSION, credit=credit)))
         welcome = decode_core_message(socket.recv())
         assert isinstance(welcome, Welcome)
         assert welcome.max_model_len == self.config.scheduler.max_model_len

@@ -10,6 +10,7 @@ from engine_core.ipc.step import (
     NUM_BLOCK_DELTAS,
     NUM_HOST_SLOTS,
     NUM_ROW_INITS,
+    NUM_SHARING_SEQS,
     RESULT_NUM_SEQS,
     RESULT_STEP_ID,
     StepPlan,
@@ -32,6 +33,7 @@ def step_shape(config: SchedulerConfig, block_size: int, num_groups: int = 1, nu
         max_model_len=config.max_model_len,
         block_size=block_size,
         num_host_blocks=num_host_blocks,
+        num_mask_words=1,
     )
 
 
@@ -75,9 +77,10 @@ class FakeWorker:
     def num_pending(self) -> int:
         return len(self._pending)
 
-    def run_next(self) -> StepResult:
-        """Runs the oldest queued plan."""
+    def run_next(self, is_late: Callable[[int], bool] = lambda mask: False) -> StepResult:
+        """Runs the oldest queued plan; `is_late(k)` says whether its mask k has not come in time."""
         plan = self._pending.popleft()
+        skipped = {int(plan.mask_rows[mask]) for mask in range(plan.num_masks) if is_late(mask)}
         self._copy(plan)
         self._apply(plan)
         result = StepResult.over(self._result_layout, bytearray(self._result_layout.num_bytes))
@@ -90,7 +93,13 @@ class FakeWorker:
         for index, (row, start, tokens) in enumerate(chunks):
             for group in range(self.shape.num_groups):
                 assert self._read(group, row, start, len(tokens)) == tokens, "a slot holds another sequence's token"
-            if plan.samples[index]:
+            if index < plan.header[NUM_SHARING_SEQS]:
+                assert plan.num_shared_keys <= start, "what is common to rows is not computed yet"
+            if index in skipped:
+                assert plan.samples[index]
+                self._num_computed[row] -= 1
+                self._last_token[row] = tokens[-1]
+            elif plan.samples[index]:
                 token = self._sample(list(tokens))
                 self._last_token[row] = token
                 result.num_sampled[index] = 1

@@ -9,10 +9,12 @@ import pytest
 from engine_core.ipc.codec import encode
 from engine_core.ipc.frames import FrameSocket
 from engine_core.ipc.grammar_messages import (
+    NO_TOKEN,
     AcceptTokens,
     CloseMatcher,
     FillMasks,
     FromGrammar,
+    MasksReady,
     MatcherFailed,
     MatcherOpened,
     OpenMatcher,
@@ -96,17 +98,17 @@ def test_a_request_runs_once_its_grammar_is_there(harness: Harness, grammars: Pl
     reader.read_finals(2)
     assert len(reader.tokens[1]) == 4
 
-    fills, accepted, order = [], [], []
+    num_fills, accepted, order = 0, [], []
     while not isinstance(message := grammars.read(), CloseMatcher):
         order.append(message)
         if isinstance(message, FillMasks):
             assert np.frombuffer(message.matchers, np.int64).tolist() == [1]
-            fills += int32(message.num_tokens)
+            num_fills += 1
         else:
             assert isinstance(message, AcceptTokens)
             accepted += int32(message.tokens)
     assert message == CloseMatcher(matcher=1)
-    assert fills == [0, 1, 2, 3], "one mask for each token, and none beyond max_tokens"
+    assert num_fills == 4, "one mask for each token, and none beyond max_tokens"
     assert accepted == reader.tokens[1][:3], "the last token needs no mask after it"
     assert [one.sequence for one in order if isinstance(one, FillMasks)] == sorted(
         one.sequence for one in order if isinstance(one, FillMasks)
@@ -123,7 +125,6 @@ def test_a_resume_brings_its_output(harness: Harness, grammars: PlayedGrammars) 
     grammars.say(MatcherOpened(matcher=1))
     fill = grammars.read()
     assert isinstance(fill, FillMasks)
-    assert int32(fill.num_tokens) == [2]
     Reader(client).read_finals(1)
 
 
@@ -175,6 +176,78 @@ def test_a_matcher_that_fails_ends_its_request_before_the_token_counts(
     reader.read_finals(1)
     assert reader.errors[1].code == "invalid_grammar"
     assert not reader.tokens.get(1)
+
+
+def test_a_late_mask_holds_up_no_other_request(harness: Harness, grammars: PlayedGrammars) -> None:
+    """Rows without one take as many steps as ever. The late one is planned again when its mask is there, and its tokens
+    are what they would have been."""
+    client = harness.client()
+    reader = Reader(client)
+    harness.executor.is_late = lambda mask: True
+    client.send(encode(add(1, sampling=BOUND)))
+    client.send(encode(add(3, sampling=SamplingParams(max_tokens=4))))
+    reader.read_finals(1)
+    grammars.read()
+    grammars.say(MatcherOpened(matcher=1))
+    fills = [grammars.read()]
+    before = harness.core.num_collected
+    client.send(encode(add(2, sampling=SamplingParams(max_tokens=50))))
+    reader.read_finals(2)
+    assert len(reader.tokens[2]) == 50
+    assert harness.core.num_collected - before <= 50 + harness.config.scheduler.steps_in_flight
+    assert 1 not in reader.tokens
+
+    harness.executor.is_late = lambda mask: False
+    grammars.say(MasksReady(matchers=np.array([1], np.int64).tobytes()))
+    reader.read_finals(3)
+    assert reader.tokens[1] == reader.tokens[3]
+    accepted: list[int] = []
+    while not isinstance(message := grammars.read(), CloseMatcher):
+        if isinstance(message, FillMasks):
+            fills.append(message)
+        else:
+            assert isinstance(message, AcceptTokens)
+            accepted += int32(message.tokens)
+    num_skipped = accepted.count(NO_TOKEN)
+    assert 1 <= num_skipped <= harness.config.scheduler.steps_in_flight, "it waits without being planned"
+    assert accepted == [NO_TOKEN] * num_skipped + reader.tokens[1][:3]
+    assert len(fills) == num_skipped + 4
+
+
+def test_a_mask_that_never_comes_fails_its_request(grammars: PlayedGrammars) -> None:
+    harness = Harness(grammars=grammars, mask_timeout=0.05)
+    client = harness.client()
+    reader = Reader(client)
+    harness.executor.is_late = lambda mask: True
+    client.send(encode(add(1, sampling=BOUND)))
+    grammars.read()
+    grammars.say(MatcherOpened(matcher=1))
+    reader.read_finals(1)
+    assert reader.errors[1].code == "grammar_timeout"
+    assert "0.05 s" in reader.errors[1].message
+    while not isinstance(grammars.read(), CloseMatcher):
+        pass
+    client.send(encode(add(1)))
+    grammars.say(MasksReady(matchers=np.array([1], np.int64).tobytes()))  # too late
+    reader = Reader(client)
+    reader.read_finals(1)
+    assert list(reader.finished) == [1]
+    harness.close()
+
+
+def test_a_request_that_waits_for_its_mask_can_be_aborted(harness: Harness, grammars: PlayedGrammars) -> None:
+    client = harness.client()
+    reader = Reader(client)
+    harness.executor.is_late = lambda mask: True
+    client.send(encode(add(1, sampling=BOUND)))
+    grammars.read()
+    grammars.say(MatcherOpened(matcher=1))
+    while not (isinstance(message := grammars.read(), AcceptTokens) and int32(message.tokens) == [NO_TOKEN]):
+        pass
+    client.send(encode(AbortRequest(handles=[1])))
+    reader.read_finals(1)
+    assert reader.finished[1].reason == "abort"
+    assert harness.core.grammars.overdue(float("inf")) == []
 
 
 def test_without_a_grammar_process_grammars_are_refused() -> None:

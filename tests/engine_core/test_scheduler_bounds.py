@@ -49,6 +49,22 @@ def count_partial(load: SchedulerLoad) -> int:
     return int((table.num_known - table.num_computed > 1)[table.running].sum())
 
 
+def test_so_many_requests_start_at_once_while_others_run() -> None:
+    """A flood of short prompts is taken in over several steps; where nothing runs, nobody waits for that."""
+    rng = np.random.default_rng(0)
+    load = SchedulerLoad(num_blocks=8000, max_num_seqs=400)
+    sizes = []
+    for num_others in (0, 200):
+        for _ in range(200):
+            load.add(random_prompt(rng, 8), 100)
+        for _ in range(4):
+            step = load.schedule()
+            assert step is not None
+            sizes.append(len(step.rows) - num_others)
+            load.collect()
+    assert sizes == [200] * 4 + [64, 128, 192, 200]
+
+
 @pytest.mark.parametrize("most", [1, 2, 4])
 def test_so_many_prompts_are_computed_in_part(most: int) -> None:
     rng = np.random.default_rng(0)

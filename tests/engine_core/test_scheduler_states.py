@@ -127,6 +127,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         share_key=st.sampled_from([None, "a", "b", "c"]),
         num_samples=st.sampled_from([1, 1, 1, 2, 4]),
         penalty=st.booleans(),
+        has_grammar=st.booleans(),
     )
     def add(
         self,
@@ -139,6 +140,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         share_key: str | None,
         num_samples: int,
         penalty: bool,
+        has_grammar: bool,
     ) -> None:
         """One request, or several samples of one prompt."""
         max_total = self.demand.longest(self.scheduler.kv.pool.num_blocks, self.scheduler.config.max_model_len)
@@ -147,7 +149,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         sampling = SamplingParams(
             max_tokens=max_tokens,
             min_tokens=min(min_tokens, max_tokens),
-            ignore_eos=ignore_eos,
+            ignore_eos=ignore_eos and not has_grammar,  # an answer under a grammar ends with EOS
             stop_token_ids=stops,
             presence_penalty=0.5 if penalty else 0.0,
         )
@@ -165,6 +167,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 priority=priority,
                 share_key=share_key,
             )
+            request.matcher = self.num_added if has_grammar else 0
             self.scheduler.add(request)
             self.live[request.request_id] = (request, expected_output(prompt, sampling, request.limit))
             self.outputs[request.request_id] = []
@@ -190,15 +193,22 @@ class SchedulerMachine(RuleBasedStateMachine):
     def hash_ahead(self) -> None:
         self.scheduler.hash_ahead()
 
-    @rule(num_steps=st.integers(1, 12))
-    def serve(self, num_steps: int) -> None:
-        """As the engine core goes on by itself: the pipeline is filled, then the oldest step is collected."""
-        for _ in range(num_steps):
+    @rule(num_steps=st.integers(1, 12), late_masks=st.integers(0, 2**12 - 1))
+    def serve(self, num_steps: int, late_masks: int) -> None:
+        """As the engine core goes on by itself: the pipeline is filled, then the oldest step is collected. Step k is
+        late with all its masks where bit k of `late_masks` is set."""
+        for number in range(num_steps):
+            self.masks_come()
             while len(self.inflight) < self.scheduler.config.steps_in_flight and self._schedule():
                 pass
             if self.inflight:
-                self.collect()
+                self.collect(-(late_masks >> number & 1))
             self.blocks_and_rows_add_up()
+
+    @rule()
+    def masks_come(self) -> None:
+        """Rows that steps have skipped can be planned again."""
+        self.scheduler.table.awaits_mask[:] = False
 
     @rule()
     def schedule(self) -> None:
@@ -212,7 +222,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         waiting = {r.request_id for r, _ in self.live.values() if r.status is RequestStatus.WAITING}
         step = self.scheduler.schedule(plan, self.now)
         if step is None:
-            assert self.inflight or not self.scheduler.has_unfinished, "nothing runs although requests wait"
+            awaits = (self.scheduler.table.awaits_mask & self.scheduler.table.running).any()
+            assert self.inflight or awaits or not self.scheduler.has_unfinished, "nothing runs although requests wait"
             return False
         assert plan.num_tokens <= self.scheduler.config.max_num_batched_tokens
         self._check_order(waiting)
@@ -263,11 +274,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(plan.num_shared_keys < int(table.num_computed[row]) for row in rows), "not computed yet"
 
     @precondition(lambda self: self.inflight)
-    @rule()
-    def collect(self) -> None:
+    @rule(late_masks=st.integers(0, 2**5 - 1))
+    def collect(self, late_masks: int) -> None:
+        """Mask k of the step is late where bit k of `late_masks` is set."""
         self.now += 1.0
         self.written.pop(0)
-        outputs = self.scheduler.update(self.inflight.pop(0), self.worker.run_next(), self.now)
+        result = self.worker.run_next(lambda mask: bool(late_masks >> mask & 1))
+        outputs = self.scheduler.update(self.inflight.pop(0), result, self.now)
         handles = self.scheduler.table.handle[outputs.rows].tolist()
         for handle, token in zip(handles, outputs.token_ids.tolist(), strict=True):
             self.outputs[f"r{handle}"].append(token)
@@ -306,13 +319,17 @@ class SchedulerMachine(RuleBasedStateMachine):
                 planned = int(table.num_known[request.row] + table.num_inflight[request.row])
                 assert planned <= request.limit, "a step is planned past the request's end"
                 computed = int(table.num_computed[request.row])
-                needed = scheduler.kv.num_blocks_for(computed)
-                assert all(len(entries) == needed for entries in request.block_tables), "a block that nothing needs"
+                # A row that was skipped may have the block of its next token already.
+                ahead = computed + (scheduler.config.steps_in_flight if request.matcher else 0)
+                needed = range(scheduler.kv.num_blocks_for(computed), scheduler.kv.num_blocks_for(ahead) + 1)
+                assert all(len(entries) in needed for entries in request.block_tables), "a block that nothing needs"
                 if self.caching:
                     filled = min(computed, request.num_prompt_tokens) // scheduler.kv.block_size
                     assert request.num_registered_blocks >= filled, "a block of a prompt that nobody can find"
                 if not self.inflight:
-                    assert scheduler.kv.num_held(request) <= self.demand.at_end(computed), "a window's blocks stay"
+                    num_ahead = len(request.block_tables[0]) - scheduler.kv.num_blocks_for(computed)
+                    most = self.demand.at_end(computed) + len(request.block_tables) * num_ahead
+                    assert scheduler.kv.num_held(request) <= most, "a window's blocks stay"
                     first_seen = max(0, computed - self.demand.sliding_window + 1)
                     assert request.num_behind * scheduler.kv.block_size <= first_seen, "a block that is seen is gone"
 
@@ -339,7 +356,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(2000):
             if not self.live and not self.inflight:
                 break
-            self.serve(1)
+            self.serve(1, late_masks=0)
         assert not self.live, "requests starve"
         assert self.scheduler.kv.pool.num_owned == 0
         assert self.scheduler.table.num_free == len(self.scheduler.table.requests)

@@ -63,7 +63,14 @@ def test_a_frame_that_was_received_when_the_core_died_counts(monkeypatch):
     async def run() -> None:
         client = EngineClient("ipc://nowhere")
         socket, monitor = Source(), Source()
-        welcome = {"version": 1, "epoch": EPOCH, "replica": 0, "max_model_len": 9, "vocab_size": 9, "num_kv_tokens": 9}
+        welcome = {
+            "version": wire.PROTOCOL_VERSION,
+            "epoch": EPOCH,
+            "replica": 0,
+            "max_model_len": 9,
+            "vocab_size": 9,
+            "num_kv_tokens": 9,
+        }
         client.info = wire.welcome(welcome)
         monkeypatch.setattr(client, "_socket", socket)
         monkeypatch.setattr(client, "_monitor", monitor)

@@ -90,7 +90,7 @@ def test_the_clients_own_constants_are_the_cores():
 
 def test_rows_of_a_newer_core_may_be_longer():
     column = b"\0\0\0\0"
-    handle, columns = wire.logprob_columns([3, 1, 1, column, column, column, column, "new"])
+    handle, columns = wire.prompt_logprobs([3, 1, 1, column, column, column, column, "new"])
     assert (handle, columns.num_top, list(columns.ranks)) == (3, 1, [0])
     handle, finished = wire.finished([4, "stop", None, 1, 0, 2, 0, 0.1, 0.2, 0.3, "new"])
     assert (handle, finished.reason, finished.decode_time) == (4, "stop", 0.3)

@@ -28,6 +28,7 @@ from engine_core.ipc.step import (
     result_layout,
 )
 from engine_core.token_sequences import sequence_words, thinking_begin
+from gpu_workers.late_masks import Forward
 from gpu_workers.model_runner import ModelRunner
 
 GONE = -1
@@ -55,6 +56,11 @@ class Request:
     started: bool = False
     allowed: Callable[[list[int]], Sequence[int]] | None = None
     """What may follow an output, where something binds it."""
+    is_late: Callable[[int], bool] = lambda attempt: False
+    """Whether the mask is late when it is needed for the n-th time, from 0 on."""
+    num_attempts: int = 0
+    num_skipped: int = 0
+    """Of the token that comes next."""
     sampled_here: bool = False
     """Whether its last token was sampled in its row, which then knows it."""
 
@@ -187,7 +193,10 @@ class Driver:
         budget, scheduled, chosen = self.shape.max_num_batched_tokens, [], []
         scored: list[tuple[int, list[int], int]] = []
         for request in live:
-            fed_back = request.num_computed == request.num_tokens - 1 and request.sampled_here
+            # A row that was skipped knows its last token as well; it may be given once more.
+            fed_back = request.num_computed == request.num_tokens - 1 and (
+                request.sampled_here or request.num_skipped % 2 == 1
+            )
             num_query = 1 if fed_back else min(budget, request.num_tokens - request.num_computed)
             if num_query == 0:
                 continue
@@ -219,10 +228,15 @@ class Driver:
         assert self.result.num_seqs == len(chosen)
         self._collect_scores([r for r in chosen if "prompt_logprobs" in r.sampling], [len(t) for _, t, _ in scored])
         for i, request in enumerate(chosen):
-            self._release_behind(request)
-            assert self.result.num_sampled[i] == (request.num_computed == request.num_tokens)
-            if self.result.num_sampled[i]:
+            samples = request.num_computed == request.num_tokens
+            assert self.result.num_sampled[i] == (samples and i not in self._skipped)
+            if i in self._skipped:
+                request.num_computed -= 1
+                request.num_skipped += 1
+            elif samples:
+                request.num_skipped = 0
                 self._collect(request, i)
+            self._release_behind(request)
 
     def _collect_scores(self, requests: list[Request], counts: list[int]) -> None:
         scores = iter(self.result.scores)
@@ -245,17 +259,28 @@ class Driver:
         self._plan.mask_rows[: len(bound)] = bound
         self._plan.header[NUM_MASKS] = len(bound)
 
-        def masks() -> LateMasks:
+        self._skipped = np.array([i for i in bound if self._is_late(chosen[i])], np.int64)
+
+        def masks(forward: Forward) -> tuple[np.ndarray, np.ndarray]:
+            assert forward() is not None
             made = LateMasks.over(late_layout(self.shape), bytearray(late_layout(self.shape).num_bytes))
+            made.masks[:] = 0x5A5A5A5A  # what is late may be anything
             for mask, i in zip(made.masks, bound, strict=False):
                 request = chosen[i]
                 assert request.allowed is not None
+                if i in self._skipped:
+                    continue
                 bits = np.zeros(32 * self.shape.num_mask_words, np.bool_)
                 bits[list(request.allowed(request.output))] = True
                 mask[:] = np.packbits(bits, bitorder="little").view(np.int32)
-            return made
+            return made.masks, self._skipped
 
         self.runner.execute(self._plan, self.result, masks)
+
+    @staticmethod
+    def _is_late(request: Request) -> bool:
+        request.num_attempts += 1
+        return request.is_late(request.num_attempts - 1)
 
     def _collect(self, request: Request, i: int) -> None:
         request.output.append(int(self.result.sampled[i, 0]))

@@ -6,7 +6,8 @@ everything but graphs, streams and events is the code that a GPU runs.
 
 import mmap
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
@@ -19,6 +20,7 @@ from engine_core.ipc.ring import Ring
 from engine_core.ipc.step import LateMasks, StepPlan, StepResult, StepShape, late_layout, plan_layout, result_layout
 from gpu_workers.cuda.device_queue import DeviceQueue
 from gpu_workers.cuda.runner import CudaRunner
+from gpu_workers.model_runner import Masks
 
 _TIMEOUT_SECONDS = 120.0
 
@@ -68,6 +70,13 @@ class InlineQueue(DeviceQueue):
     def open_masks(self, masks: Sequence[torch.Tensor], mask_rows: Sequence[torch.Tensor]) -> None:
         self._masks, self._mask_rows = masks, mask_rows
 
+    def mark_forward(self, slot: int) -> None:
+        self.ended_ns = 0
+
+    def forward_ended(self, slot: int) -> tuple[int, int] | None:
+        """It runs until somebody has slept beside it."""
+        return (self.ended_ns, 0) if self.ended_ns else None
+
     def masks(self, slot: int, num_masks: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self._mask_rows[slot][:num_masks], self._masks[slot][:num_masks]
 
@@ -82,10 +91,10 @@ class RingRunner:
     """Starts a runner for `config` (on the CPU always without graphs) and runs single steps on it."""
 
     def __init__(self, config: EngineConfig) -> None:
-        queue = None
+        self._queue: InlineQueue | None = None
         if DEVICE == "cpu":
-            queue, config = InlineQueue(), msgspec.structs.replace(config, enforce_eager=True)
-        self.runner = CudaRunner(config, queue=queue)
+            self._queue, config = InlineQueue(), msgspec.structs.replace(config, enforce_eager=True)
+        self.runner = CudaRunner(config, queue=self._queue)
         self.runner.load(lambda done, total: None)
         self.runner.start(lambda done, total: None)
         shape = StepShape(**config.step_capacities())
@@ -93,7 +102,7 @@ class RingRunner:
         late = late_layout(shape)
         self._plan_ring = Ring.create("plans", plans.num_bytes, 4, 1, late.num_bytes)
         self._late = [LateMasks.over(late, slot) for slot in self._plan_ring.late_slots]
-        self._masks: Callable[[], LateMasks] | None = None
+        self._masks: Masks | None = None
         self._result_ring = Ring.create("results", results.num_bytes, 4)
         self._plans = [StepPlan.over(plans, slot) for slot in self._plan_ring.slots]
         self._results = [StepResult.over(results, slot) for slot in self._result_ring.slots]
@@ -106,13 +115,25 @@ class RingRunner:
         self._finished.append(sequence)
         self._is_finished.set()
 
-    def _bring_masks(self) -> None:
-        """While the step is under way; only who waits for a late part has it made."""
-        assert self._masks is not None
-        self._late[self._plan_ring.slot_of(self._sequence)].masks[...] = self._masks().masks
-        self._plan_ring.publish_late(self._sequence)
+    def _bring_masks(self, timeout_ms: int) -> None:
+        """While the step is under way; only who waits for a late part has it made, once."""
+        assert timeout_ms > 0
+        if self._queue is not None:
+            self._queue.ended_ns = time.monotonic_ns()
+        if self._masks is None:
+            return
+        slot = self._plan_ring.slot_of(self._sequence)
+        plan, late = self._plans[slot], self._late[slot]
+        masks, skipped = self._masks(lambda: (0, 0))
+        self._masks = None
+        late.masks[: plan.num_masks] = masks[: plan.num_masks]
+        for mask, index in enumerate(plan.mask_rows[: plan.num_masks].tolist()):
+            if index not in skipped:
+                late.sequences[mask] = self._sequence
+        if len(skipped) == 0:
+            self._plan_ring.publish_late(self._sequence)
 
-    def execute(self, plan: StepPlan, result: StepResult, masks: Callable[[], LateMasks] | None = None) -> None:
+    def execute(self, plan: StepPlan, result: StepResult, masks: Masks | None = None) -> None:
         """Copies the plan into the ring, runs it, waits, and copies the result out."""
         self._masks = masks
         self._sequence += 1

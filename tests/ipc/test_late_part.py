@@ -89,24 +89,21 @@ def test_waiting_sleeps_until_it_is_there(ring: Ring) -> None:
     sleeps = []
 
     def sleep() -> None:
-        sleeps.append(ring.is_late_published(1))
+        sleeps.append(ring.is_published(1))
         if len(sleeps) == 3:
-            ring.publish_late(1)
+            ring.publish(1)
 
-    ring.publish(1)
-    ring.wait(1, never)
-    ring.wait_late(1, sleep)
+    ring.wait(1, sleep)
     assert sleeps == [False] * 3  # bells for other things wake too
-    ring.wait_late(1, never)
+    ring.wait(1, never)
 
 
 def test_a_sleep_that_ends_the_wait(ring: Ring) -> None:
     def sleep() -> None:
         raise EOFError
 
-    for wait in (ring.wait, ring.wait_late):
-        with pytest.raises(EOFError):
-            wait(1, sleep)
+    with pytest.raises(EOFError):
+        ring.wait(1, sleep)
 
 
 def test_another_process_writes_it(ring: Ring) -> None:
@@ -125,7 +122,8 @@ def test_another_process_writes_it(ring: Ring) -> None:
         ring.publish(sequence)
         writer.stdin.write(f"{sequence}\n")
         writer.stdin.flush()
-        ring.wait_late(sequence, lambda: None if doorbell.readline() else never())
+        while not ring.is_late_published(sequence):
+            assert doorbell.readline()
         late = np.frombuffer(ring.late_slots[ring.slot_of(sequence)], np.int32)
         assert (late == sequence).all()
     writer.communicate()
@@ -163,14 +161,17 @@ def test_masks_of_a_plan_cross_the_ring() -> None:
     padded = np.zeros((2, 32 * NUM_MASK_WORDS), bool)
     padded[:, :VOCAB_SIZE] = allowed
     masks[:2] = np.packbits(padded, axis=1, bitorder="little").view(np.int32)
+    LateMasks.over(late, ring.late_slots[0]).sequences[:2] = 1
     ring.publish_late(1)
 
     theirs.wait(1, never)
     plan = StepPlan.over(plans, theirs.slots[0])
     assert plan.num_masks == 2
     assert plan.mask_rows[: plan.num_masks].tolist() == [2, 0]
-    theirs.wait_late(1, never)
-    received = LateMasks.over(late, theirs.late_slots[0]).masks.view(np.uint32)
+    assert theirs.is_late_published(1)
+    part = LateMasks.over(late, theirs.late_slots[0])
+    assert part.sequences.tolist() == [1, 1, 0, 0, 0]
+    received = part.masks.view(np.uint32)
     tokens = np.arange(VOCAB_SIZE)
     assert ((received[:2, tokens // 32] >> (tokens % 32).astype(np.uint32) & 1) == allowed).all()
     os.close(ring.fd)

@@ -105,9 +105,16 @@ def test_many_matchers_of_a_grammar_have_several_lexers(vocabulary: Vocabulary) 
     """Four each, as far as that goes; whoever asks when all are taken waits for the next one alone."""
     compiler = GrammarCompiler(vocabulary, max_lexers=3)
     published: list[int] = []
-    late = LateMasks(np.zeros((16, 256), np.int32))
+    late = LateMasks(np.zeros(16, np.int64), np.zeros((16, 256), np.int32))
     matchers = Matchers(
-        8192, (1, 7), lambda _: late, published.append, compiler.compile_again, lambda *_: None, num_threads=2
+        8192,
+        (1, 7),
+        lambda _: late,
+        published.append,
+        lambda _: None,
+        compiler.compile_again,
+        lambda *_: None,
+        num_threads=2,
     )
     opened: list[Lexer] = []
 
@@ -126,7 +133,7 @@ def test_many_matchers_of_a_grammar_have_several_lexers(vocabulary: Vocabulary) 
     assert opened[:12] == [lexer for lexer in lexers for _ in range(4)]
     assert compiler.cache.num_bytes > 3 * 64 * 2**10
 
-    matchers.order(1, list(range(1, 17)), [0] * 16)
+    matchers.order(1, list(range(1, 17)))
     matchers.fill()
     assert published == [1]
     assert late.masks[0].any()
