@@ -47,6 +47,7 @@ from engine_core.open_requests import OpenRequests
 from engine_core.request import Request, RequestStatus
 from engine_core.response_store import ResponseStore
 from engine_core.scheduler import Scheduler
+from engine_core.step_pacing import StepPacing
 from engine_core.step_records import Finished, ScheduledStep
 from engine_core.timeline import Timeline
 from engine_core.utilities import answer
@@ -96,8 +97,8 @@ class EngineCore:
         self.timeline = Timeline()
         self.responses = ResponseStore()
         self.num_collected = 0
-        self._step_ns = 0
-        """How long the workers took for the step collected last."""
+        # Blocks that come back from the host are on their way while the step before runs.
+        self._pacing = StepPacing(config.scheduler, may_hold=kv_cache_manager.host is None)
         self._admission = Admission(config)
         self.epoch = time.time_ns()
         self._clients = Clients(self.epoch, replica)
@@ -160,7 +161,7 @@ class EngineCore:
 
     def _receive(self) -> None:
         """Takes in all that has arrived; sleeps when there is nothing else to do."""
-        timeout_ms = 0 if self._has_work() or self._may_hash else _IDLE_POLL_MS
+        timeout_ms = 0 if self._may_hash else self._timeout_ms()
         if self.grammars.link is not None:
             self._poller.modify(self.grammars.link.fileno(), zmq.POLLIN | zmq.POLLOUT * self.grammars.link.has_unsent)
         events = dict(self._poller.poll(timeout_ms))
@@ -174,7 +175,7 @@ class EngineCore:
         if self.grammars.link is not None and self.grammars.link.fileno() in events:
             self._receive_grammars()
         for count in range(_MAX_FRAMES_A_TURN if self._router in events else 0):
-            if count >= _FEW_FRAMES and self._has_work():
+            if count >= _FEW_FRAMES and self._timeout_ms() == 0:
                 break
             try:
                 identity, *frames = self._router.recv_multipart(zmq.NOBLOCK)
@@ -187,9 +188,10 @@ class EngineCore:
         for request in self.grammars.overdue(time.monotonic() - timeout):
             self._end_with_error(request, ERROR_MASK_TIMEOUT, f"The grammar's mask has not come for {timeout:g} s.")
 
-    def _has_work(self) -> bool:
-        """Whether a step could be planned, or has ended."""
-        return (self._may_schedule and self._has_room_in_flight()) or self._executor.next_result() is not None
+    def _timeout_ms(self) -> int:
+        """0: a step could be planned, or has ended."""
+        wait_ns = 0 if self._executor.next_result() is not None else self._wait_ns()
+        return _IDLE_POLL_MS if wait_ns is None else -(-wait_ns // 10**6)
 
     def _receive_control(self) -> None:
         while (message := self._link.receive()) is not None:
@@ -284,19 +286,20 @@ class EngineCore:
 
     # Schedule and dispatch
 
-    def _has_room_in_flight(self) -> bool:
-        return len(self._inflight) < self._config.scheduler.most_in_flight(self._step_ns)
+    def _wait_ns(self) -> int | None:
+        """How long the next step's planning has to wait, in nanoseconds; None: for an event."""
+        return self._pacing.wait_ns(self.scheduler.num_waiting, time.monotonic_ns()) if self._may_schedule else None
 
     def _schedule(self) -> ScheduledStep | None:
         """The next step, planned into the next free slot; None when nothing can or may run now."""
-        if not self._may_schedule or not self._has_room_in_flight():
+        if self._wait_ns() != 0:
             return None
         plan = self._executor.plan_slot()
         if plan is None:
             return None
         self._plan_ns = time.monotonic_ns()
         self.work.begin("planning", self.scheduler.next_step_id)
-        step = self.scheduler.schedule(plan, self._plan_ns / 1e9)
+        step = self.scheduler.schedule(plan, self._plan_ns / 1e9, self._pacing.enough_tokens)
         self._may_schedule = step is not None
         return step
 
@@ -305,6 +308,7 @@ class EngineCore:
         self._inflight.append(step)
         self.grammars.order_masks(step)
         dispatch_ns = time.monotonic_ns()
+        self._pacing.dispatched(step.num_tokens, dispatch_ns)
         self.timeline.planned(step.step_id, len(step.rows), step.num_tokens, self._plan_ns, dispatch_ns)
 
     # Collect, update and send
@@ -323,7 +327,7 @@ class EngineCore:
         self._clients.add_step(outputs, result, self.scheduler.table)
         started_ns, ended_ns = int(result.header[STARTED_NS]), int(result.header[ENDED_NS])
         self._executor.release_result()
-        self._step_ns = ended_ns - started_ns
+        self._pacing.collected(started_ns, ended_ns)
         self.num_collected += 1
         self.metrics.step(outputs, now)
         for finished in outputs.finished:

@@ -27,6 +27,7 @@ from engine_core.prompt_hashing import PromptHashing
 from engine_core.request import Request, RequestStatus
 from engine_core.retirement import Retirement
 from engine_core.row_table import RowTable
+from engine_core.step_pacing import FEW_WAITING
 from engine_core.step_records import Finished, ScheduledStep, ScoredTokens, StepOutputs
 
 _MAX_STARTS = 64
@@ -106,13 +107,14 @@ class Scheduler:
 
     # The step
 
-    def schedule(self, plan: StepPlan, now: float) -> ScheduledStep | None:
-        """Plans one step into `plan`; None when there is nothing that could run before a result comes."""
+    def schedule(self, plan: StepPlan, now: float, enough_tokens: int | None = None) -> ScheduledStep | None:
+        """Plans one step into `plan`; None when there is nothing that could run before a result comes. Of a few waiting
+        prompts no more are started once those that were have `enough_tokens` (`StepPacing.enough_tokens`)."""
         self.kv.now = now
         step_id, writer, num_preemptions = self.next_step_id, PlanWriter(plan), self.num_preemptions
         rows, counts = self._schedule_running(writer)
         if self.num_preemptions == num_preemptions:
-            rows, counts = self._admit(writer, rows, counts, now)
+            rows, counts = self._admit(writer, rows, counts, now, enough_tokens)
         if len(rows) == 0:
             return None
         table = self.table
@@ -221,9 +223,9 @@ class Scheduler:
     # Waiting requests
 
     def _admit(
-        self, writer: PlanWriter, rows: np.ndarray, counts: np.ndarray, now: float
+        self, writer: PlanWriter, rows: np.ndarray, counts: np.ndarray, now: float, enough_tokens: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Starts waiting requests in order while budget, rows and blocks last."""
+        """Starts waiting requests in order while budget, rows and blocks last, and until they have `enough_tokens`."""
         budget = self.config.max_num_batched_tokens - int(counts.sum())
         if budget == 0 or self._num_admissible() == 0:
             return rows, counts
@@ -233,7 +235,10 @@ class Scheduler:
         new_rows: list[int] = []
         new_counts: list[int] = []
         most = _MAX_STARTS if self.num_running else self.table.num_free
-        while budget > 0 and self.table.num_free > 0 and len(new_rows) < most:
+        least_budget = 0
+        if enough_tokens is not None and self.num_waiting <= FEW_WAITING:
+            least_budget = max(0, budget - enough_tokens)
+        while budget > least_budget and self.table.num_free > 0 and len(new_rows) < most:
             request = self.policy.peek()
             if request is None or request.row >= 0:  # a preempted one whose last tokens are still in flight
                 break

@@ -30,6 +30,7 @@ from engine_core.ipc.step import (
 from engine_core.kv_cache_manager import make_kv_cache_manager
 from engine_core.request import Request
 from engine_core.scheduler import Scheduler
+from engine_core.step_pacing import StepPacing
 from engine_core.step_records import ScheduledStep, StepOutputs
 
 _SAMPLED_TOKEN = -1
@@ -95,7 +96,8 @@ class Replica:
         self._num_added = 0
         self._unstarted: dict[int, int] = {}
         """Prompt tokens by handle, of admitted requests without a first token."""
-        self._step_seconds = 0.0
+        self._pacing = StepPacing(config.scheduler, may_hold=self.scheduler.kv.host is None)
+        self._may_schedule = False
         self._core_free = self._gpu_free = self._stores_end = self._loads_end = 0.0
 
     def add(self, request: TraceRequest) -> None:
@@ -128,19 +130,25 @@ class Replica:
         """When something will have happened that the core can take in; infinite: never."""
         arrival = self._arrivals[0].arrival if self._arrivals else math.inf
         end = self._inflight[0].ends_at if self._inflight else math.inf
-        return max(self._core_free, min(arrival, end))
+        wait_ns = self._wait_ns() if self._may_schedule else None
+        plan = math.inf if wait_ns is None else self._core_free + wait_ns / 1e9
+        return max(self._core_free, min(arrival, end, plan))
+
+    def _wait_ns(self) -> int | None:
+        return self._pacing.wait_ns(self.scheduler.num_waiting, round(self._core_free * 1e9))
 
     def _turn(self, now: float) -> None:
         while self._arrivals and self._arrivals[0].arrival <= now:
             self._admit(self._arrivals.popleft())
+            self._may_schedule = True
         self._core_free = now
         while self._inflight and self._inflight[0].ends_at <= self._core_free:
             ended = self._inflight.popleft()
-            self._step_seconds = ended.seconds
+            self._pacing.collected(round((ended.ends_at - ended.seconds) * 1e9), round(ended.ends_at * 1e9))
             self._collect(ended.step)
-        most = self._config.scheduler.most_in_flight(round(self._step_seconds * 1e9))
-        while len(self._inflight) < most and self._dispatch():
-            pass
+            self._may_schedule = True
+        while self._may_schedule and self._wait_ns() == 0:
+            self._may_schedule = self._dispatch()
         while self._inflight and self.scheduler.hash_ahead():
             pass
 
@@ -172,13 +180,14 @@ class Replica:
 
     def _dispatch(self) -> bool:
         """Plans one more step if there is one, and lets the GPU run it as soon as it can."""
-        step = self.scheduler.schedule(self._plan, self._core_free)
+        step = self.scheduler.schedule(self._plan, self._core_free, self._pacing.enough_tokens)
         if step is None:
             return False
         costs, cache, plan = self._costs, self._config.cache, self._plan
         self._core_free += costs.core_seconds(len(step.rows)) / 2
         self._core_free += int(plan.header[NUM_ROW_INITS]) * costs.start_seconds
         dispatched = self._core_free + costs.launch_seconds
+        self._pacing.dispatched(step.num_tokens, round(dispatched * 1e9))
         if plan.num_stores:
             seconds = costs.copy_seconds(plan.num_stores, cache.bytes_per_block)
             self._stores_end = max(self._stores_end, dispatched) + seconds
