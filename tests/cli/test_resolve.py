@@ -131,7 +131,7 @@ def test_default_sampling(tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps(generation))
     result = resolved(folder)
     assert result.frontend.default_sampling == {"temperature": 0.6, "top_p": 0.9, "max_tokens": 7}
-    assert result.engine.model.eos_token_ids == (3,)
+    assert result.engine.model.eos_token_ids == (3, 2)
     assert resolved(folder, generation_config="vllm").frontend.default_sampling == {}
     other = tmp_path / "other"
     other.mkdir()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from engine_core.config.checkpoint import MAX_HEADER_BYTES, read_checkpoint, read_header
-from engine_core.config.consistency import check_checkpoint
+from engine_core.config.consistency import with_checkpoint
 from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import load_model_config
 from tests.config.models import make_model_folder, safetensors_header, write_safetensors
@@ -124,12 +124,12 @@ def test_a_damaged_file_gives_a_sentence_or_the_same_amount_of_data(
 def test_config_and_weights_must_belong_together(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path)
     model, tensors = load_model_config(folder), read_checkpoint(folder)
-    check_checkpoint(model, tensors)
+    with_checkpoint(model, tensors)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         with pytest.raises(ConfigError, match=f"no tensor {name}"):
-            check_checkpoint(model, {key: info for key, info in tensors.items() if key != name})
+            with_checkpoint(model, {key: info for key, info in tensors.items() if key != name})
     with pytest.raises(ConfigError, match="lack layer 1"):
-        check_checkpoint(model, {key: info for key, info in tensors.items() if "layers.1." not in key})
+        with_checkpoint(model, {key: info for key, info in tensors.items() if "layers.1." not in key})
     other = load_model_config(make_model_folder(tmp_path / "other", vocab_size=97))
     with pytest.raises(ConfigError, match="do not belong together"):
-        check_checkpoint(other, tensors)
+        with_checkpoint(other, tensors)
