@@ -74,13 +74,15 @@ _TRAINING = {
 }  # fmt: skip
 _OUTPUTS = {
     "return_dict", "return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "use_cache",
-    "chunk_size_feed_forward", "num_logits_to_keep", "torchscript", "use_bfloat16", "tf_legacy_loss",
+    "_sliding_window_pattern", "chunk_size_feed_forward", "num_logits_to_keep", "torchscript", "use_bfloat16",
+    "tf_legacy_loss",
     "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
     "_experts_implementation_internal", "_output_attentions", "_flash_attn_2_enabled", "is_decoder",
     "slow_but_exact", "reorder_and_upcast_attn", "init_device",
 }  # fmt: skip
 _NOTES = {
-    "_name_or_path", "name_or_path", "_commit_hash", "_post_init_done", "transformers_version",
+    "_name_or_path", "name_or_path", "_commit_hash", "_post_init_done", "ignore_keys_at_rope_validation",
+    "transformers_version",
     "transformers.js_config", "auto_map", "id2label", "label2id", "num_labels", "problem_type",
     "finetuning_task", "task_specific_params", "unsloth_version", "unsloth_fixed", "is_llama_config",
 }  # fmt: skip
@@ -117,6 +119,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attn_scale": (),
     "softmax_scale": (),
     "attn_temperature_tuning": (False,),
+    "floor_scale": (),
+    "attention_in_multiplier": (1.0,),
+    "attention_out_multiplier": (1.0,),
+    "key_multiplier": (1.0,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "clip_qkv": (),
@@ -151,6 +157,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_bias": (False,),
     "bias": (False,),
     "no_bias": (True,),
+    "mlp_multipliers": ([1.0, 1.0],),
     "swiglu_limit": (),
     "swiglu_alpha": (),
     "num_experts": (0,),
