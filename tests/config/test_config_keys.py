@@ -18,8 +18,8 @@ FILE = Path("/m/config.json")
 OTHER_DECODERS = (
     "apertus", "arcee", "bitnet", "cohere", "cohere2", "cwm", "diffllama", "exaone4", "falcon_h1", "gemma", "glm",
     "glm4", "granite", "granite_swa", "helium", "hunyuan_v1_dense", "hyperclovax", "llama4_text", "ministral",
-    "nemotron", "olmo", "olmo2", "olmo3", "persimmon", "phi", "phi3", "qwen2", "seed_oss", "smollm3", "stablelm", "starcoder2",
-    "vaultgemma",
+    "nemotron", "olmo", "olmo2", "olmo3", "persimmon", "phi", "phi3", "qwen2", "seed_oss", "smollm3", "stablelm",
+    "starcoder2", "vaultgemma",
 )  # fmt: skip
 """Whose keys can stay behind in the config.json of a model that was converted to a supported architecture."""
 STRUCTURE = (
