@@ -53,8 +53,8 @@ class TensorInfo(msgspec.Struct, frozen=True):
     dtype: str
     shape: tuple[int, ...]
     num_bytes: int
-    file: str = ""
-    begin: int = 0
+    file: str
+    begin: int
     """Where its bytes stand: from there on in that file."""
 
     def bytes_at(self, dtype_bytes: int) -> int:

@@ -75,15 +75,13 @@ _TRAINING = {
 _OUTPUTS = {
     "return_dict", "return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "use_cache",
     "_sliding_window_pattern", "chunk_size_feed_forward", "num_logits_to_keep", "torchscript", "use_bfloat16",
-    "tf_legacy_loss",
-    "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
-    "_experts_implementation_internal", "_output_attentions", "_flash_attn_2_enabled", "is_decoder",
-    "slow_but_exact", "reorder_and_upcast_attn", "init_device",
+    "tf_legacy_loss", "attn_implementation", "_attn_implementation", "_attn_implementation_autoset",
+    "_attn_implementation_internal", "_experts_implementation_internal", "_output_attentions", "_flash_attn_2_enabled",
+    "is_decoder", "slow_but_exact", "reorder_and_upcast_attn", "init_device",
 }  # fmt: skip
 _NOTES = {
     "_name_or_path", "name_or_path", "_commit_hash", "_post_init_done", "ignore_keys_at_rope_validation",
-    "transformers_version",
-    "transformers.js_config", "auto_map", "id2label", "label2id", "num_labels", "problem_type",
+    "transformers_version", "transformers.js_config", "auto_map", "id2label", "label2id", "num_labels", "problem_type",
     "finetuning_task", "task_specific_params", "unsloth_version", "unsloth_fixed", "is_llama_config",
 }  # fmt: skip
 # auto_map names code of the checkpoint's own. Nothing here runs it; transformers does only where its user says so.

@@ -107,15 +107,14 @@ def find_sliding_layers(hf: HfConfig, architecture: str, file: Path) -> tuple[in
     """Which layers see a window only: what `layer_types` says, or else the rule of the family. Raises `ConfigError` for
     what the family does not mean."""
     layers = range(hf.num_hidden_layers)
+    sliding: tuple[int, ...]
     if architecture == "LlamaForCausalLM":
-        sliding: tuple[int, ...] = ()
+        sliding = ()
         hides = hf.sliding_window is not None and hf.sliding_window < hf.max_position_embeddings
         if hf.use_sliding_window or (hf.use_sliding_window is None and hides):
-            key, value = (
-                ("use_sliding_window", "true") if hf.use_sliding_window else ("sliding_window", hf.sliding_window)
-            )
+            found = "use_sliding_window true" if hf.use_sliding_window else f"sliding_window {hf.sliding_window}"
             raise ConfigError(
-                f'{file}: {key} {value} is not supported for {architecture}; "use_sliding_window": false would do, or '
+                f'{file}: {found} is not supported for {architecture}; "use_sliding_window": false would do, or '
                 f"neither key."
             )
     elif architecture == "MistralForCausalLM":

@@ -118,10 +118,6 @@ def _from_hf(hf: HfConfig, generation: HfGenerationConfig, architecture: str, pa
     file = path / "config.json"
     num_heads = hf.num_attention_heads
     num_kv_heads = hf.num_key_value_heads or num_heads
-    dtype = hf.dtype or hf.torch_dtype
-    if dtype is not None:
-        dtype = dtype.removeprefix("torch.")
-        dtype = _SYNONYMS.get(dtype, dtype)
     if hf.quantization_config:
         method = str(hf.quantization_config.get("quant_method", "an unnamed method"))[:100]
         raise ConfigError(f"{path} is quantized with {method}, which is not supported.")
@@ -132,14 +128,6 @@ def _from_hf(hf: HfConfig, generation: HfGenerationConfig, architecture: str, pa
     head_dim = hf.head_dim or hf.hidden_size // num_heads
     if head_dim % 2:
         raise ConfigError(f"{file}: head_dim {head_dim} is odd, and RoPE turns pairs.")
-    if dtype is not None and dtype not in DTYPE_BYTES:
-        raise ConfigError(f"{file}: dtype {dtype[:40]!r} is not one of {', '.join(DTYPE_BYTES)}.")
-    is_gemma = architecture in _GEMMA
-    act_key = "hidden_activation" if is_gemma else "hidden_act"
-    wanted_act = "gelu_pytorch_tanh" if is_gemma else "silu"
-    hidden_act = (hf.hidden_activation or wanted_act) if is_gemma else _SYNONYMS.get(hf.hidden_act, hf.hidden_act)
-    if hidden_act != wanted_act:
-        raise ConfigError(f"{file}: {act_key} {hidden_act[:40]!r} is not supported; supported: {wanted_act}.")
     sliding_layers = find_sliding_layers(hf, architecture, file)
     if architecture == "Gemma3ForCausalLM":
         rope, sliding_rope = read_ropes_by_layer(hf, file)
@@ -156,7 +144,7 @@ def _from_hf(hf: HfConfig, generation: HfGenerationConfig, architecture: str, pa
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
         max_position_embeddings=hf.max_position_embeddings,
-        hidden_act=hidden_act,
+        hidden_act=_hidden_act(hf, architecture, file),
         rms_norm_eps=hf.rms_norm_eps,
         rope=rope,
         sliding_rope=sliding_rope,
@@ -169,11 +157,33 @@ def _from_hf(hf: HfConfig, generation: HfGenerationConfig, architecture: str, pa
         attention_bias=hf.attention_bias,
         mlp_bias=hf.mlp_bias,
         qk_norm=architecture in _WITH_QK_NORM,
-        post_norms=is_gemma,
-        dtype=dtype,
+        post_norms=architecture in _GEMMA,
+        dtype=_dtype(hf, file),
         bos_token_id=next(iter(_token_ids(hf.bos_token_id)), None),
         eos_token_ids=_eos_token_ids(hf, generation, path),
     )
+
+
+def _hidden_act(hf: HfConfig, architecture: str, file: Path) -> str:
+    """Each family has one activation, under a name of its own."""
+    if architecture in _GEMMA:
+        key, wanted, given = "hidden_activation", "gelu_pytorch_tanh", hf.hidden_activation or "gelu_pytorch_tanh"
+    else:
+        key, wanted, given = "hidden_act", "silu", _SYNONYMS.get(hf.hidden_act, hf.hidden_act)
+    if given != wanted:
+        raise ConfigError(f"{file}: {key} {given[:40]!r} is not supported; supported: {wanted}.")
+    return wanted
+
+
+def _dtype(hf: HfConfig, file: Path) -> str | None:
+    given = hf.dtype or hf.torch_dtype
+    if given is None:
+        return None
+    given = given.removeprefix("torch.")
+    dtype = _SYNONYMS.get(given, given)
+    if dtype not in DTYPE_BYTES:
+        raise ConfigError(f"{file}: dtype {dtype[:40]!r} is not one of {', '.join(DTYPE_BYTES)}.")
+    return dtype
 
 
 def _eos_token_ids(hf: HfConfig, generation: HfGenerationConfig, path: Path) -> tuple[int, ...]:

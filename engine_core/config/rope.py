@@ -27,7 +27,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 """What the types that are supported need beside them."""
 _WITHOUT_EFFECT = ("original_max_position_embeddings",)
 """Of types that do not need it."""
-_LAYER_KINDS = ("full_attention", "sliding_attention")
+LAYER_KINDS = ("full_attention", "sliding_attention")
 
 
 class RopeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,7 +68,7 @@ class HfRopes(msgspec.Struct, kw_only=True):
 
 def read_rope(hf: HfRopes, file: Path) -> RopeConfig:
     """The one RoPE of all layers. Raises `ConfigError` for what is not supported and for a contradiction."""
-    for kind in _LAYER_KINDS:
+    for kind in LAYER_KINDS:
         if kind in (hf.rope_parameters or {}):
             raise ConfigError(
                 f"{file}: rope_parameters.{kind} is for models whose kinds of layers differ in RoPE; rope_type and "
@@ -88,7 +88,7 @@ def read_rope(hf: HfRopes, file: Path) -> RopeConfig:
 def read_ropes_by_layer(hf: HfRopes, file: Path) -> tuple[RopeConfig, RopeConfig]:
     """Gemma 3's: of the layers that see all tokens, and of those with a window. Raises `ConfigError` as `read_rope`."""
     given = hf.rope_parameters or {}
-    other = next((name for name in given if name not in _LAYER_KINDS), None)
+    other = next((name for name in given if name not in LAYER_KINDS), None)
     if other is not None:
         raise ConfigError(
             f"{file}: {other[:40]!r} in rope_parameters is not for one kind of layers; full_attention and "
@@ -97,7 +97,8 @@ def read_ropes_by_layer(hf: HfRopes, file: Path) -> tuple[RopeConfig, RopeConfig
     for kind, value in given.items():
         if not isinstance(value, dict | None):
             raise ConfigError(f"{file}: rope_parameters.{kind} must be an object.")
-    full = {**(given.get("full_attention") or {}), **(hf.rope_scaling or {})}
+    # As in transformers, where rope_scaling has to say `rope_type`: `type` would not change it.
+    full = {**(given.get("full_attention") or {"rope_type": "default"}), **(hf.rope_scaling or {})}
     sliding = given.get("sliding_attention") or {}
     return (
         _rope(full, "rope_parameters", hf.rope_theta, hf, file),

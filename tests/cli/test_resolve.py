@@ -142,7 +142,7 @@ def test_default_sampling(tmp_path: Path) -> None:
         resolved(folder, generation_config=str(other))
 
 
-def test_what_the_files_say_in_vain_is_named(tmp_path: Path) -> None:
+def test_keys_without_effect_are_named(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "m", a_note=1, _name_or_path="x", another={})
     generation = {"no_repeat_ngram_size": 3, "num_beams": 1, "temperature": 0.5, "stop_strings": ["x"], "min_length": 0}
     (folder / "generation_config.json").write_text(json.dumps(generation))

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine_core.config.config_keys import NEUTRAL
 from engine_core.config.errors import ConfigError
+from engine_core.config.hf_config import HfConfig
 from engine_core.config.model_config import load_model_config
-from engine_core.config.rope import RopeConfig
+from engine_core.config.rope import LAYER_KINDS, HfRope, RopeConfig
 from tests.config.models import TINY_CONFIG, make_model_folder
 
 
@@ -217,18 +219,20 @@ json_values = st.recursive(
 )
 
 
+rope_dictionaries = st.dictionaries(st.sampled_from([*HfRope.__struct_fields__, *LAYER_KINDS, "x\n"]), json_values)
+
+
 @given(
-    name=st.sampled_from(
-        [*TINY_CONFIG, "rope_scaling", "rope_parameters", "rope_theta", "dtype", "head_dim", "bos_token_id"]
-    ),
-    value=json_values,
+    family=st.sampled_from([{}, QWEN3, MISTRAL, GEMMA2, GEMMA3]),
+    name=st.sampled_from([*TINY_CONFIG, *HfConfig.__struct_fields__, "model_type", *NEUTRAL]),
+    value=json_values | rope_dictionaries,
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_any_value_is_understood_or_refused_in_a_sentence(
-    tmp_path_factory: pytest.TempPathFactory, name: str, value: Any
+    tmp_path_factory: pytest.TempPathFactory, family: dict[str, Any], name: str, value: Any
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
-    (folder / "config.json").write_text(json.dumps({**TINY_CONFIG, name: value}))
+    (folder / "config.json").write_text(json.dumps({**TINY_CONFIG, **family, name: value}))
     refusal = ""
     try:
         load_model_config(folder)

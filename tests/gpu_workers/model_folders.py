@@ -271,6 +271,10 @@ REFUSED: dict[str, tuple[dict[str, Any], Edit, str]] = {
         {}, config(rope_parameters=BY_LAYER),
         "rope_parameters.full_attention is for models whose kinds of layers differ in RoPE",
     ),
+    "gemma3's rope_scaling with `type`": (
+        gemma3(), config(rope_parameters=ABSENT, rope_scaling={"type": "linear", "factor": 4.0}),
+        "'factor' in rope_parameters is not understood with the type 'default'; rope_theta would do.",
+    ),
     "gemma3 without layers": (
         gemma3(), config(rope_parameters=PLAIN_ROPE),
         "'rope_type' in rope_parameters is not for one kind of layers; full_attention and sliding_attention would do.",
