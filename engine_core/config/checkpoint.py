@@ -44,7 +44,7 @@ STORED_BITS = {
     "I64": 64,
     "U64": 64,
 }
-_CONVERTED = ("F16", "BF16", "F32", "F64")  # loaded at the serving dtype, whatever they are stored as
+CONVERTED = ("F16", "BF16", "F32", "F64")  # loaded at the serving dtype, whatever they are stored as
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
@@ -59,7 +59,7 @@ class TensorInfo(msgspec.Struct, frozen=True):
 
     def bytes_at(self, dtype_bytes: int) -> int:
         """Its size once loaded to be served at a dtype of that many bytes."""
-        return math.prod(self.shape) * dtype_bytes if self.dtype in _CONVERTED else self.num_bytes
+        return math.prod(self.shape) * dtype_bytes if self.dtype in CONVERTED else self.num_bytes
 
 
 def read_checkpoint(path: Path) -> dict[str, TensorInfo]:

@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from engine_core.config.checkpoint import TensorInfo, hold_the_same
+from engine_core.config.checkpoint import CONVERTED, TensorInfo, hold_the_same
 from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import ModelConfig
 
@@ -36,7 +36,14 @@ def with_checkpoint(model: ModelConfig, tensors: dict[str, TensorInfo]) -> Model
 
 
 def _check(model: ModelConfig, tensors: dict[str, TensorInfo]) -> None:
-    """Embeddings, output matrix and layers are there and have the shapes that config.json says."""
+    """Weights are floats, and embeddings, output matrix and layers are there in the shapes that config.json says."""
+    for name, stored in tensors.items():
+        # As numbers of another kind a weight needs scales, and config.json names no quantization that has them.
+        if stored.dtype not in CONVERTED:
+            raise ConfigError(
+                f"{stored.file}: {name[:200]!r} is stored as {stored.dtype}, which is not supported; "
+                f"{', '.join(CONVERTED[:-1])} or {CONVERTED[-1]} would do."
+            )
     wanted = (model.vocab_size, model.hidden_size)
     names: tuple[str, ...] = (EMBEDDING, OUTPUT)
     if model.tie_word_embeddings:  # either will do

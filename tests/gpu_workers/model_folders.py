@@ -322,6 +322,10 @@ REFUSED: dict[str, tuple[dict[str, Any], Edit, str]] = {
         {}, lambda folder: (folder / "adapter_config.json").write_text("{}") and None,
         "holds an adapter (adapter_config.json), which is not supported; the merged model without that file would do.",
     ),
+    "weights as integers": (
+        {}, stored_as(torch.int8), "is stored as I8, which is not supported; F16, BF16, F32 or F64 would do."
+    ),
+    "weights as FP8": ({}, stored_as(torch.float8_e4m3fn), "is stored as F8_E4M3, which is not supported"),
     "no output matrix": (
         {}, drop(OUTPUT),
         'no tensor lm_head.weight; "tie_word_embeddings": true in config.json would do if the embedding is used.',
