@@ -33,7 +33,9 @@ def _fill_from_files(model: nn.Module, path: Path, progress: ProgressCallback) -
     headers = {file: read_header(file) for file in weight_files(path)}  # all checked before the first byte is copied
     total = sum(tensor.num_bytes for header in headers.values() for tensor in header.values())
     parameters = dict(model.named_parameters())
-    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(parameters)
+    first_names = {id(parameter): name for name, parameter in parameters.items()}
+    tied = {name: first_names[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+    stored = {name for header in headers.values() for name in header}
     missing = {(id(p), shard): name for name, p in parameters.items() for shard in getattr(p, "shards", (None,))}
     copier = make_copier(next(model.parameters()).device)
     done = 0
@@ -43,8 +45,10 @@ def _fill_from_files(model: nn.Module, path: Path, progress: ProgressCallback) -
             with safe_open(file, framework="pt") as tensors:
                 for name in header:
                     # A tied model's stored copy of its embedding, and what is computed here, are left where they are.
-                    if name not in tied and not name.endswith(_COMPUTED):
-                        target = _target(name, getattr(model, "FUSED", {}))
+                    first_name = tied.get(name, name)
+                    is_copy = first_name != name and first_name in stored
+                    if not is_copy and not name.endswith(_COMPUTED):
+                        target = _target(first_name, getattr(model, "FUSED", {}))
                         tensor = tensors.get_tensor(name)
                         copier.copy(*_place(parameters, missing, target, tensor, f"{file}: {name}"))
                     done += header[name].num_bytes

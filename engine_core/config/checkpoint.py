@@ -20,6 +20,7 @@ MAX_HEADER_BYTES = 100 * 2**20
 MAX_INDEX_BYTES = 100 * 2**20
 _MAX_DIMS = 16
 _MAX_FILE_NAME = 255
+_COMPARED_AT_ONCE = 4 * 2**20
 
 STORED_BITS = {
     "BOOL": 8,
@@ -43,7 +44,7 @@ STORED_BITS = {
     "I64": 64,
     "U64": 64,
 }
-_CONVERTED = ("F16", "BF16", "F32", "F64")  # loaded at the serving dtype, whatever they are stored as
+CONVERTED = ("F16", "BF16", "F32", "F64")  # loaded at the serving dtype, whatever they are stored as
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
@@ -52,30 +53,56 @@ class TensorInfo(msgspec.Struct, frozen=True):
     dtype: str
     shape: tuple[int, ...]
     num_bytes: int
+    file: str
+    begin: int
+    """Where its bytes stand: from there on in that file."""
 
     def bytes_at(self, dtype_bytes: int) -> int:
         """Its size once loaded to be served at a dtype of that many bytes."""
-        return math.prod(self.shape) * dtype_bytes if self.dtype in _CONVERTED else self.num_bytes
+        return math.prod(self.shape) * dtype_bytes if self.dtype in CONVERTED else self.num_bytes
 
 
 def read_checkpoint(path: Path) -> dict[str, TensorInfo]:
-    """All tensors of the model folder `path`. Raises `ConfigError` when a file is missing or damaged."""
+    """All tensors of the model folder `path`. Raises `ConfigError` when a file is missing or damaged, or when two files
+    hold a tensor of the same name."""
     tensors: dict[str, TensorInfo] = {}
     for file in weight_files(path):
-        tensors.update(read_header(file))
+        header = read_header(file)
+        twice = next(iter(tensors.keys() & header.keys()), None)
+        if twice is not None:
+            raise ConfigError(f"{file}: {twice[:200]!r} is there a second time; {tensors[twice].file} has it too.")
+        tensors.update(header)
     return tensors
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a model folder: those that its index names, or the one file, or all there are."""
-    index = path / "model.safetensors.index.json"
-    if index.exists():
+    """The safetensors files of a model folder: the whole one where there is one, as in transformers, or those that the
+    index names, or all there are."""
+    single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
         return _indexed_files(path, index)
-    single = path / "model.safetensors"
-    files = [single] if single.exists() else sorted(path.glob("*.safetensors"))
+    files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ConfigError(f"{path} has no weights: there is no *.safetensors file in it.")
     return files
+
+
+def hold_the_same(first: TensorInfo, second: TensorInfo) -> bool:
+    """Whether two tensors are the same bytes; reads them up to the first difference."""
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    with open(first.file, "rb") as one, open(second.file, "rb") as other:
+        one.seek(first.begin)
+        other.seek(second.begin)
+        left = first.num_bytes
+        while left:
+            size = min(left, _COMPARED_AT_ONCE)
+            if one.read(size) != other.read(size):
+                return False
+            left -= size
+    return True
 
 
 def _indexed_files(path: Path, index: Path) -> list[Path]:
@@ -91,7 +118,9 @@ def _indexed_files(path: Path, index: Path) -> list[Path]:
         if Path(name).name != name or too_long or not name.endswith(".safetensors"):
             raise ConfigError(f"{index} names {name[:200]!r}, which is not a safetensors file of that folder.")
         if not (path / name).exists():
-            raise ConfigError(f"{index} names {name}, which is missing.")
+            raise ConfigError(
+                f"{index} names {name}, which is missing; that file would do, or no index if others have the weights."
+            )
     return [path / name for name in names]
 
 
@@ -113,10 +142,10 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{file} is not a safetensors file: its header is not a JSON object.")
     raw.pop("__metadata__", None)
-    return _check_layout(file, raw, size - 8 - length)
+    return _check_layout(file, raw, 8 + length, size)
 
 
-def _check_layout(file: Path, raw: Mapping[str, Any], data_bytes: int) -> dict[str, TensorInfo]:
+def _check_layout(file: Path, raw: Mapping[str, Any], data_begin: int, size: int) -> dict[str, TensorInfo]:
     """The tensors cover the data from its first to its last byte without holes, as the format demands."""
     tensors: dict[str, TensorInfo] = {}
     spans: list[tuple[int, int]] = []
@@ -124,9 +153,9 @@ def _check_layout(file: Path, raw: Mapping[str, Any], data_bytes: int) -> dict[s
         dtype, shape, begin, end = _parse_entry(file, name, entry)
         if end - begin != -(-math.prod(shape) * STORED_BITS[dtype] // 8):
             raise ConfigError(f"{file} is damaged: the size of {name[:200]!r} does not fit its shape.")
-        tensors[name] = TensorInfo(dtype, shape, end - begin)
+        tensors[name] = TensorInfo(dtype, shape, end - begin, str(file), data_begin + begin)
         spans.append((begin, end))
-    position = 0
+    position, data_bytes = 0, size - data_begin
     for begin, end in sorted(spans):
         if begin != position:
             raise ConfigError(f"{file} is damaged: its tensors overlap or leave holes.")

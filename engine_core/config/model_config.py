@@ -10,22 +10,19 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from engine_core.config.config_keys import check_keys
 from engine_core.config.errors import ConfigError
-from engine_core.config.hf_config import FAMILY_DEFAULTS, HfConfig, HfGenerationConfig, HfRope, find_sliding_layers
+from engine_core.config.hf_config import (
+    FAMILY_DEFAULTS,
+    MODEL_TYPES,
+    HfConfig,
+    HfGenerationConfig,
+    find_architecture,
+    find_sliding_layers,
+)
+from engine_core.config.rope import RopeConfig, read_rope, read_ropes_by_layer
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
-
-class RopeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Rotary embeddings: plain ("default"), "linear" scaling (Chen et al. 2023) or "llama3" (Llama 3.1's by-frequency
-    interpolation)."""
-
-    rope_type: str = "default"
-    theta: float = 10000.0
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,23 +61,20 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """RMSNorm over each head of q and k before RoPE (Qwen3, Gemma 3)."""
     post_norms: bool = False
     """RMSNorm of what attention and MLP put out, before it is added (Gemma 2 and 3)."""
-    dtype: str = "bfloat16"
-    """The dtype of the checkpoint."""
+    dtype: str | None = "bfloat16"
+    """The dtype of the checkpoint; None: config.json does not say it."""
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    """Those of generation_config.json and config.json together; what serves a model adds the tokenizer's."""
     quantization: str | None = None
 
 
-SUPPORTED_ARCHITECTURES = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen3ForCausalLM",
-    "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
-)
+SUPPORTED_ARCHITECTURES = tuple(MODEL_TYPES)
 """Known without importing gpu_workers (and torch); a test keeps it equal to the registry there."""
 _WITH_QK_NORM = ("Qwen3ForCausalLM", "Gemma3ForCausalLM")
 _GEMMA = ("Gemma2ForCausalLM", "Gemma3ForCausalLM")
+_SYNONYMS = {"half": "float16", "float": "float32", "swish": "silu"}
+"""Other names that torch and transformers have for dtypes and activations."""
 
 T = TypeVar("T")
 
@@ -93,23 +87,21 @@ def load_model_config(path: Path) -> ModelConfig:
     """
     if not path.is_dir():
         raise ConfigError(f"There is no model folder {path}.")
+    if (path / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{path} holds an adapter (adapter_config.json), which is not supported; the merged model without that "
+            f"file would do."
+        )
     file = path / "config.json"
     raw = read_json_object(file)
     # Before anything else is looked at: another architecture need not have our fields.
-    names = raw.get("architectures")
-    if not isinstance(names, list) or not names:
-        raise ConfigError(f"{file} names no `architectures`.")
-    architecture = next((name for name in names if name in SUPPORTED_ARCHITECTURES), None)
-    if architecture is None:
-        raise ConfigError(
-            f"{file} asks for the architecture {str(names[0])[:100]!r}, which is not supported; "
-            f"supported: {', '.join(SUPPORTED_ARCHITECTURES)}."
-        )
+    architecture = find_architecture(raw, file)
+    check_keys(raw, architecture, file)
     generation_file = path / "generation_config.json"
     generation = HfGenerationConfig()
     if generation_file.exists():
         generation = _convert(read_json_object(generation_file), HfGenerationConfig, generation_file)
-    raw = {**FAMILY_DEFAULTS.get(architecture, {}), **raw}
+    raw = {**FAMILY_DEFAULTS[architecture], **raw}
     return _from_hf(_convert(raw, HfConfig, file), generation, architecture, path)
 
 
@@ -126,7 +118,6 @@ def _from_hf(hf: HfConfig, generation: HfGenerationConfig, architecture: str, pa
     file = path / "config.json"
     num_heads = hf.num_attention_heads
     num_kv_heads = hf.num_key_value_heads or num_heads
-    dtype = (hf.dtype or hf.torch_dtype or "float32").removeprefix("torch.")
     if hf.quantization_config:
         method = str(hf.quantization_config.get("quant_method", "an unnamed method"))[:100]
         raise ConfigError(f"{path} is quantized with {method}, which is not supported.")
@@ -137,20 +128,11 @@ def _from_hf(hf: HfConfig, generation: HfGenerationConfig, architecture: str, pa
     head_dim = hf.head_dim or hf.hidden_size // num_heads
     if head_dim % 2:
         raise ConfigError(f"{file}: head_dim {head_dim} is odd, and RoPE turns pairs.")
-    if dtype not in DTYPE_BYTES:
-        raise ConfigError(f"{file}: dtype {dtype!r} is not one of {', '.join(DTYPE_BYTES)}.")
-    hidden_act = hf.hidden_activation or hf.hidden_act
-    wanted_act = "gelu_pytorch_tanh" if architecture in _GEMMA else "silu"
-    if hidden_act != wanted_act:
-        raise ConfigError(f"{file}: hidden_act {hidden_act[:40]!r} is not supported; supported: {wanted_act}.")
-    if hf.use_bidirectional_attention:
-        raise ConfigError(f"{file}: use_bidirectional_attention is not supported: a token sees those before it only.")
-    eos_token_ids = _token_ids(hf.eos_token_id if generation.eos_token_id is None else generation.eos_token_id)
-    if (eos := max(eos_token_ids, default=0)) >= hf.vocab_size:
-        source = file if generation.eos_token_id is None else path / "generation_config.json"
-        raise ConfigError(f"{source}: eos_token_id {eos} is not in the vocabulary of {hf.vocab_size} tokens.")
     sliding_layers = find_sliding_layers(hf, architecture, file)
-    rope, sliding_rope = _ropes(hf, architecture, file)
+    if architecture == "Gemma3ForCausalLM":
+        rope, sliding_rope = read_ropes_by_layer(hf, file)
+    else:
+        rope, sliding_rope = read_rope(hf, file), None
     return ModelConfig(
         architecture=architecture,
         path=str(path),
@@ -162,7 +144,7 @@ def _from_hf(hf: HfConfig, generation: HfGenerationConfig, architecture: str, pa
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
         max_position_embeddings=hf.max_position_embeddings,
-        hidden_act=hidden_act,
+        hidden_act=_hidden_act(hf, architecture, file),
         rms_norm_eps=hf.rms_norm_eps,
         rope=rope,
         sliding_rope=sliding_rope,
@@ -176,37 +158,45 @@ def _from_hf(hf: HfConfig, generation: HfGenerationConfig, architecture: str, pa
         mlp_bias=hf.mlp_bias,
         qk_norm=architecture in _WITH_QK_NORM,
         post_norms=architecture in _GEMMA,
-        dtype=dtype,
+        dtype=_dtype(hf, file),
         bos_token_id=next(iter(_token_ids(hf.bos_token_id)), None),
-        eos_token_ids=eos_token_ids,
+        eos_token_ids=_eos_token_ids(hf, generation, path),
     )
 
 
-def _ropes(hf: HfConfig, architecture: str, file: Path) -> tuple[RopeConfig, RopeConfig | None]:
-    """Of all layers, or of those that see all tokens and of those with a window."""
-    parameters = hf.rope_parameters or hf.rope_scaling or HfRope()
-    rope = _rope(parameters.full_attention or parameters, hf.rope_theta, file)
-    if parameters.sliding_attention is not None:
-        return rope, _rope(parameters.sliding_attention, hf.rope_local_base_freq, file)
-    if architecture == "Gemma3ForCausalLM":
-        return rope, RopeConfig(theta=hf.rope_local_base_freq)
-    return rope, None
+def _hidden_act(hf: HfConfig, architecture: str, file: Path) -> str:
+    """Each family has one activation, under a name of its own."""
+    if architecture in _GEMMA:
+        key, wanted, given = "hidden_activation", "gelu_pytorch_tanh", hf.hidden_activation or "gelu_pytorch_tanh"
+    else:
+        key, wanted, given = "hidden_act", "silu", _SYNONYMS.get(hf.hidden_act, hf.hidden_act)
+    if given != wanted:
+        raise ConfigError(f"{file}: {key} {given[:40]!r} is not supported; supported: {wanted}.")
+    return wanted
 
 
-def _rope(parameters: HfRope, theta: float, file: Path) -> RopeConfig:
-    rope_type = parameters.rope_type or parameters.type or "default"
-    if rope_type not in ("default", "linear", "llama3"):
-        raise ConfigError(f"{file}: RoPE of type {rope_type!r} is not supported; default, linear and llama3 are.")
-    if rope_type == "llama3" and parameters.low_freq_factor >= parameters.high_freq_factor:
-        raise ConfigError(f"{file}: RoPE's low_freq_factor must be less than its high_freq_factor.")
-    return RopeConfig(
-        rope_type=rope_type,
-        theta=parameters.rope_theta or theta,
-        factor=parameters.factor,
-        low_freq_factor=parameters.low_freq_factor,
-        high_freq_factor=parameters.high_freq_factor,
-        original_max_position_embeddings=parameters.original_max_position_embeddings,
-    )
+def _dtype(hf: HfConfig, file: Path) -> str | None:
+    given = hf.dtype or hf.torch_dtype
+    if given is None:
+        return None
+    given = given.removeprefix("torch.")
+    dtype = _SYNONYMS.get(given, given)
+    if dtype not in DTYPE_BYTES:
+        raise ConfigError(f"{file}: dtype {dtype[:40]!r} is not one of {', '.join(DTYPE_BYTES)}.")
+    return dtype
+
+
+def _eos_token_ids(hf: HfConfig, generation: HfGenerationConfig, path: Path) -> tuple[int, ...]:
+    """All that either file names. transformers looks at generation_config.json and where that names none at
+    config.json, so the first of them has to be right; an id of the other that no token has ends nothing."""
+    named = {"generation_config.json": _token_ids(generation.eos_token_id), "config.json": _token_ids(hf.eos_token_id)}
+    first = next((name for name, ids in named.items() if ids), "config.json")
+    if (eos := max(named[first], default=0)) >= hf.vocab_size:
+        raise ConfigError(
+            f"{path / first}: eos_token_id {eos} is not in the vocabulary of {hf.vocab_size} tokens; "
+            f"an id below {hf.vocab_size} would do."
+        )
+    return tuple(dict.fromkeys(eos for ids in named.values() for eos in ids if eos < hf.vocab_size))
 
 
 def _token_ids(value: int | list[int] | None) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ norms are whole on each, as in `gpu_workers/layers/`.
 import msgspec
 
 from engine_core.config.checkpoint import TensorInfo
+from engine_core.config.consistency import EMBEDDING, OUTPUT
 from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
 
@@ -60,11 +61,11 @@ def weight_bytes(
     matrix is not loaded."""
     if tensors is None:
         return num_parameters(share_of_rank(model, num_ranks)) * dtype_bytes
-    tied = {"lm_head.weight"} if model.tie_word_embeddings else set()
+    not_loaded = {OUTPUT} if model.tie_word_embeddings and EMBEDDING in tensors else set()
     return sum(
         tensor.bytes_at(dtype_bytes) // _num_parts(model, name, num_ranks)
         for name, tensor in tensors.items()
-        if name not in tied
+        if name not in not_loaded
     )
 
 

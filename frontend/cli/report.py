@@ -41,6 +41,7 @@ def _settings(resolved: Resolved) -> list[str]:
             "formats",
             f"tool calls {frontend.tool_call_parser or 'none'}, reasoning {frontend.reasoning_parser or 'none'}",
         ),
+        ("ends at", ", ".join(f"token {eos}" for eos in engine.model.eos_token_ids) or "no token: by length alone"),
         ("seed", str(engine.seed)),
         (
             "frontends",
@@ -56,6 +57,7 @@ def _settings(resolved: Resolved) -> list[str]:
         ("graphs", "off" if engine.enforce_eager else ""),
         ("threads", str(engine.num_threads or "")),
         ("timeline", engine.trace_file or ""),
+        *(("ignored", f"{', '.join(keys)} of {file}") for file, keys in resolved.ignored.items()),
     ]
     rows += [(name, value) for name, value in extras if value]
     return [f"  {name:<15}{value}" for name, value in rows]

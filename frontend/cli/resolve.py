@@ -5,14 +5,13 @@ here, and everything that can be refused is refused here.
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from engine_core.config.checkpoint import TensorInfo, read_checkpoint
-from engine_core.config.consistency import check_checkpoint
+from engine_core.config.config_keys import unknown_keys
+from engine_core.config.consistency import with_checkpoint
 from engine_core.config.devices import DeviceMemory, probe_device
 from engine_core.config.engine_config import (
     EngineConfig,
@@ -26,11 +25,13 @@ from engine_core.config.hang_timeout import default_hang_timeout
 from engine_core.config.hash_key import read_hash_key
 from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan, with_host_tier
 from engine_core.config.model_config import ModelConfig, load_model_config, read_json_object
-from engine_core.ipc.sampling_params import MAX_LOGPROBS, SamplingParams
+from engine_core.ipc.sampling_params import MAX_LOGPROBS
 from frontend.api_keys import digest_of
 from frontend.chat_template import load_chat_template
 from frontend.cli.flags import ServeArgs
+from frontend.cli.generation_config import default_sampling, not_applied
 from frontend.cli.hub import has_weights, resolve_model_folder
+from frontend.eos_token import find_eos_token
 from frontend.parsers.registry import UnknownFormat, resolve_formats
 from frontend.tokenizer import TokenizerError
 
@@ -40,7 +41,6 @@ MAX_TEMPLATE_BYTES = 2**20
 MAX_KEY_FILE_BYTES = 2**20
 MIN_HANG_TIMEOUT = 3.0
 """Processes give signs of life once a second."""
-_SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -49,6 +49,8 @@ class Resolved(msgspec.Struct, frozen=True):
     engine: EngineConfig
     frontend: FrontendConfig
     plan: MemoryPlan
+    ignored: dict[str, tuple[str, ...]] = {}
+    """Keys of the model's files that say something and have no effect here, by file."""
 
     def serve_config(self, run_dir: str, port: int) -> ServeConfig:
         """What the children read; `port` is the one that was really bound."""
@@ -64,6 +66,8 @@ class ModelFiles(msgspec.Struct, frozen=True):
     config: ModelConfig
     tensors: dict[str, TensorInfo] | None
     """None where weights are made up, or not here."""
+    ignored: dict[str, tuple[str, ...]] = {}
+    """As in `Resolved`."""
 
 
 def resolve(args: ServeArgs) -> Resolved:
@@ -71,7 +75,7 @@ def resolve(args: ServeArgs) -> Resolved:
     files = read_model(args)
     engine, plan = resolve_engine(args, files, probe_device(args.device))
     hang_timeout = _resolve_hang_timeout(args, engine)
-    return Resolved(engine, _resolve_frontend(args, files.folder, engine, hang_timeout), plan)
+    return Resolved(engine, _resolve_frontend(args, files.folder, engine, hang_timeout), plan, files.ignored)
 
 
 def read_model(args: ServeArgs, with_weights: bool = True) -> ModelFiles:
@@ -84,8 +88,26 @@ def read_model(args: ServeArgs, with_weights: bool = True) -> ModelFiles:
     is_partial = not with_weights and not _is_folder(args.model) and not has_weights(folder)
     if args.load_format != "dummy" and not is_partial:
         tensors = read_checkpoint(folder)
-        check_checkpoint(model, tensors)
-    return ModelFiles(folder, model, tensors)
+        model = with_checkpoint(model, tensors)
+    return ModelFiles(folder, _with_tokenizer(model), tensors, _ignored_keys(args, model))
+
+
+def _with_tokenizer(model: ModelConfig) -> ModelConfig:
+    """What ends an answer is what any of the model's files names; an id beyond the vocabulary can never be sampled."""
+    try:
+        eos = find_eos_token(model.path)
+    except TokenizerError as error:
+        raise ConfigError(str(error)) from None
+    if eos is None or eos >= model.vocab_size or eos in model.eos_token_ids:
+        return model
+    return msgspec.structs.replace(model, eos_token_ids=(*model.eos_token_ids, eos))
+
+
+def _ignored_keys(args: ServeArgs, model: ModelConfig) -> dict[str, tuple[str, ...]]:
+    folder = Path(model.path)
+    found = {"config.json": unknown_keys(read_json_object(folder / "config.json"), model.architecture)}
+    found["generation_config.json"] = not_applied(args.generation_config, folder)
+    return {name: keys for name, keys in found.items() if keys}
 
 
 def resolve_engine(
@@ -145,7 +167,7 @@ def _resolve_dtype(args: ServeArgs, model: ModelConfig, device: DeviceMemory) ->
         return args.dtype
     if device.device == "cpu":
         return "float32"
-    return "bfloat16" if model.dtype == "float32" else model.dtype
+    return "bfloat16" if model.dtype in (None, "float32") else model.dtype
 
 
 def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory) -> SchedulerConfig:
@@ -219,7 +241,7 @@ def _resolve_frontend(args: ServeArgs, folder: Path, engine: EngineConfig, hang_
         chat_template=chat_template,
         tool_call_parser=tool_format,
         reasoning_parser=reasoning_format,
-        default_sampling=_default_sampling(args.generation_config, folder),
+        default_sampling=default_sampling(args.generation_config, folder),
         max_body_bytes=args.max_body_bytes,
         strict_requests=args.strict_requests,
         drain_timeout=args.drain_timeout,
@@ -278,23 +300,3 @@ def _trace_file(given: str) -> str:
     if not os.access(file if file.exists() else file.parent, os.W_OK):
         raise ConfigError(f"--trace {given} cannot be written.")
     return str(file)
-
-
-def _default_sampling(choice: str, folder: Path) -> dict[str, float | int]:
-    """The sampling parameters that generation_config.json recommends, checked like those of a request."""
-    if choice == "vllm":
-        return {}
-    file = (folder if choice == "auto" else Path(choice).expanduser()) / "generation_config.json"
-    if not file.exists():
-        if choice == "auto":
-            return {}
-        raise ConfigError(f"--generation-config {choice}: there is no {file}.")
-    raw: Mapping[str, Any] = read_json_object(file)
-    values = {name: raw[name] for name in _SAMPLING_DEFAULTS if raw.get(name) is not None}
-    if raw.get("max_new_tokens") is not None:
-        values["max_tokens"] = raw["max_new_tokens"]
-    try:
-        msgspec.convert(values, SamplingParams)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{file} recommends sampling parameters that cannot be used: {error}.") from None
-    return values

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine_core.config.model_config import RopeConfig
+from engine_core.config.rope import RopeConfig
 from gpu_workers.layers.build import BuildContext
 
 

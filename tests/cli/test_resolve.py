@@ -131,7 +131,7 @@ def test_default_sampling(tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps(generation))
     result = resolved(folder)
     assert result.frontend.default_sampling == {"temperature": 0.6, "top_p": 0.9, "max_tokens": 7}
-    assert result.engine.model.eos_token_ids == (3,)
+    assert result.engine.model.eos_token_ids == (3, 2)
     assert resolved(folder, generation_config="vllm").frontend.default_sampling == {}
     other = tmp_path / "other"
     other.mkdir()
@@ -140,6 +140,43 @@ def test_default_sampling(tmp_path: Path) -> None:
     (other / "generation_config.json").write_text('{"temperature": "warm"}')
     with pytest.raises(ConfigError, match="temperature"):
         resolved(folder, generation_config=str(other))
+
+
+def test_keys_without_effect_are_named(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "m", a_note=1, _name_or_path="x", another={})
+    generation = {"no_repeat_ngram_size": 3, "num_beams": 1, "temperature": 0.5, "stop_strings": ["x"], "min_length": 0}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    result = resolved(folder)
+    ignored = {"config.json": ("a_note", "another"), "generation_config.json": ("no_repeat_ngram_size", "stop_strings")}
+    assert result.ignored == ignored
+    report = format_report(result)
+    assert "ignored        a_note, another of config.json" in report
+    assert "ignored        no_repeat_ngram_size, stop_strings of generation_config.json" in report
+    assert list(resolved(folder, generation_config="vllm").ignored) == ["config.json"]
+
+
+def test_eos_is_what_any_file_names(tmp_path: Path) -> None:
+    """generation_config.json, config.json and the tokenizer's; an id beyond the vocabulary cannot be sampled."""
+    folder = make_model_folder(tmp_path / "m", eos_token_id=[4, 2])
+    (folder / "generation_config.json").write_text('{"eos_token_id": 3}')
+    assert resolved(folder).engine.model.eos_token_ids == (3, 4, 2)
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|end|>"}')
+    for number, wanted in ((7, (3, 4, 2, 7)), (4, (3, 4, 2)), (96, (3, 4, 2))):
+        tokenizer = {"added_tokens": [{"id": number, "content": "<|end|>"}], "model": {"vocab": {}}}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+        result = resolved(folder)
+        assert result.engine.model.eos_token_ids == result.frontend.eos_token_ids == wanted
+        assert f"ends at        {', '.join(f'token {eos}' for eos in wanted)}\n" in format_report(result)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"m/tokenizer\.json is not usable"):
+        resolved(folder)
+
+
+def test_a_gpu_takes_the_dtype_that_only_the_tensors_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve_module, "probe_device", lambda device: DeviceMemory("cuda", "G", 80 * GIB, 79 * GIB))
+    folder = make_model_folder(tmp_path, "F16", torch_dtype=None)
+    assert resolved(folder).engine.dtype == "float16"
+    assert resolved(folder, load_format="dummy").engine.dtype == "bfloat16"
 
 
 def test_api_keys_come_from_flag_and_file_as_digests(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_wide_heads_make_attention_the_peak_of_a_gpus_layer(tmp_path: Path) -> N
 
 
 def test_norms_of_heads_are_counted(tmp_path: Path) -> None:
-    folder = make_model_folder(tmp_path, architectures=["Qwen3ForCausalLM"])
+    folder = make_model_folder(tmp_path, architectures=["Qwen3ForCausalLM"], head_dim=8)
     assert num_parameters(load_model_config(folder)) == PARAMETERS + 2 * 2 * 8
 
 

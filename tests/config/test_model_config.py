@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine_core.config.config_keys import NEUTRAL
 from engine_core.config.errors import ConfigError
-from engine_core.config.model_config import RopeConfig, load_model_config
+from engine_core.config.hf_config import HfConfig
+from engine_core.config.model_config import load_model_config
+from engine_core.config.rope import LAYER_KINDS, HfRope, RopeConfig
 from tests.config.models import TINY_CONFIG, make_model_folder
 
 
@@ -30,7 +33,7 @@ def test_qwen3_has_norms_of_heads_and_its_own_head_dim(tmp_path: Path) -> None:
         assert (model.architecture, model.qk_norm, model.head_dim) == ("Qwen3ForCausalLM", True, 16)
     assert not load_model_config(make_model_folder(tmp_path / "llama")).qk_norm
     # From layer 2 on, and there are two: no layer of it sees a window.
-    folder = make_model_folder(tmp_path, use_sliding_window=True, max_window_layers=2)
+    folder = make_model_folder(tmp_path, **QWEN3, sliding_window=8, use_sliding_window=True, max_window_layers=2)
     assert load_model_config(folder).sliding_layers == ()
 
 
@@ -112,20 +115,24 @@ def test_transformers_4_rope_scaling(tmp_path: Path) -> None:
     assert model.rope == RopeConfig(rope_type="linear", theta=1e6, factor=4.0)
 
 
-def test_eos_of_generation_config_wins(tmp_path: Path) -> None:
+def test_eos_is_what_either_file_names(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path)
-    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
-    assert load_model_config(folder).eos_token_ids == (5, 6)
+    for generation, wanted in (("[5, 6]", (5, 6, 2)), ("2", (2,)), ("[]", (2,)), ("null", (2,))):
+        (folder / "generation_config.json").write_text(f'{{"eos_token_id": {generation}}}')
+        assert load_model_config(folder).eos_token_ids == wanted
+    make_model_folder(tmp_path, eos_token_id=None)
+    assert load_model_config(folder).eos_token_ids == ()
 
 
 def test_eos_is_a_token_of_the_vocabulary(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path, eos_token_id=95)
     assert load_model_config(folder).eos_token_ids == (95,)
     make_model_folder(tmp_path, eos_token_id=[2, 96])
-    with pytest.raises(ConfigError, match=r"/config\.json: eos_token_id 96 is not in the vocabulary of 96 tokens\.$"):
+    with pytest.raises(ConfigError, match=r"/config\.json: eos_token_id 96 is not in the vocabulary of 96 tokens"):
         load_model_config(folder)
-    (folder / "generation_config.json").write_text('{"eos_token_id": 2}')  # which wins
-    assert load_model_config(folder).eos_token_ids == (2,)
+    # transformers looks at this one first; in the other an id that no token has ends nothing.
+    (folder / "generation_config.json").write_text('{"eos_token_id": 3}')
+    assert load_model_config(folder).eos_token_ids == (3, 2)
     (folder / "generation_config.json").write_text('{"eos_token_id": 1000}')
     with pytest.raises(ConfigError, match=r"/generation_config\.json: eos_token_id 1000 is not in the vocabulary"):
         load_model_config(folder)
@@ -212,18 +219,20 @@ json_values = st.recursive(
 )
 
 
+rope_dictionaries = st.dictionaries(st.sampled_from([*HfRope.__struct_fields__, *LAYER_KINDS, "x\n"]), json_values)
+
+
 @given(
-    name=st.sampled_from(
-        [*TINY_CONFIG, "rope_scaling", "rope_parameters", "rope_theta", "dtype", "head_dim", "bos_token_id"]
-    ),
-    value=json_values,
+    family=st.sampled_from([{}, QWEN3, MISTRAL, GEMMA2, GEMMA3]),
+    name=st.sampled_from([*TINY_CONFIG, *HfConfig.__struct_fields__, "model_type", *NEUTRAL]),
+    value=json_values | rope_dictionaries,
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_any_value_is_understood_or_refused_in_a_sentence(
-    tmp_path_factory: pytest.TempPathFactory, name: str, value: Any
+    tmp_path_factory: pytest.TempPathFactory, family: dict[str, Any], name: str, value: Any
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
-    (folder / "config.json").write_text(json.dumps({**TINY_CONFIG, name: value}))
+    (folder / "config.json").write_text(json.dumps({**TINY_CONFIG, **family, name: value}))
     refusal = ""
     try:
         load_model_config(folder)

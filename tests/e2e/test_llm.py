@@ -1,6 +1,8 @@
 """`LLM` in a program, as a user would write it, and what a program leaves behind that forgets to close it."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +39,23 @@ def test_prompts_in_every_form(llm: LLM) -> None:
     for prompts in (ids, [ids], [PROMPTS[0]], [{"prompt": PROMPTS[0]}], {"prompt_token_ids": ids}):
         assert texts(llm, prompts, GREEDY) == expected
     assert texts(llm, [], GREEDY) == []
+
+
+def test_the_tokenizers_end_token_ends_an_answer(tmp_path: Path) -> None:
+    """Where config.json and generation_config.json name another one, as some published fine-tunes do."""
+    folder = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, folder)
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**config, "eos_token_id": 1}))
+    with LLM(str(folder), num_gpu_blocks_override=400) as llm:
+        end = llm.tokenizer.encode("<|end|>", add_special_tokens=False)
+        message = {"role": "user", "content": "What does os.path.join do?"}
+        (output,) = llm.chat([message], SamplingParams(temperature=0, max_tokens=80), use_tqdm=False)
+    answer = output.outputs[0]
+    assert answer.finish_reason == "stop"
+    assert answer.token_ids[-1:] == end
+    assert answer.token_ids.count(end[0]) == 1
 
 
 def test_outputs_come_in_order_with_their_figures(llm: LLM) -> None:

@@ -9,7 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from engine_core.config.errors import ConfigError
 from engine_core.config.layer_groups import LayerGroup, LayerGroups
-from engine_core.config.model_config import RopeConfig
+from engine_core.config.rope import RopeConfig
 from gpu_workers.layers.build import BuildContext, ShapeMismatch
 from gpu_workers.layers.linear import Linear, MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
 from gpu_workers.layers.rotary import inverse_frequencies

@@ -73,6 +73,14 @@ def test_what_is_computed_here_and_tied_copies_may_be_there(tmp_path: Path) -> N
     load(tmp_path)
 
 
+def test_a_tied_model_may_have_its_matrix_under_the_other_name(tmp_path: Path) -> None:
+    save_model(tmp_path, tie_word_embeddings=True)
+    wanted = loaded_parameters(tmp_path)
+    embedding = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]
+    rewrite(tmp_path, model__embed_tokens__weight=None, lm_head__weight=embedding)
+    assert torch.equal(loaded_parameters(tmp_path)["model.embed_tokens.weight"], wanted["model.embed_tokens.weight"])
+
+
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [
