@@ -299,7 +299,9 @@ class EngineCore:
             return None
         self._plan_ns = time.monotonic_ns()
         self.work.begin("planning", self.scheduler.next_step_id)
-        step = self.scheduler.schedule(plan, self._plan_ns / 1e9, self._pacing.enough_tokens)
+        step = self.scheduler.schedule(
+            plan, self._plan_ns / 1e9, self._pacing.enough_tokens(self.scheduler.num_waiting)
+        )
         self._may_schedule = step is not None
         return step
 

@@ -27,7 +27,6 @@ from engine_core.prompt_hashing import PromptHashing
 from engine_core.request import Request, RequestStatus
 from engine_core.retirement import Retirement
 from engine_core.row_table import RowTable
-from engine_core.step_pacing import FEW_WAITING
 from engine_core.step_records import Finished, ScheduledStep, ScoredTokens, StepOutputs
 
 _MAX_STARTS = 64
@@ -107,9 +106,9 @@ class Scheduler:
 
     # The step
 
-    def schedule(self, plan: StepPlan, now: float, enough_tokens: int | None = None) -> ScheduledStep | None:
-        """Plans one step into `plan`; None when there is nothing that could run before a result comes. Of a few waiting
-        prompts no more are started once those that were have `enough_tokens` (`StepPacing.enough_tokens`)."""
+    def schedule(self, plan: StepPlan, now: float, enough_tokens: int = 2**31) -> ScheduledStep | None:
+        """Plans one step into `plan`; None when there is nothing that could run before a result comes. No more prompts
+        are started once those that were have `enough_tokens` to compute."""
         self.kv.now = now
         step_id, writer, num_preemptions = self.next_step_id, PlanWriter(plan), self.num_preemptions
         rows, counts = self._schedule_running(writer)
@@ -223,7 +222,7 @@ class Scheduler:
     # Waiting requests
 
     def _admit(
-        self, writer: PlanWriter, rows: np.ndarray, counts: np.ndarray, now: float, enough_tokens: int | None
+        self, writer: PlanWriter, rows: np.ndarray, counts: np.ndarray, now: float, enough_tokens: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Starts waiting requests in order while budget, rows and blocks last, and until they have `enough_tokens`."""
         budget = self.config.max_num_batched_tokens - int(counts.sum())
@@ -235,9 +234,7 @@ class Scheduler:
         new_rows: list[int] = []
         new_counts: list[int] = []
         most = _MAX_STARTS if self.num_running else self.table.num_free
-        least_budget = 0
-        if enough_tokens is not None and self.num_waiting <= FEW_WAITING:
-            least_budget = max(0, budget - enough_tokens)
+        least_budget = max(0, budget - enough_tokens)
         while budget > least_budget and self.table.num_free > 0 and len(new_rows) < most:
             request = self.policy.peek()
             if request is None or request.row >= 0:  # a preempted one whose last tokens are still in flight

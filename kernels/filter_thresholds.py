@@ -206,13 +206,13 @@ class FilterThresholds:
         least = step.columns.constants("min_p")
         names = tuple(varying)
         arguments = {**inputs, **varying, "mass_ptr": mass}
-        self._count = bind(histogram_kernel, {**arguments, **least}, names, 1, overlaps=True)
+        self._count = bind(histogram_kernel, {**arguments, **least}, names, 4, overlaps=True)
         arguments |= narrowing
         self._narrow = [
             bind(narrowing_kernel, {**arguments, **least, "ROUND": index}, names, 4, overlaps=True)
             for index in range(NUM_ROUNDS.value)
         ]
-        self._gather = bind(gather_kernel, {**arguments, "candidates_ptr": candidates}, names, 1, overlaps=True)
+        self._gather = bind(gather_kernel, {**arguments, "candidates_ptr": candidates}, names, 4, overlaps=True)
         tensors = {"mass_ptr": mass, **narrowing, "candidates_ptr": candidates, "thresholds_ptr": thresholds}
         del inputs["BLOCK"]
         self._search = bind(_search_kernel, {**inputs, **tensors, **least}, num_warps=8, overlaps=True)

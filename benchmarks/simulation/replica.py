@@ -180,7 +180,9 @@ class Replica:
 
     def _dispatch(self) -> bool:
         """Plans one more step if there is one, and lets the GPU run it as soon as it can."""
-        step = self.scheduler.schedule(self._plan, self._core_free, self._pacing.enough_tokens)
+        step = self.scheduler.schedule(
+            self._plan, self._core_free, self._pacing.enough_tokens(self.scheduler.num_waiting)
+        )
         if step is None:
             return False
         costs, cache, plan = self._costs, self._config.cache, self._plan

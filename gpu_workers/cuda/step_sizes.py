@@ -10,8 +10,10 @@ from dataclasses import dataclass
 _DECODE_STEPS = ((8, 8), (256, 8), (512, 16), (8192, 64))
 _SHARED_STEPS = ((512, 32), (8192, 128))
 _MIXED_STEPS = ((64, 32), (2048, 64), (4096, 128), (16384, 512), (2**20, 2048))
-"""Up to that many, sizes lie that far apart. A prompt of 1,024 tokens beside ten sequences that decode should cost
-little more than without them: padded to 1,280 tokens, a step of an 8B model took 24 % longer."""
+"""Up to that many, sizes lie that far apart."""
+_BESIDE = tuple((size + 32) for size in (512, 1024, 2048, 4096))
+"""A prompt or chunk of a common length beside a few sequences that decode should cost little more than alone. Padded to
+1,280, a step of 1,034 tokens of an 8B model took 24 % longer than one of 1,024."""
 
 MIN_SPARED_KEYS = 2**15
 """Reads of a key and its value, over all rows, that take longer than the launch that spares them."""
@@ -38,7 +40,8 @@ class StepSizes:
         most = min(max_num_seqs, max_num_batched_tokens)
         self._decode = sorted({1, 2, 4, *_multiples(_DECODE_STEPS, most)} & set(range(1, most + 1)))
         self._shared = _multiples(_SHARED_STEPS, most) if shares_beginnings else []
-        self._mixed = _multiples(_MIXED_STEPS, max_num_batched_tokens)
+        beside = {size for size in _BESIDE if size < max_num_batched_tokens}
+        self._mixed = sorted(beside | set(_multiples(_MIXED_STEPS, max_num_batched_tokens)))
 
     def all(self) -> list[StepSize]:
         """The largest first: captured in this order, smaller graphs find their memory in the larger ones'."""

@@ -65,20 +65,19 @@ def test_so_many_requests_start_at_once_while_others_run() -> None:
     assert sizes == [200] * 4 + [64, 128, 192, 200]
 
 
-def test_a_few_waiting_prompts_are_started_one_after_the_other() -> None:
-    """Once those that were started in a step have enough tokens; where many wait, a step takes what it may."""
+def test_no_more_prompts_are_started_once_there_are_enough_tokens() -> None:
+    """The one that reaches the number is started whole."""
     rng = np.random.default_rng(0)
     load = SchedulerLoad(num_blocks=8000, max_num_seqs=32, max_num_batched_tokens=2048)
-    for _ in range(12):
+    for _ in range(5):
         load.add(random_prompt(rng, 100), 4)
-    num_waiting = []
+    num_tokens = []
     while load.scheduler.num_waiting:
-        assert load.scheduler.schedule(load.plan, load.now, enough_tokens=150) is not None
-        num_waiting.append(load.scheduler.num_waiting)
-        if num_waiting == [0]:
-            for _ in range(5):
-                load.add(random_prompt(rng, 100), 4)
-    assert num_waiting == [0, 3, 1, 0]
+        step = load.scheduler.schedule(load.plan, load.now, enough_tokens=150)
+        assert step is not None
+        num_tokens.append(step.num_tokens)
+    # Those that were started before have one token each.
+    assert num_tokens == [200, 202, 104]
 
 
 @pytest.mark.parametrize("most", [1, 2, 4])

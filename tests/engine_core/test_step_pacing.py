@@ -68,8 +68,9 @@ def test_nothing_waits_where_a_plan_brings_blocks_back() -> None:
     assert pacing.wait_ns(0, now) == 0
 
 
-def test_prompts_of_some_twenty_milliseconds_are_enough() -> None:
+def test_prompts_of_some_twenty_milliseconds_are_enough_where_few_wait() -> None:
     pacing = make()
-    assert pacing.enough_tokens == 8192
+    assert pacing.enough_tokens(1) == 8192
     run_steps(pacing, (64, 9), (1000, 25))
-    assert pacing.enough_tokens == 800
+    assert [pacing.enough_tokens(count) for count in (1, 3, 4, FEW_WAITING)] == [800, 800, 1600, 1600]
+    assert pacing.enough_tokens(FEW_WAITING + 1) == 8192
