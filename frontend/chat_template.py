@@ -17,7 +17,7 @@ import jinja2.sandbox
 import msgspec
 
 from frontend.errors import bad_request
-from frontend.tokenizer import TokenizerError, load_tokenizer_config
+from frontend.text.tokenizer_files import TokenizerError, load_tokenizer_config
 
 MAX_KWARGS = 32
 MAX_KWARGS_BYTES = 16_384

@@ -16,7 +16,8 @@ from frontend.input_processor import InputProcessor, Limits
 from frontend.parsers.chat_parser import ParserPlan
 from frontend.responses.log import ResponseLog
 from frontend.sse import KeepAlive
-from frontend.tokenizer import TextTokenizer, load_tokenizer_config
+from frontend.text.tokenizer_files import load_tokenizer_config
+from frontend.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
 

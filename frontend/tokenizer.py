@@ -1,14 +1,14 @@
 """Text to token ids and back, by the `tokenizers` library alone: nothing here loads torch or transformers."""
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, ParamSpec, TypeVar
 
-import msgspec
 from tokenizers import Tokenizer
+
+from frontend.text.tokenizer_files import load_tokenizer
 
 SLOW_PROMPT_CHARS = 50_000
 """Longer texts are encoded in a thread (the library gives up the interpreter lock), so that streams go on meanwhile."""
@@ -17,16 +17,6 @@ SLOW_NUM_TOKENS = 10_000
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class TokenizerError(ValueError):
-    """A model folder has no usable tokenizer."""
-
-
-class _TokenizerFile(msgspec.Struct):
-    """Of tokenizer.json the part that says how tokens stand for bytes."""
-
-    decoder: Any = None
 
 
 class TextTokenizer:
@@ -53,17 +43,8 @@ class TextTokenizer:
     @classmethod
     def from_folder(cls, folder: str) -> "TextTokenizer":
         """Raises `TokenizerError` with one sentence."""
-        path = os.path.join(folder, "tokenizer.json")
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-            tokenizer = Tokenizer.from_buffer(data)
-            decoder = msgspec.json.decode(data, type=_TokenizerFile).decoder
-        except OSError as error:
-            raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
-        except ValueError as error:
-            raise TokenizerError(f"{path} is not a usable tokenizer: {str(error).rstrip('.')}.") from error
-        return cls(tokenizer, decoder, _special_tokens(load_tokenizer_config(folder)))
+        loaded = load_tokenizer(folder)
+        return cls(loaded.tokenizer, loaded.decoder, loaded.special_tokens)
 
     def special_ids_of(self, texts: frozenset[str]) -> frozenset[int]:
         """The special tokens that are written so."""
@@ -137,35 +118,6 @@ class TextTokenizer:
             return data.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def load_tokenizer_config(folder: str) -> dict[str, Any]:
-    """tokenizer_config.json, or nothing where a folder has none."""
-    path = os.path.join(folder, "tokenizer_config.json")
-    try:
-        with open(path, "rb") as file:
-            config = msgspec.json.decode(file.read())
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise TokenizerError(f"{path} is not valid JSON: {str(error).rstrip('.')}.") from error
-    if not isinstance(config, dict):
-        raise TokenizerError(f"{path} is not a JSON object.")
-    return config
-
-
-def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    names = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-    tokens = {}
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, dict):
-            value = value.get("content")
-        if isinstance(value, str):
-            tokens[name] = value
-    return tokens
 
 
 def _decoder_types(decoder: Any) -> set[str]:

@@ -33,7 +33,7 @@ from frontend.cli.generation_config import default_sampling, not_applied
 from frontend.cli.hub import has_weights, resolve_model_folder
 from frontend.eos_token import find_eos_token
 from frontend.parsers.registry import UnknownFormat, resolve_formats
-from frontend.tokenizer import TokenizerError
+from frontend.text.tokenizer_files import TokenizerError
 
 DEFAULT_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
 DEFAULT_SEQS = {"cpu": 256, "cuda": 512}
