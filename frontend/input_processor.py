@@ -27,6 +27,7 @@ from frontend.protocol.decode import from_validation
 from frontend.protocol.unsupported import refuse_unsupported
 from frontend.stop_strings import check_stop_strings
 from frontend.system_messages import takes_system_anywhere
+from frontend.text.control_tokens import unmarked
 from frontend.thinking_budget import thinking_fields
 from frontend.tokenizer import TextTokenizer
 from frontend.tools import callable_tools, template_tools
@@ -100,6 +101,7 @@ class InputProcessor:
         )
         # The template writes the special tokens itself.
         prompt = await self._encode(text, bool(request.add_special_tokens), "messages")
+        prompt = replace(prompt, text=unmarked(text))
         return self._truncate(prompt, request, request.max_answer_tokens)
 
     def render_chat(

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tokenizers import Tokenizer
 
+from frontend.text.control_tokens import END, START, ControlTokens, encode_marked
 from frontend.text.tokenizer_files import load_tokenizer
 
 SLOW_PROMPT_CHARS = 50_000
@@ -22,8 +23,17 @@ T = TypeVar("T")
 class TextTokenizer:
     """The tokenizer of one model folder."""
 
-    def __init__(self, tokenizer: Tokenizer, decoder: Any, special_tokens: dict[str, str]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        decoder: Any,
+        special_tokens: dict[str, str],
+        control_tokens: ControlTokens | None = None,
+    ) -> None:
+        """`control_tokens`: those that `encode` takes for text where they are marked. None: nothing is marked."""
         self.tokenizer = tokenizer
+        self.control_tokens = control_tokens
+        self._marked = None if control_tokens is None else control_tokens.marked()
         self.special_tokens = special_tokens
         """What chat templates may use: `bos_token`, `eos_token` and others, by name."""
         decoder_types = _decoder_types(decoder)
@@ -41,10 +51,16 @@ class TextTokenizer:
         self.token_text = lru_cache(maxsize=65536)(self._find_token_text)
 
     @classmethod
-    def from_folder(cls, folder: str) -> "TextTokenizer":
+    def from_folder(cls, folder: str, *, sanitize_control_tokens: bool = False) -> "TextTokenizer":
         """Raises `TokenizerError` with one sentence."""
         loaded = load_tokenizer(folder)
-        return cls(loaded.tokenizer, loaded.decoder, loaded.special_tokens)
+        if not sanitize_control_tokens:
+            return cls(loaded.tokenizer, loaded.decoder, loaded.special_tokens)
+        added = loaded.tokenizer.get_added_tokens_decoder().values()
+        special = frozenset(token.content for token in added if token.special)
+        others = frozenset(token.content for token in added) - special
+        control_tokens = ControlTokens(special, others, loaded.control_tokens)
+        return cls(loaded.tokenizer, loaded.decoder, loaded.special_tokens, control_tokens)
 
     def special_ids_of(self, texts: frozenset[str]) -> frozenset[int]:
         """The special tokens that are written so."""
@@ -60,6 +76,9 @@ class TextTokenizer:
         return token_id if in_brackets or token_id in self.special_token_ids else None
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """A text's tokens. Raises a 400 for a marked control token that has no other form."""
+        if self._marked is not None and (START in text or END in text):
+            return encode_marked(self.tokenizer, self._marked.split(text), add_special_tokens)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 

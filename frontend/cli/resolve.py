@@ -239,6 +239,7 @@ def _resolve_frontend(args: ServeArgs, folder: Path, engine: EngineConfig, hang_
         served_model_names=tuple(args.served_model_name) or (default_model_name(args, folder),),
         model_path=str(folder),
         chat_template=chat_template,
+        sanitize_control_tokens=args.sanitize_control_tokens,
         tool_call_parser=tool_format,
         reasoning_parser=reasoning_format,
         default_sampling=default_sampling(args.generation_config, folder),

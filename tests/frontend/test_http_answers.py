@@ -219,7 +219,7 @@ def test_conversations_of_every_kind(setup):
     response = setup.post("/v1/chat/completions", {"messages": messages, "chat_template_kwargs": {"mood": "glad"}})
     assert response.status_code == 200
     assert prompt_text(setup) == (
-        f"<|system|>Be brief.{END}<|user|>Hel\nlo{END}"
+        f"<|system|>Be brief.{END}<|user|>Hel lo{END}"
         f'<|assistant|>[f({{"x": "<é>"}})]{END}<|tool|>4{END}(glad)<|assistant|>'
     )
 
