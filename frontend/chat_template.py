@@ -6,7 +6,7 @@ Plain data in, text out: nothing here waits, and nothing is kept from one conver
 import re
 import secrets
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -35,8 +35,9 @@ NUM_KEPT_TEMPLATES = 16
 _RESERVED = frozenset(("messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now", "documents"))
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names under which templates read an assistant's reasoning. All of them are given."""
-_PLACE = f"QuireGoesOn{secrets.token_hex(8)}"
-"""Stands behind a message that is continued while it is rendered. It is cut off with all that follows."""
+_PLACE = chr(0x100000 + secrets.randbelow(0xFFFE))
+"""Stands behind a message that is continued while it is rendered: a private character that nobody can guess. It is one
+character, so that no template writes a part of it."""
 _FAILURES = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 """Jinja runs a template as Python: a conversation that it does not fit fails in any of these ways."""
 
@@ -47,6 +48,7 @@ class _Template:
     """One compiled template, and what it can show."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], control_tokens: ControlTokens | None) -> None:
+        """Raises `TokenizerError` with one sentence."""
         self._compiled, tree = compile_template(source)
         self._special_tokens = special_tokens
         self.shows_tools = "tools" in names_of(tree)
@@ -54,18 +56,7 @@ class _Template:
         self.control_tokens: re.Pattern[str] | None = None
         if control_tokens is not None:
             self.control_tokens = control_tokens.pattern(literals_of(tree))
-
-    @cached_property
-    def forms(self) -> dict[str, frozenset[str]]:
-        """The forms of contents that it reads."""
-
-        def tried(messages: list[Message]) -> str | None:
-            try:
-                return self.write(messages, tools=None, add_generation_prompt=False, kwargs={})
-            except _FAILURES:
-                return None
-
-        return roles_by_form(tried)
+        self.forms = roles_by_form(self._try_out)
 
     def write(
         self,
@@ -82,6 +73,12 @@ class _Template:
             add_generation_prompt=add_generation_prompt,
             **{**self._special_tokens, **kwargs},
         )
+
+    def _try_out(self, messages: list[Message]) -> str | None:
+        try:
+            return self.write(messages, tools=None, add_generation_prompt=False, kwargs={})
+        except _FAILURES:
+            return None
 
 
 class ChatTemplate:
@@ -230,7 +227,7 @@ def _cut_at_place(text: str, content: str) -> str:
             "continue_final_message: the chat template changes the last message, so it cannot be continued.",
             "continue_final_message",
         )
-    return before
+    return before.replace(_PLACE, "")
 
 
 def _written(
@@ -245,7 +242,7 @@ def _written(
             return template.write(messages, tools=tools, add_generation_prompt=add_generation_prompt, kwargs=kwargs)
         except jinja2.UndefinedError:
             # A message of calls alone has no content; not every template looks whether it is there.
-            filled = [{"content": "", **message} for message in messages]
+            filled = [with_content({"content": "", **message}, template.forms) for message in messages]
             if filled == messages:
                 raise
             return template.write(filled, tools=tools, add_generation_prompt=add_generation_prompt, kwargs=kwargs)

@@ -12,7 +12,7 @@ PART_SEPARATOR = " "
 _ROLES = ("system", "user", "assistant", "tool")
 _WORDS = ("QuireProbeAlpha", "QuireProbeOmega")
 _CALL = {"id": "call00001", "type": "function", "function": {"name": "probe", "arguments": {}}}
-_USER: Message = {"role": "user", "content": "Hi"}
+_OTHERS: tuple[Any, ...] = ("Hi", [{"type": "text", "text": "Hi"}])
 
 
 def roles_by_form(render: Callable[[list[Message]], str | None]) -> dict[str, frozenset[str]]:
@@ -35,14 +35,17 @@ def with_content(message: Message, forms: Mapping[str, frozenset[str]]) -> Messa
 
 
 def _shows_parts(render: Callable[[list[Message]], str | None], role: str) -> bool:
-    text = render(_conversation(role, [{"type": "text", "text": word} for word in _WORDS]))
+    content = [{"type": "text", "text": word} for word in _WORDS]
+    texts = [render(_conversation(role, content, others)) for others in _OTHERS]
     # A template that writes the list as it is shows the words too, with all that is around them.
-    return text is not None and all(word in text for word in _WORDS) and not _has_keys(text)
+    return any(text is not None and all(word in text for word in _WORDS) and not _has_keys(text) for text in texts)
 
 
 def _shows_text(render: Callable[[list[Message]], str | None], role: str) -> bool:
-    text = render(_conversation(role, _WORDS[0]))
-    return text is None or _WORDS[0] in text
+    """Also where every conversation with this role fails: then there is no reason to think otherwise."""
+    texts = [render(_conversation(role, _WORDS[0], others)) for others in _OTHERS]
+    rendered = [text for text in texts if text is not None]
+    return not rendered or any(_WORDS[0] in text for text in rendered)
 
 
 def _has_keys(text: str) -> bool:
@@ -51,13 +54,14 @@ def _has_keys(text: str) -> bool:
     return any(f"{quote}text{quote}" in around for quote in ("'", '"', "&#39;", "&#34;"))
 
 
-def _conversation(role: str, content: Any) -> list[Message]:
-    tried: Message = {"role": role, "content": content}
+def _conversation(role: str, content: Any, others: Any) -> list[Message]:
+    """`others`: the content of the messages around the one that is tried."""
+    tried, user = {"role": role, "content": content}, {"role": "user", "content": others}
     if role == "system":
-        return [tried, _USER]
+        return [tried, user]
     if role == "user":
         return [tried]
     if role == "assistant":
-        return [_USER, tried, _USER]
-    call = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
-    return [_USER, call, {**tried, "tool_call_id": _CALL["id"], "name": "probe"}]
+        return [user, tried, user]
+    call = {"role": "assistant", "content": others, "tool_calls": [_CALL]}
+    return [user, call, {**tried, "tool_call_id": _CALL["id"], "name": "probe"}]

@@ -238,7 +238,7 @@ def test_continuing_the_final_message(setup):
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "I am "}]
     body = {"messages": messages, "continue_final_message": True}
     assert setup.post("/v1/chat/completions", body).status_code == 200
-    assert prompt_text(setup) == f"<|user|>Hi{END}<|assistant|>I am"
+    assert prompt_text(setup) == f"<|user|>Hi{END}<|assistant|>I am "
     body["add_generation_prompt"] = True
     refusal = setup.post("/v1/chat/completions", body)
     assert refusal.status_code == 400
