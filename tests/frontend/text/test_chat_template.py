@@ -31,9 +31,10 @@ def test_a_message_is_continued_to_the_letter(source: str, content: str) -> None
     assert continued(source, content) == (content.lstrip() if source == TRIMMING else content)
 
 
-@pytest.mark.parametrize("content", [None, [], [{"type": "text", "text": ""}]])
-def test_nothing_yet_is_continued_too(content: Any) -> None:
-    assert continued(PLAIN, content or "") == continued(PARTS, content or "") == ""
+def test_nothing_yet_is_continued_too() -> None:
+    assert continued(PARTS, [{"type": "text", "text": ""}]) == ""
+    messages: list[dict[str, Any]] = [USER, {"role": "assistant", "reasoning": "Hm."}]
+    assert render(PLAIN, messages, continue_final_message=True) == "<user>e<e<end><assistant>"
 
 
 def test_the_last_part_is_continued() -> None:
@@ -44,7 +45,8 @@ def test_the_last_part_is_continued() -> None:
 
 def test_the_place_is_behind_what_stands_twice() -> None:
     source = "{% for m in messages %}{{ m.content[:3] }}: {{ m.content }}<end>{% endfor %}"
-    assert continued(source, "x") == "e<e: e<e<end>" + render(source, [{"role": "a", "content": "x"}])[:4]
+    messages = [USER, {"role": "assistant", "content": "x"}]
+    assert render(source, messages, continue_final_message=True) == "e<e: e<e<end>x: x"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,6 @@ def test_a_template_may_be_asked_for_by_its_name() -> None:
 def test_a_default_that_is_missing_is_said() -> None:
     model = ChatTemplate({"tool_use": "{{ tools }}", "rag": ""}, {})
     options: Any = {"add_generation_prompt": True, "continue_final_message": False, "kwargs": {}}
-    with pytest.raises(ApiError, match="no default chat template, but others by name .'rag', 'tool_use'."):
+    with pytest.raises(ApiError, match=r"no default chat template, but others by name .'rag', 'tool_use'."):
         model.render([USER], tools=None, **options)
     assert "'f'" in model.render([USER], tools=TOOLS, **options)
