@@ -115,9 +115,12 @@ class ChatTemplate:
         """The prompt's text. `messages`: JSON, arguments of calls as objects, contents as texts or lists of text
         parts. Raises a 400 when the template cannot show the conversation, and for tools that it does not show."""
         template = self._of(tools)
-        if template.control_tokens is not None:
-            messages, tools, kwargs = mark([messages, tools, kwargs], template.control_tokens)
-        messages = [_as_read(message, template) for message in messages]
+        try:
+            if template.control_tokens is not None:
+                messages, tools, kwargs = mark([messages, tools, kwargs], template.control_tokens)
+            messages = [_as_read(message, template) for message in messages]
+        except RecursionError as error:
+            raise bad_request("messages must not be nested so deeply.", "messages") from error
         content = ""
         if continue_final_message:
             content, messages[-1] = _with_place(messages[-1])

@@ -99,6 +99,15 @@ def test_arguments_are_json_however_they_are_written(expression: str, text: str)
     assert render(source, [{"role": "assistant", "tool_calls": [call]}]) == text
 
 
+def test_arguments_that_are_nested_too_deeply_are_refused() -> None:
+    arguments: dict[str, Any] = {}
+    for _ in range(5000):
+        arguments = {"a": arguments}
+    call = {"type": "function", "function": {"name": "look", "arguments": arguments}}
+    with pytest.raises(ApiError, match="nested so deeply"):
+        render(PLAIN, [{"role": "assistant", "tool_calls": [call]}])
+
+
 @pytest.mark.parametrize("given", ["reasoning", "reasoning_content", "thinking"])
 def test_reasoning_has_all_of_its_names(given: str) -> None:
     source = "{% for m in messages %}{{ m.reasoning }}|{{ m.thinking }}|{{ m.reasoning_content }}{% endfor %}"

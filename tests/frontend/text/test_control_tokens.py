@@ -1,14 +1,17 @@
 """Control tokens in contents as text: ids are those of transformers' `sanitize_control_tokens`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from frontend.chat_template import ChatTemplate
 from frontend.errors import ApiError
-from frontend.text.control_tokens import unmarked
+from frontend.text.control_tokens import ControlTokens, unmarked
 from frontend.tokenizer import TextTokenizer
 from tests.frontend.text.tokenizer_folders import Files, byte_level_bpe, configured, gemma, llama_2, write_folder
 
@@ -100,6 +103,13 @@ def test_a_token_without_another_form_is_refused(tmp_path: Path) -> None:
     tokenizer = TextTokenizer.from_folder(str(write_folder(tmp_path, files)), sanitize_control_tokens=True)
     with pytest.raises(ApiError, match=f"messages must not have '{merged}': it is a control token"):
         tokenizer.encode(prompt(tokenizer, f"say {merged}"), False)
+
+
+@given(tokens=st.frozensets(st.text("<a|>", min_size=1, max_size=6), max_size=12), text=st.text("<a|>", max_size=40))
+def test_the_longest_token_is_found_first(tokens: frozenset[str], text: str) -> None:
+    pattern = ControlTokens(tokens, frozenset(), None).pattern("")
+    longest_first = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)"
+    assert pattern.findall(text) == re.findall(longest_first, text)
 
 
 def test_marks_are_text_where_nothing_is_marked(tmp_path: Path) -> None:
