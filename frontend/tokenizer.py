@@ -45,6 +45,8 @@ class TextTokenizer:
         self.special_token_ids = frozenset(
             number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
         )
+        self.num_tokens: int = tokenizer.get_vocab_size()
+        """Of the vocabulary with what is added to it. It may be more than the model has embeddings for."""
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
         # A token's bytes are asked for again and again where log-probabilities are, so they are kept.
         self.token_bytes = lru_cache(maxsize=65536)(self._find_token_bytes)

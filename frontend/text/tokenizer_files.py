@@ -17,6 +17,8 @@ from frontend.text.tokenizer_classes import PIPELINES, Pipeline, UnknownTokenize
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _UNNAMED, _UNNAMED_BEFORE = "extra_special_tokens", "additional_special_tokens"
 """Special tokens without a name, or with names of the model's own; and what that was called before."""
+_SAVED_NAMES = "model_specific_special_tokens"
+"""What transformers 5 writes for tokens with names of the model's own."""
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _OTHER_FORMATS = ("tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "tiktoken.model")
 
@@ -184,6 +186,8 @@ def _tokens_of(folder: str, config: dict[str, Any], file: _TokenizerFile, pipeli
     if isinstance(unnamed, dict):
         named_values |= unnamed
         unnamed = None
+    elif not any(isinstance(others[name], str) for name in own_names):
+        named_values |= values.get(_SAVED_NAMES) or {}
     named = {name: _token(value, f"{name} in {where}", special=True) for name, value in named_values.items()}
     listed = [_token(value, f"{_UNNAMED} in {where}", special=True) for value in unnamed or ()]
     if "added_tokens_decoder" in config:

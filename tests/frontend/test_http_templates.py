@@ -1,13 +1,16 @@
 """What a template can show, and how contents become tokens, at every endpoint that takes a conversation."""
 
+import json
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine_core.ipc.messages import AddRequest
-from tests.frontend.support import END, MODEL, Setup, running_setup
+from tests.frontend.support import END, MODEL, VOCAB_SIZE, Setup, running_setup, train_tokenizer
+from tests.frontend.test_http_errors import error_of
 
 PLAIN = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -89,3 +92,22 @@ def test_a_prefilled_answer_is_continued_to_the_letter(plain: Setup, content: st
         assert prompt_ids(plain) == ids
     counted = plain.post("/v1/messages/count_tokens", {"model": MODEL, "messages": messages}).json()
     assert counted["input_tokens"] == len(ids)
+
+
+def test_a_token_without_an_embedding_is_refused(tmp_path: Path) -> None:
+    """The tokenizer has one more than the model."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    names = [f"<|{number}|>" for number in range(VOCAB_SIZE - train_tokenizer().get_vocab_size() + 1)]
+    (folder / "added_tokens.json").write_text(json.dumps({name: 5000 + number for number, name in enumerate(names)}))
+    with running_setup(folder) as own:
+        own.say("ok")
+        assert own.complete(names[-2]).status_code == own.chat(names[-2]).status_code == 200
+        for response, param in (
+            (own.complete(f"a{names[-1]}b"), "prompt"),
+            (own.complete(["a", names[-1]]), "prompt[1]"),
+            (own.chat(names[-1]), "messages"),
+        ):
+            error = error_of(response, 400)
+            assert error["param"] == param
+            assert f"must have token ids from 0 to {VOCAB_SIZE - 1}, not {VOCAB_SIZE}." in error["message"]

@@ -213,6 +213,10 @@ def tokens_of_their_own_names() -> Files:
     return files
 
 
+def a_name_without_token() -> Files:
+    return configured(byte_level_bpe(), extra_special_tokens={"lone": "<|lone|>"})
+
+
 def split_special_tokens() -> Files:
     return configured(_with_bos(byte_level_bpe()), split_special_tokens=True, clean_up_tokenization_spaces=True)
 
@@ -278,6 +282,7 @@ KINDS: dict[str, Callable[[], Files]] = {
             older_added_tokens,
             flags_in_the_config,
             tokens_of_their_own_names,
+            a_name_without_token,
             split_special_tokens,
             template_of_both_ends,
             llama_2,
