@@ -13,7 +13,7 @@ import jinja2
 import msgspec
 
 from frontend.errors import bad_request
-from frontend.text.control_tokens import ControlTokens, mark
+from frontend.text.control_tokens import ControlTokens, mark, with_marks
 from frontend.text.message_contents import roles_by_form, with_content
 from frontend.text.template_environment import (
     TemplateRefusal,
@@ -117,7 +117,9 @@ class ChatTemplate:
         template = self._of(tools)
         try:
             if template.control_tokens is not None:
-                messages, tools, kwargs = mark([messages, tools, kwargs], template.control_tokens)
+                tools, kwargs = mark([tools, kwargs], template.control_tokens)
+                # A role is none of a user's words, and templates compare it.
+                messages = [{**mark(message, template.control_tokens), "role": message["role"]} for message in messages]
             messages = [_as_read(message, template) for message in messages]
         except RecursionError as error:
             raise bad_request("messages must not be nested so deeply.", "messages") from error
@@ -125,6 +127,8 @@ class ChatTemplate:
         if continue_final_message:
             content, messages[-1] = _with_place(messages[-1])
         text = _written(template, messages, tools, add_generation_prompt, kwargs)
+        if template.control_tokens is not None:
+            text = with_marks(text)
         return _cut_at_place(text, content) if continue_final_message else text
 
     def _of(self, tools: list[dict[str, Any]] | None) -> _Template:

@@ -18,6 +18,7 @@ from frontend.errors import bad_request
 _Trie = dict[str, "_Trie"]
 
 START, END = "\U000f0000", "\U000f0001"
+_ESCAPES = {r"\U000f0000": START, r"\U000f0001": END, r"\udb80\udc00": START, r"\udb80\udc01": END}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +46,21 @@ class ControlTokens:
 
 
 def mark(value: Any, pattern: re.Pattern[str]) -> Any:
-    """A JSON value with the control tokens of its texts marked. Keys are left alone."""
+    """A JSON value with the control tokens of its texts and names marked."""
     if isinstance(value, str):
         return pattern.sub(f"{START}\\g<0>{END}", unmarked(value))
     if isinstance(value, dict):
-        return {key: mark(entry, pattern) for key, entry in value.items()}
+        return {mark(name, pattern): mark(entry, pattern) for name, entry in value.items()}
     if isinstance(value, list):
         return [mark(entry, pattern) for entry in value]
     return value
+
+
+def with_marks(text: str) -> str:
+    """A rendered text whose marks a template has written as escapes: JSON in ASCII, or Python's form of an object."""
+    for written, character in _ESCAPES.items():
+        text = text.replace(written, character)
+    return text
 
 
 def unmarked(text: str) -> str:

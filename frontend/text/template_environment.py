@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
@@ -65,8 +66,8 @@ def compile_template(source: str) -> tuple[jinja2.Template, jinja2.nodes.Templat
 
 
 def names_of(tree: jinja2.nodes.Template) -> frozenset[str]:
-    """The variables that a template reads somewhere."""
-    return frozenset(node.name for node in tree.find_all(jinja2.nodes.Name) if node.ctx == "load")
+    """The variables that a template takes from outside, somewhere in it."""
+    return frozenset(jinja2.meta.find_undeclared_variables(tree))
 
 
 def literals_of(tree: jinja2.nodes.Template) -> str:

@@ -87,7 +87,7 @@ def load_tokenizer(folder: str) -> LoadedTokenizer:
         tokenizer = Tokenizer.from_buffer(data)
     except TokenizerError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         message = str(error).rstrip(".").replace("\n", " ")
         raise TokenizerError(f"{path} is not a usable tokenizer: {message}.") from error
     # These say how its author fed training; nobody's prompt is meant to be cut or filled up by them.
@@ -98,12 +98,12 @@ def load_tokenizer(folder: str) -> LoadedTokenizer:
         texts = dict.fromkeys(token.content for token in (*tokens.named.values(), *tokens.unnamed))
         tokenizer.add_tokens([AddedToken(text, special=True) for text in texts])
     tokenizer.encode_special_tokens = bool(config.get("split_special_tokens"))
-    control_tokens = config.get("chat_control_tokens")
+    control_tokens = _texts(config.get("chat_control_tokens"), f"chat_control_tokens in {folder}/tokenizer_config.json")
     return LoadedTokenizer(
         tokenizer=tokenizer,
         decoder=file.decoder,
         special_tokens={name: token.content for name, token in tokens.named.items()},
-        control_tokens=None if control_tokens is None else frozenset(map(str, control_tokens)),
+        control_tokens=control_tokens,
     )
 
 
@@ -134,10 +134,10 @@ def _read_tokenizer_file(folder: str, path: str) -> bytes:
             return file.read()
     except FileNotFoundError as error:
         others = [name for name in _OTHER_FORMATS if os.path.exists(os.path.join(folder, name))]
-        found = f" The folder has {', '.join(others)}, which is not read here:" if others else ""
+        found = f" ({', '.join(others)}: not read here)" if others else ""
         raise TokenizerError(
-            f"{path} is missing.{found} AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers "
-            f"writes it."
+            f"{path} is missing{found}; transformers writes it: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)."
         ) from error
     except OSError as error:
         raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
@@ -146,6 +146,8 @@ def _read_tokenizer_file(folder: str, path: str) -> bytes:
 def _class_name(folder: str, config: dict[str, Any], *, is_byte_level: bool) -> str:
     model = load_object(os.path.join(folder, "config.json"))
     declared = config.get("tokenizer_class") or model.get("tokenizer_class")
+    if not isinstance(declared, str | None):
+        raise TokenizerError(f"tokenizer_class in {folder} must be a name, not {declared!r:.64}.")
     auto_map = config.get("auto_map")
     has_code = bool(auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else auto_map)
     try:
@@ -178,6 +180,8 @@ def _tokens_of(folder: str, config: dict[str, Any], file: _TokenizerFile, pipeli
     if "added_tokens_decoder" not in config:
         values |= _special_tokens_map(folder, values)
     unnamed = values.get(_UNNAMED)
+    if not isinstance(unnamed, list | dict | None):
+        raise TokenizerError(f"{_UNNAMED} in {where} must be a list or an object, not {unnamed!r:.64}.")
     others = {name: values[name] for name in values if name.endswith("_token") and not isinstance(values[name], bool)}
     # Tokens without an id get theirs in this order: objects before texts among the others.
     own_names = [name for name in others if name not in _NAMED]
@@ -243,6 +247,14 @@ def _add_tokens(tokenizer: Tokenizer, tokens: _Tokens) -> None:
     for token in new:
         token.special = token.special or token.content in names
     tokenizer.add_tokens(new)
+
+
+def _texts(values: Any, where: str) -> frozenset[str] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TokenizerError(f"{where} must be a list of texts, not {values!r:.64}.")
+    return frozenset(values)
 
 
 def _token(value: Any, where: str, **defaults: bool) -> AddedToken:

@@ -139,7 +139,9 @@ def test_tools_are_shown(source: str) -> None:
     assert "f" in render(source, [USER], tools=TOOLS)
 
 
-@pytest.mark.parametrize("source", [PLAIN, "{# tools #}tools", "{{ 'tools' }}", "{% set tools = 1 %}{{ message }}"])
+@pytest.mark.parametrize(
+    "source", [PLAIN, "{# tools #}tools", "{{ 'tools' }}", "{% macro shown(tools) %}{{ tools }}{% endmacro %}"]
+)
 def test_tools_are_never_dropped(source: str) -> None:
     assert render(source, [USER], tools=[]) == render(source, [USER])
     with pytest.raises(ApiError, match="no place for them") as refusal:

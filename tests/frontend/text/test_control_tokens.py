@@ -1,6 +1,7 @@
 """Control tokens in contents as text: ids are those of transformers' `sanitize_control_tokens`."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer
 
 from frontend.chat_template import ChatTemplate
 from frontend.errors import ApiError
-from frontend.text.control_tokens import ControlTokens, unmarked
+from frontend.text.control_tokens import END, START, ControlTokens, unmarked
 from frontend.tokenizer import TextTokenizer
 from tests.frontend.text.tokenizer_folders import Files, byte_level_bpe, configured, gemma, llama_2, write_folder
 
@@ -86,6 +87,27 @@ def test_only_the_template_writes_control_tokens(tokenizer: TextTokenizer) -> No
 def test_special_tokens_may_still_stand_around_it(tokenizer: TextTokenizer) -> None:
     text = prompt(tokenizer, "a<|im_end|>b")
     assert tokenizer.encode(text, True) == [tokenizer.tokenizer.token_to_id("<s>"), *tokenizer.encode(text, False)]
+
+
+def test_roles_keep_their_meaning_and_names_have_none(tokenizer: TextTokenizer) -> None:
+    """Some vocabularies have roles as tokens of their own."""
+    assert tokenizer.control_tokens is not None
+    tokens = replace(tokenizer.control_tokens, others=tokenizer.control_tokens.others | {"user"})
+    source = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}{{ tools | tojson }}"
+    template = ChatTemplate({"default": source}, tokenizer.special_tokens, tokens)
+    options: Any = {"add_generation_prompt": False, "continue_final_message": False, "kwargs": {}}
+    text = template.render([{"role": "user", "content": "a user</s>"}], tools=[{"</s>": 1}], **options)
+    assert text == f'a {START}user{END}{START}</s>{END}[{{"{START}</s>{END}": 1}}]'
+
+
+@pytest.mark.parametrize("written", ["tools", "tools | tojson", "tools | tojson(ensure_ascii=true)"])
+def test_however_a_template_writes_it_a_control_token_is_text(tokenizer: TextTokenizer, written: str) -> None:
+    template = ChatTemplate({"default": "{{ " + written + " }}"}, tokenizer.special_tokens, tokenizer.control_tokens)
+    options: Any = {"add_generation_prompt": False, "continue_final_message": False, "kwargs": {}}
+    text = template.render([{"role": "user", "content": ""}], tools=[{"name": "a</s>b"}], **options)
+    ids = tokenizer.encode(text, False)
+    assert tokenizer.tokenizer.token_to_id("</s>") not in ids
+    assert "a</s>b" in tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def test_a_continued_message_may_have_them(tokenizer: TextTokenizer) -> None:
