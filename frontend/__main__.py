@@ -12,7 +12,7 @@ from engine_core.config.engine_config import load_serve_config
 from engine_core.ipc.control import ControlLink, Failed
 from engine_core.ipc.heartbeat import Heartbeats
 from frontend.server import FrontendServer
-from frontend.tokenizer import TokenizerError
+from frontend.text.tokenizer_files import TokenizerError
 
 
 def main() -> int:

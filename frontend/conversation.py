@@ -11,14 +11,18 @@ from frontend.protocol.chat import ChatMessage, ContentPart, ToolCall
 
 
 def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
-    """Contents as one text each. Raises a 400 for what a text model cannot take."""
+    """Contents as texts or lists of text parts; one that is null is left out. Raises a 400 for what a text model
+    cannot take."""
     if not messages:
         raise bad_request("messages must have at least one message.", "messages")
     return [_template_message(message, f"messages[{index}]") for index, message in enumerate(as_tool_calls(messages))]
 
 
 def _template_message(message: ChatMessage, where: str) -> dict[str, Any]:
-    plain: dict[str, Any] = {"role": message.role, "content": _text(message.content, where)}
+    plain: dict[str, Any] = {"role": message.role}
+    content = message.refusal if message.content is None else message.content
+    if content is not None:
+        plain["content"] = _parts(content, where) if isinstance(content, list) else content
     if message.name is not None:
         plain["name"] = message.name
     if message.tool_call_id is not None:
@@ -32,12 +36,9 @@ def _template_message(message: ChatMessage, where: str) -> dict[str, Any]:
     return plain
 
 
-def _text(content: str | list[ContentPart] | None, where: str) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    texts = []
+def _parts(content: list[ContentPart], where: str) -> str | list[dict[str, str]]:
+    """No parts at all are an empty text."""
+    parts = []
     for index, part in enumerate(content):
         text = part.refusal if part.type == "refusal" else part.text
         if part.type not in ("text", "refusal") or text is None:
@@ -45,8 +46,8 @@ def _text(content: str | list[ContentPart] | None, where: str) -> str:
                 f"A part of a message must be text, not {part.type!r}: this model takes text only.",
                 f"{where}.content[{index}]",
             )
-        texts.append(text)
-    return "\n".join(texts)
+        parts.append({"type": "text", "text": text})
+    return parts or ""
 
 
 def _template_tool_call(call: ToolCall) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from frontend.tokenizer import TokenizerError, load_tokenizer_config
+from frontend.text.tokenizer_files import TokenizerError, load_tokenizer_config
 
 T = TypeVar("T")
 

@@ -27,6 +27,7 @@ from frontend.protocol.decode import from_validation
 from frontend.protocol.unsupported import refuse_unsupported
 from frontend.stop_strings import check_stop_strings
 from frontend.system_messages import takes_system_anywhere
+from frontend.text.control_tokens import unmarked
 from frontend.thinking_budget import thinking_fields
 from frontend.tokenizer import TextTokenizer
 from frontend.tools import callable_tools, template_tools
@@ -100,6 +101,7 @@ class InputProcessor:
         )
         # The template writes the special tokens itself.
         prompt = await self._encode(text, bool(request.add_special_tokens), "messages")
+        prompt = replace(prompt, text=unmarked(text))
         return self._truncate(prompt, request, request.max_answer_tokens)
 
     def render_chat(
@@ -152,7 +154,7 @@ class InputProcessor:
             return [self._from_ids(entry, f"prompt[{index}]") for index, entry in enumerate(lists)]
         all_token_ids = await self._tokenizer.encode_all_async(texts, add_special_tokens)
         return [
-            _text_prompt(text, token_ids, f"prompt[{index}]")
+            self._text_prompt(text, token_ids, f"prompt[{index}]")
             for index, (text, token_ids) in enumerate(zip(texts, all_token_ids, strict=True))
         ]
 
@@ -313,7 +315,14 @@ class InputProcessor:
                 raise bad_request(f"{name} must have 1 to {limit} characters.", name)
 
     async def _encode(self, text: str, add_special_tokens: bool, param: str) -> Prompt:
-        return _text_prompt(text, await self._tokenizer.encode_async(text, add_special_tokens), param)
+        return self._text_prompt(text, await self._tokenizer.encode_async(text, add_special_tokens), param)
+
+    def _text_prompt(self, text: str, token_ids: list[int], param: str) -> Prompt:
+        if not token_ids:
+            raise bad_request(f"{param} must not be empty.", param)
+        if self._tokenizer.num_tokens > self.limits.vocab_size:
+            self._check_token_ids((max(token_ids),), param)
+        return Prompt(array("i", token_ids), text)
 
     def _from_ids(self, token_ids: Sequence[int], param: str) -> Prompt:
         if not token_ids:
@@ -341,9 +350,3 @@ class InputProcessor:
                 code=ERROR_CONTEXT_LENGTH,
             )
         return room
-
-
-def _text_prompt(text: str, token_ids: list[int], param: str) -> Prompt:
-    if not token_ids:
-        raise bad_request(f"{param} must not be empty.", param)
-    return Prompt(array("i", token_ids), text)

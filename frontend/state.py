@@ -16,7 +16,8 @@ from frontend.input_processor import InputProcessor, Limits
 from frontend.parsers.chat_parser import ParserPlan
 from frontend.responses.log import ResponseLog
 from frontend.sse import KeepAlive
-from frontend.tokenizer import TextTokenizer, load_tokenizer_config
+from frontend.text.tokenizer_files import load_tokenizer_config
+from frontend.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,12 @@ class FrontendState:
         """Of the responses that run in the background in this process, by id."""
         self.num_open = 0
         """Handlers that generate or follow a response right now."""
-        self.tokenizer = TextTokenizer.from_folder(config.model_path)
-        self._chat_template = load_chat_template(config.model_path, config.chat_template, self.tokenizer.special_tokens)
+        self.tokenizer = TextTokenizer.from_folder(
+            config.model_path, sanitize_control_tokens=config.sanitize_control_tokens
+        )
+        self._chat_template = load_chat_template(
+            config.model_path, config.chat_template, self.tokenizer.special_tokens, self.tokenizer.control_tokens
+        )
         self._input_processor: InputProcessor | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -63,7 +68,7 @@ class FrontendState:
                 self._chat_template,
                 limits,
                 self.config.default_sampling,
-                RequestTemplates(self.tokenizer.special_tokens, self.config.trust_request_chat_template),
+                RequestTemplates(self._chat_template, self.config.trust_request_chat_template),
                 ParserPlan(self.config.tool_call_parser, self.config.reasoning_parser),
             )
         return self._input_processor

@@ -1,14 +1,15 @@
 """Text to token ids and back, by the `tokenizers` library alone: nothing here loads torch or transformers."""
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, ParamSpec, TypeVar
 
-import msgspec
 from tokenizers import Tokenizer
+
+from frontend.text.control_tokens import END, START, ControlTokens, encode_marked
+from frontend.text.tokenizer_files import load_tokenizer
 
 SLOW_PROMPT_CHARS = 50_000
 """Longer texts are encoded in a thread (the library gives up the interpreter lock), so that streams go on meanwhile."""
@@ -19,21 +20,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class TokenizerError(ValueError):
-    """A model folder has no usable tokenizer."""
-
-
-class _TokenizerFile(msgspec.Struct):
-    """Of tokenizer.json the part that says how tokens stand for bytes."""
-
-    decoder: Any = None
-
-
 class TextTokenizer:
     """The tokenizer of one model folder."""
 
-    def __init__(self, tokenizer: Tokenizer, decoder: Any, special_tokens: dict[str, str]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        decoder: Any,
+        special_tokens: dict[str, str],
+        control_tokens: ControlTokens | None = None,
+    ) -> None:
+        """`control_tokens`: those that `encode` takes for text where they are marked. None: nothing is marked."""
         self.tokenizer = tokenizer
+        self.control_tokens = control_tokens
+        self._marked = None if control_tokens is None else control_tokens.marked()
         self.special_tokens = special_tokens
         """What chat templates may use: `bos_token`, `eos_token` and others, by name."""
         decoder_types = _decoder_types(decoder)
@@ -45,25 +45,24 @@ class TextTokenizer:
         self.special_token_ids = frozenset(
             number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
         )
+        self.num_tokens: int = tokenizer.get_vocab_size()
+        """Of the vocabulary with what is added to it. It may be more than the model has embeddings for."""
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
         # A token's bytes are asked for again and again where log-probabilities are, so they are kept.
         self.token_bytes = lru_cache(maxsize=65536)(self._find_token_bytes)
         self.token_text = lru_cache(maxsize=65536)(self._find_token_text)
 
     @classmethod
-    def from_folder(cls, folder: str) -> "TextTokenizer":
+    def from_folder(cls, folder: str, *, sanitize_control_tokens: bool = False) -> "TextTokenizer":
         """Raises `TokenizerError` with one sentence."""
-        path = os.path.join(folder, "tokenizer.json")
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-            tokenizer = Tokenizer.from_buffer(data)
-            decoder = msgspec.json.decode(data, type=_TokenizerFile).decoder
-        except OSError as error:
-            raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
-        except ValueError as error:
-            raise TokenizerError(f"{path} is not a usable tokenizer: {str(error).rstrip('.')}.") from error
-        return cls(tokenizer, decoder, _special_tokens(load_tokenizer_config(folder)))
+        loaded = load_tokenizer(folder)
+        if not sanitize_control_tokens:
+            return cls(loaded.tokenizer, loaded.decoder, loaded.special_tokens)
+        added = loaded.tokenizer.get_added_tokens_decoder().values()
+        special = frozenset(token.content for token in added if token.special)
+        others = frozenset(token.content for token in added) - special
+        control_tokens = ControlTokens(special, others, loaded.control_tokens)
+        return cls(loaded.tokenizer, loaded.decoder, loaded.special_tokens, control_tokens)
 
     def special_ids_of(self, texts: frozenset[str]) -> frozenset[int]:
         """The special tokens that are written so."""
@@ -79,6 +78,9 @@ class TextTokenizer:
         return token_id if in_brackets or token_id in self.special_token_ids else None
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """A text's tokens. Raises a 400 for a marked control token that has no other form."""
+        if self._marked is not None and (START in text or END in text):
+            return encode_marked(self.tokenizer, self._marked.split(text), add_special_tokens)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
@@ -137,35 +139,6 @@ class TextTokenizer:
             return data.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def load_tokenizer_config(folder: str) -> dict[str, Any]:
-    """tokenizer_config.json, or nothing where a folder has none."""
-    path = os.path.join(folder, "tokenizer_config.json")
-    try:
-        with open(path, "rb") as file:
-            config = msgspec.json.decode(file.read())
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise TokenizerError(f"{path} is not valid JSON: {str(error).rstrip('.')}.") from error
-    if not isinstance(config, dict):
-        raise TokenizerError(f"{path} is not a JSON object.")
-    return config
-
-
-def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    names = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-    tokens = {}
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, dict):
-            value = value.get("content")
-        if isinstance(value, str):
-            tokens[name] = value
-    return tokens
 
 
 def _decoder_types(decoder: Any) -> set[str]:

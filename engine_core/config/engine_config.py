@@ -145,6 +145,8 @@ class FrontendConfig(_Config, frozen=True, kw_only=True):
     model_path: str
     chat_template: str | None
     """The template's text, when the user gave another one than the tokenizer's."""
+    sanitize_control_tokens: bool = False
+    """Whether control tokens in messages, tools and template variables are text."""
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     """Names of formats in frontend/parsers; None: the model's text is content as it is."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 _MAX_LEXER_STATES = 20_000
@@ -38,7 +39,7 @@ class Vocabulary:
         if not eos_token_ids:
             raise VocabularyError("Grammars need a model with an end-of-sequence token.")
         try:
-            text = (Path(folder) / "tokenizer.json").read_text(encoding="utf-8")
+            text = _read_tokenizer(Path(folder) / "tokenizer.json")
             tokenizer = LLTokenizer(text, n_vocab=size, eos_token=list(eos_token_ids), slices=_SLICES)
         except (OSError, ValueError) as error:
             raise VocabularyError(f"Grammars need a tokenizer.json that llguidance can read: {error}.") from error
@@ -52,3 +53,11 @@ class Vocabulary:
             # The first mask is part of the cost, and some grammars fail only here.
             matcher.compute_bitmask()
         return matcher
+
+
+def _read_tokenizer(path: Path) -> str:
+    """tokenizer.json without what cuts or fills up texts: that was meant for training, and llguidance would do it to
+    the texts that a grammar forces."""
+    parts = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
+    parts |= dict.fromkeys(("truncation", "padding"), msgspec.Raw(b"null"))
+    return msgspec.json.encode(parts).decode()

@@ -52,6 +52,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     seed: Annotated[int, Meta(ge=-MAX_SEED, le=MAX_SEED)] = 0
     num_threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     chat_template: str | None = None
+    sanitize_control_tokens: bool = False
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"
     generation_config: str = "auto"
@@ -96,6 +97,7 @@ HELP = {
     "seed": "for dummy weights; requests that bring none get a random one",
     "num_threads": "torch's threads in a CPU worker; 0: chosen from the number of cores",
     "chat_template": "file with a chat template, instead of the tokenizer's own",
+    "sanitize_control_tokens": "control tokens in messages, tools and template variables are plain text to the model",
     "tool_call_parser": "format of the model's tool calls; auto: the one that its chat template speaks of",
     "reasoning_parser": "format of the model's reasoning; auto: the one that its chat template speaks of",
     "generation_config": "default sampling parameters: auto (the model's), vllm (none), or a folder",
@@ -116,8 +118,8 @@ HELP = {
     "trace": "file for a timeline of steps and requests in Chrome's trace format",
 }
 GROUPS = {
-    "Model": "served_model_name device dtype load_format max_model_len chat_template tool_call_parser "
-    "reasoning_parser generation_config seed",
+    "Model": "served_model_name device dtype load_format max_model_len chat_template "
+    "sanitize_control_tokens tool_call_parser reasoning_parser generation_config seed",
     "Scheduling": "max_num_seqs max_num_batched_tokens max_num_partial_prefills max_num_waiting "
     "max_num_penalty_rows scheduling_policy priority_ageing_rate mask_timeout",
     "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching "
@@ -136,7 +138,7 @@ CHOICES = {
 }
 SIZES = ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_body_bytes")
 """Whole numbers that may be written with a unit: 8k is 8000, 8K and 8KiB are 8192."""
-SWITCHES = ("enforce_eager", "strict_requests", "trust_request_chat_template")
+SWITCHES = ("enforce_eager", "sanitize_control_tokens", "strict_requests", "trust_request_chat_template")
 LISTS = ("served_model_name", "api_key", "allowed_origins")
 """Given as several words, or as one text in the YAML file."""
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -33,7 +33,7 @@ from frontend.cli.generation_config import default_sampling, not_applied
 from frontend.cli.hub import has_weights, resolve_model_folder
 from frontend.eos_token import find_eos_token
 from frontend.parsers.registry import UnknownFormat, resolve_formats
-from frontend.tokenizer import TokenizerError
+from frontend.text.tokenizer_files import TokenizerError
 
 DEFAULT_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
 DEFAULT_SEQS = {"cpu": 256, "cuda": 512}
@@ -239,6 +239,7 @@ def _resolve_frontend(args: ServeArgs, folder: Path, engine: EngineConfig, hang_
         served_model_names=tuple(args.served_model_name) or (default_model_name(args, folder),),
         model_path=str(folder),
         chat_template=chat_template,
+        sanitize_control_tokens=args.sanitize_control_tokens,
         tool_call_parser=tool_format,
         reasoning_parser=reasoning_format,
         default_sampling=default_sampling(args.generation_config, folder),

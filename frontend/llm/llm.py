@@ -37,6 +37,7 @@ from frontend.llm.outputs import (
 from frontend.llm.sampling_params import BeamSearchParams, SamplingParams
 from frontend.protocol.chat import ChatMessage
 from frontend.supervisor.progress import ProgressDisplay
+from frontend.text.control_tokens import unmarked
 from frontend.tokenizer import TextTokenizer
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
@@ -55,9 +56,12 @@ class LLM:
         self._config = resolved.engine
         self._default_sampling = resolved.frontend.default_sampling
         folder = resolved.frontend.model_path
-        self.tokenizer = TextTokenizer.from_folder(folder)
-        template = resolved.frontend.chat_template
-        self._chat_template = load_chat_template(folder, template, self.tokenizer.special_tokens)
+        self.tokenizer = TextTokenizer.from_folder(
+            folder, sanitize_control_tokens=resolved.frontend.sanitize_control_tokens
+        )
+        self._chat_template = load_chat_template(
+            folder, resolved.frontend.chat_template, self.tokenizer.special_tokens, self.tokenizer.control_tokens
+        )
         progress = ProgressDisplay(show_progress)
         self._engine = LocalEngine(resolved, progress.update)
         # Also when it is never closed: at the latest when the interpreter exits.
@@ -102,7 +106,7 @@ class LLM:
                 kwargs=kwargs,
             )
             # The template writes the special tokens itself.
-            prompts.append((text, self.tokenizer.encode(text, add_special_tokens=False)))
+            prompts.append((unmarked(text), self.tokenizer.encode(text, add_special_tokens=False)))
         return self._answer(prompts, sampling_params, use_tqdm, cache_salt)
 
     def beam_search(

@@ -111,7 +111,7 @@ def _call(block: InputBlock, where: str) -> ToolCall:
 
 
 def _text(content: str | list[InputBlock], where: str) -> str:
-    """Blocks are joined by line breaks, as parts of a chat's messages are."""
+    """Blocks are joined by line breaks."""
     texts = _texts(content, where)
     if not any(text.strip() for text in texts):
         raise bad_request(f"{where} must have text.", where)

@@ -10,7 +10,7 @@ from tokenizers.models import BPE, Unigram, WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from frontend.eos_token import find_eos_token
-from frontend.tokenizer import TokenizerError
+from frontend.text.tokenizer_files import TokenizerError
 
 END, OTHER = "<|end|>", "</s>"
 WORDS = {"a": 0, "b": 1, OTHER: 2, "<unk>": 3}

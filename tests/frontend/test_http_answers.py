@@ -219,7 +219,7 @@ def test_conversations_of_every_kind(setup):
     response = setup.post("/v1/chat/completions", {"messages": messages, "chat_template_kwargs": {"mood": "glad"}})
     assert response.status_code == 200
     assert prompt_text(setup) == (
-        f"<|system|>Be brief.{END}<|user|>Hel\nlo{END}"
+        f"<|system|>Be brief.{END}<|user|>Hel lo{END}"
         f'<|assistant|>[f({{"x": "<é>"}})]{END}<|tool|>4{END}(glad)<|assistant|>'
     )
 
@@ -238,7 +238,7 @@ def test_continuing_the_final_message(setup):
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "I am "}]
     body = {"messages": messages, "continue_final_message": True}
     assert setup.post("/v1/chat/completions", body).status_code == 200
-    assert prompt_text(setup) == f"<|user|>Hi{END}<|assistant|>I am"
+    assert prompt_text(setup) == f"<|user|>Hi{END}<|assistant|>I am "
     body["add_generation_prompt"] = True
     refusal = setup.post("/v1/chat/completions", body)
     assert refusal.status_code == 400

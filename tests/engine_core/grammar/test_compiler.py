@@ -179,3 +179,15 @@ def test_the_cache_is_bounded_by_bytes(vocabulary: Vocabulary) -> None:
 def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match=r"tokenizer\.json"):
         Vocabulary.load(str(tmp_path), 100, (1,))
+
+
+def test_texts_are_whole_whatever_the_tokenizer_was_trained_with(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    text = "What does the function os.path.join do, and when is it of use?"
+    whole = vocabulary.tokenizer.tokenize_str(text)
+    tokenizer = json.loads((DEMO_MODEL / "tokenizer.json").read_bytes())
+    tokenizer["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    padding = {"strategy": {"Fixed": 64}, "direction": "Left", "pad_id": 2, "pad_type_id": 0, "pad_token": "<|pad|>"}
+    for changes in ({}, {"truncation": None, "padding": {**padding, "pad_to_multiple_of": None}}):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer | changes))
+        assert Vocabulary.load(str(tmp_path), 8192, (1, 7)).tokenizer.tokenize_str(text) == whole
+    assert len(whole) > 8
