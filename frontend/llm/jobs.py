@@ -5,6 +5,7 @@ from array import array
 from collections import deque
 from typing import Any
 
+from engine_core.ipc.messages import FINISH_STOP
 from frontend.client import Finished
 from frontend.client.request_stream import Inbox, RequestStream
 from frontend.llm.local_engine import LocalEngine
@@ -86,7 +87,7 @@ async def run_jobs(engine: LocalEngine, jobs: list[Job], window: int, use_tqdm: 
                     job.piece.add(job.processor.push(delta))
                     if job.processor.finished:
                         job.finish(delta.finished)
-                        stream.close()
+                        stream.close(FINISH_STOP)
                         del running[stream.handle]
                         bar.update()
         finally:

@@ -14,6 +14,7 @@ from frontend.client.deltas import int32_array
 from frontend.detokenizer import Detokenizer
 from frontend.llm.sampling_params import SamplingParams
 from frontend.output_processor import OutputOptions, OutputProcessor
+from frontend.parsers.events import Content
 from frontend.stop_strings import StopStrings
 from frontend.tokenizer import TextTokenizer
 from tests.frontend.support import END, train_tokenizer
@@ -124,16 +125,19 @@ def naive_stop(text: str, stop_strings: list[str], include: bool) -> tuple[str, 
 def test_stop_strings_do_not_depend_on_the_cuts(text, stop_strings, cuts, include):
     stops = StopStrings(stop_strings, include)
     wanted, wanted_stop = naive_stop(text, stop_strings, include)
-    out = ""
+    out, num_chars = "", 0
     found = None
     for piece in cut_randomly(text, cuts):
-        released, found = stops.feed(piece, may_stop=True)
-        out += released
+        released, found = stops.feed(Content(piece, num_chars), may_stop=True)
+        num_chars += len(piece)
+        for part in released:
+            assert text[part.start : part.end] == part.text
+            out += part.text
         assert wanted.startswith(out), "a part of the stop string got out"
         if found is not None:
             break
     else:
-        out += stops.flush()
+        out += "".join(part.text for part in stops.flush())
     assert (out, found) == (wanted, wanted_stop)
 
 
@@ -141,8 +145,8 @@ def test_stop_strings_do_not_depend_on_the_cuts(text, stop_strings, cuts, includ
 @given(text=st.text("ab", max_size=20), cuts=st.lists(st.integers(0, 20), max_size=6), include=st.booleans())
 def test_no_stop_before_it_is_allowed(text, cuts, include):
     stops = StopStrings(["ab", "ba"], include)
-    out = "".join(stops.feed(piece, may_stop=False)[0] for piece in cut_randomly(text, cuts)) + stops.flush()
-    assert out == text
+    parts = [part for piece in cut_randomly(text, cuts) for part in stops.feed(Content(piece), may_stop=False)[0]]
+    assert "".join(part.text for part in [*parts, *stops.flush()]) == text
 
 
 def finished(reason: str = "length", stop_token_id: int | None = None) -> Finished:
@@ -190,7 +194,7 @@ def test_the_stop_token_is_text_only_when_asked_for(include, wanted):
     end = tokenizer.tokenizer.token_to_id(END)
     processor = OutputProcessor(tokenizer, [1], OutputOptions(include_stop=include, skip_special_tokens=False))
     ids = [*tokenizer.encode("ab", False), end]
-    piece = processor.push(TokenDelta(int32_array(ids), None, finished("stop", end)))
+    piece = processor.push(TokenDelta(int32_array(ids), None, finished("stop", end), num_cached_tokens=3))
     assert (piece.text, piece.finish_reason, piece.stop_reason) == (wanted, "stop", None)
     assert processor.num_output_tokens == len(ids)
     assert processor.num_cached_tokens == 3

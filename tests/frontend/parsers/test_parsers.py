@@ -28,13 +28,16 @@ def parse(made_by: ParserMaker, pieces: Iterator[str] | list[str]) -> Found:
     """Calls with their arguments' text, content, reasoning."""
     parser = made_by.make()
     events: list[Event] = []
+    text = ""
     for piece in pieces:
+        text += piece
         events += parser.feed(piece)
     events += parser.finish()
     calls, content, reasoning = [], "", ""
     for event in events:
         if isinstance(event, Content):
             assert event.text, "an event without text"
+            assert text[event.start : event.end] == event.text
             content += event.text
         elif isinstance(event, Reasoning):
             assert event.text, "an event without text"
