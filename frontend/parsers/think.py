@@ -31,6 +31,7 @@ class ThinkParser(ReasoningParser):
         if not is_closed and (yield from cursor.skip(self.start)):
             self._begin_reasoning(0)
         if self.in_reasoning:
+            cursor.drop()
             yield from cursor.skip_space()
             cursor.drop()
             yield from cursor.reasoning_until((self.end,))
