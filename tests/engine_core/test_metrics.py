@@ -11,7 +11,7 @@ from engine_core.ipc.codec import decode_core_message, encode
 from engine_core.ipc.messages import AbortRequest, Bye, RequestOutputs, Utility, UtilityReply
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.ipc.step import StepResult
-from tests.engine_core.core_harness import Harness, Reader, add
+from tests.engine_core.core_harness import Harness, Reader, add, move_clock
 
 LONG = SamplingParams(max_tokens=40, ignore_eos=True)
 
@@ -106,12 +106,14 @@ def test_what_was_never_computed_does_not_count(harness: Harness) -> None:
     assert figures(client)["prefix_cache_queries_total"] == 3
 
 
-def test_a_deadline_and_a_client_that_left(harness: Harness) -> None:
+def test_a_deadline_and_a_client_that_left(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     client, other = harness.client(), harness.client()
     hold_after_a_step(harness)
     client.send(encode(add(1, sampling=LONG)))
     first_tokens(client)
-    other.send(encode(add(1, request_id="waits", deadline=time.time() + 0.01)))
+    other.send(encode(add(1, request_id="waits", deadline=time.time() + 100)))
+    figures(other)
+    move_clock(monkeypatch, 100)
     reader = Reader(other)
     reader.read_finals(1)
     assert reader.errors[1].code == "deadline_exceeded"

@@ -20,7 +20,6 @@ from tests.frontend.support import END, train_tokenizer
 from tests.frontend.test_text import naive_stop
 
 Range = tuple[int, int]
-untimed = settings(deadline=None, max_examples=200)
 
 
 @cache
@@ -155,7 +154,7 @@ def test_reasoning_grows_token_by_token() -> None:
     assert counts == list(range(1, len(ids) + 1))
 
 
-@untimed
+@settings(max_examples=200)
 @given(
     text=st.text("abü🦊 ", max_size=20),
     stop=st.text("abü🦊", min_size=1, max_size=3),

@@ -5,7 +5,7 @@ import itertools
 import threading
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
 
@@ -18,8 +18,6 @@ from frontend.parsers.events import Content
 from frontend.stop_strings import StopStrings
 from frontend.tokenizer import TextTokenizer
 from tests.frontend.support import END, train_tokenizer
-
-untimed = settings(deadline=None)  # an example's time says nothing where processes share a core
 
 
 def byte_level() -> TextTokenizer:
@@ -47,7 +45,6 @@ texts = st.text(st.characters(exclude_categories=["Cs", "Co", "Cn"], exclude_cha
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@untimed
 @given(text=texts)
 def test_pieces_join_to_the_text_and_split_no_character(name, text):
     tokenizer = TOKENIZERS[name]
@@ -62,7 +59,6 @@ def test_pieces_join_to_the_text_and_split_no_character(name, text):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@untimed
 @given(text=texts, cut=st.integers(1, 6))
 def test_an_output_that_ends_within_a_character_loses_only_that(name, text, cut):
     tokenizer = TOKENIZERS[name]
@@ -73,7 +69,6 @@ def test_an_output_that_ends_within_a_character_loses_only_that(name, text, cut)
     assert (text + "🦊").lstrip(" ").startswith(out.lstrip(" "))
 
 
-@untimed
 @given(ids=st.lists(st.integers(0, 400), max_size=200), prompt=st.lists(st.integers(0, 325), max_size=8))
 def test_any_tokens_at_all_end_in_text(ids, prompt):
     """Models with random weights, prompts of random ids: nothing raises, and nothing is held for long."""
@@ -115,7 +110,6 @@ def naive_stop(text: str, stop_strings: list[str], include: bool) -> tuple[str, 
     return text, None
 
 
-@untimed
 @given(
     text=st.text("abc", max_size=30),
     stop_strings=st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=3),
@@ -141,7 +135,6 @@ def test_stop_strings_do_not_depend_on_the_cuts(text, stop_strings, cuts, includ
     assert (out, found) == (wanted, wanted_stop)
 
 
-@untimed
 @given(text=st.text("ab", max_size=20), cuts=st.lists(st.integers(0, 20), max_size=6), include=st.booleans())
 def test_no_stop_before_it_is_allowed(text, cuts, include):
     stops = StopStrings(["ab", "ba"], include)
@@ -153,7 +146,6 @@ def finished(reason: str = "length", stop_token_id: int | None = None) -> Finish
     return Finished(reason, stop_token_id, 1, 3, 1, 0, 0.0, 0.0, 0.0)
 
 
-@untimed
 @given(
     text=st.text("abü🦊 ", max_size=20),
     stop=st.text("abü", min_size=1, max_size=3),

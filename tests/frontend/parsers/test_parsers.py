@@ -99,7 +99,7 @@ def test_every_format_has_a_corpus() -> None:
 
 
 @pytest.mark.parametrize("name", TOOL_FORMATS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_text_at_all(name: str, data: st.DataObject) -> None:
     """Pieces of the corpus in any order: the cuts change nothing, and without a call every character is content."""
