@@ -60,6 +60,7 @@ class Job:
         done.finish_reason, done.stop_reason = piece.finish_reason, piece.stop_reason
         done.logprobs = piece.logprobs if self.params.logprobs is not None else None
         self.output.metrics = metrics or self.output.metrics
+        self.output.num_cached_tokens = self.processor.num_cached_tokens or 0
         num_top = self.params.prompt_logprobs
         if num_top is not None and self.index == 0:
             self.output.prompt_logprobs = by_token_id(piece.prompt_logprobs, num_top, self._tokenizer)
