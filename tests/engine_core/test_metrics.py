@@ -1,7 +1,7 @@
 """What the metrics count of a request, by how it ends."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import zmq
@@ -51,9 +51,9 @@ def hold_after_a_step(harness: Harness) -> None:
     """From the first result on no other one comes."""
     run_next = harness.executor.worker.run_next
 
-    def run_one() -> StepResult:
+    def run_one(is_late: Callable[[int], bool]) -> StepResult:
         harness.executor.gate.clear()
-        return run_next()
+        return run_next(is_late)
 
     harness.executor.worker.run_next = run_one  # type: ignore[method-assign]
 
