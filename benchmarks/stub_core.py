@@ -28,11 +28,14 @@ class Reply:
     """What a request gets: these tokens, one a step, then the reason; or an error at once."""
 
     token_ids: Sequence[int] = ()
-    reason: str = messages.FINISH_LENGTH
+    reason: str | None = messages.FINISH_LENGTH
+    """None: nothing comes after the last token until the client ends the request."""
     stop_token_id: int | None = None
     error: tuple[str, str, float | None] | None = None
     num_top: int = 0
     """With logprobs asked for, the alternatives are the ids from 0 on, the sampled token first."""
+    num_cached_tokens: int = 0
+    """Of the prompt."""
     endless: bool = False
     """Start again at the first token, up to the request's `max_tokens`."""
 
@@ -45,6 +48,10 @@ class _Running:
     position: int = 0
     num_before: int = 0
     """Tokens of earlier rounds of an endless reply."""
+
+    @property
+    def has_more(self) -> bool:
+        return self.position < len(self.reply.token_ids) or self.reply.reason is not None
 
     @property
     def num_output_tokens(self) -> int:
@@ -189,7 +196,8 @@ class StubCore:
     def _can_step(self) -> bool:
         allowed = not self._paused or self._steps_allowed > 0
         return any(
-            client.credit > 0 and (client.errors or client.finished or (client.running and allowed))
+            client.credit > 0
+            and (client.errors or client.finished or (allowed and any(one.has_more for one in client.running.values())))
             for client in self._clients.values()
         )
 
@@ -229,7 +237,7 @@ class StubCore:
             for handle in message.handles:
                 request = client.running.pop(handle, None)
                 if request is not None:
-                    client.finished.append(_finished(request, messages.FINISH_ABORT, None))
+                    client.finished.append(_finished(request, message.reason, None))
         elif isinstance(message, messages.Credit):
             client.credit += message.amount
         elif isinstance(message, messages.Bye):
@@ -263,6 +271,7 @@ class StubCore:
         """The next token of each of a client's requests, and what ended."""
         handles, token_ids, num_tops = array("I"), array("i"), array("i")
         columns: list[list[bytes]] = [[], [], [], []]
+        started = []
         for handle, request in [] if paused else list(client.running.items()):
             reply = request.reply
             if request.position < len(reply.token_ids):
@@ -273,6 +282,8 @@ class StubCore:
                 num_tops.append(-1 if wanted is None else wanted)
                 for column, values in zip(columns, () if wanted is None else _logprobs(token_id, wanted), strict=False):
                     column.append(values)
+                if request.num_output_tokens == 0:
+                    started.append(messages.StartedRequest(handle=handle, num_cached_tokens=reply.num_cached_tokens))
                 request.position += 1
             is_last = request.position == len(reply.token_ids)
             if is_last and reply.endless:
@@ -282,7 +293,7 @@ class StubCore:
             if request.num_output_tokens == request.add.sampling.max_tokens and not is_last:
                 client.finished.append(_finished(request, messages.FINISH_LENGTH, None))
                 del client.running[handle]
-            elif is_last:
+            elif is_last and reply.reason is not None:
                 client.finished.append(_finished(request, reply.reason, reply.stop_token_id))
                 del client.running[handle]
         outputs = messages.RequestOutputs(
@@ -297,6 +308,7 @@ class StubCore:
             ranks=b"".join(columns[1]),
             top_token_ids=b"".join(columns[2]),
             top_logprobs=b"".join(columns[3]),
+            started=started,
             finished=client.finished,
             errors=client.errors,
         )
@@ -310,7 +322,7 @@ def _finished(request: _Running, reason: str, stop_token_id: int | None) -> mess
         reason=reason,
         stop_token_id=stop_token_id,
         num_prompt_tokens=len(request.add.prompt_token_ids) // 4,
-        num_cached_tokens=0,
+        num_cached_tokens=request.reply.num_cached_tokens,
         num_output_tokens=request.num_output_tokens + len(request.add.output_token_ids) // 4,
         num_preemptions=0,
         queue_time=0.001,

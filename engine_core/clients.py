@@ -21,6 +21,7 @@ from engine_core.ipc.messages import (
     PromptLogprobs,
     RequestError,
     RequestOutputs,
+    StartedRequest,
     Welcome,
 )
 from engine_core.ipc.step import StepResult
@@ -52,6 +53,7 @@ class Client:
         self._handles: list[np.ndarray] = []
         self._token_ids: list[np.ndarray] = []
         self._num_tops: list[np.ndarray] = []
+        self._started: list[StartedRequest] = []
         self._logprobs: list[TokenLogprobs] = []
         self._prompt_logprobs: list[PromptLogprobs] = []
         self._finished: list[FinishedRequest] = []
@@ -71,6 +73,11 @@ class Client:
         self._handles.append(handles)
         self._token_ids.append(token_ids)
         self._num_tops.append(num_tops)
+
+    def add_started(self, request: Request) -> None:
+        """Its first token has been added."""
+        started = StartedRequest(handle=request.handle, num_cached_tokens=request.num_cached_tokens)
+        self._started.append(started)
 
     def add_logprobs(self, logprobs: TokenLogprobs) -> None:
         """Of the tokens that were added last and want them, in the same order."""
@@ -99,12 +106,13 @@ class Client:
                 token_ids=_joined(self._token_ids),
                 num_tops=_joined(self._num_tops) if self._logprobs else b"",
                 **dict(zip(TokenLogprobs._fields, columns, strict=True)),
+                started=self._started,
                 prompt_logprobs=self._prompt_logprobs,
                 finished=self._finished,
                 errors=self._errors,
             )
         )
-        self._handles, self._token_ids, self._num_tops = [], [], []
+        self._handles, self._token_ids, self._num_tops, self._started = [], [], [], []
         self._logprobs, self._prompt_logprobs, self._finished, self._errors = [], [], [], []
         return frame
 
@@ -150,6 +158,11 @@ class Clients:
             wanted = mine & wants_logprobs
             if wanted.any():
                 client.add_logprobs(_logprobs_of(result, outputs.indices[wanted], num_tops[wanted]))
+        for row in outputs.rows[outputs.is_first].tolist():
+            request = table.requests[row]  # none where it has ended with that token
+            client = None if request is None else self._by_number.get(request.client_number)
+            if client is not None:
+                client.add_started(request)
         for part in outputs.scored:
             client = self._by_number.get(part.request.client_number)
             if client is not None:

@@ -225,7 +225,7 @@ class EngineCore:
             self._on_add(client, message)
         elif isinstance(message, AbortRequest):
             for request in [client.requests[h] for h in message.handles if h in client.requests]:
-                self._end(self._abort(request))
+                self._end(self._abort(request, message.reason))
         elif isinstance(message, Credit):
             client.credit += message.amount
         elif isinstance(message, SubscribeBlockEvents):
@@ -276,7 +276,7 @@ class EngineCore:
         self._open.add(request)
         if len(request.tokens) >= request.limit:  # a resume that had all its tokens already
             request.transition(RequestStatus.FINISHED)
-            self._reply(Finished(request, FINISH_LENGTH, None, request.num_prior_tokens), now)
+            self._end(Finished(request, FINISH_LENGTH, None, request.num_prior_tokens))
             return
         if request.sampling.grammar is not None:
             self.grammars.hold(request)
@@ -331,7 +331,7 @@ class EngineCore:
         self._executor.release_result()
         self._pacing.collected(started_ns, ended_ns)
         self.num_collected += 1
-        self.metrics.step(outputs, now)
+        self.metrics.step(step.num_prompt_tokens, outputs, now)
         for finished in outputs.finished:
             self._reply(finished, now)
         self._may_schedule = True
@@ -356,20 +356,20 @@ class EngineCore:
     def _end(self, finished: Finished) -> None:
         """A request ended outside a step."""
         now = time.monotonic()
-        self.metrics.finished(finished.reason, finished.request.num_prompt_tokens, now - finished.request.arrival_time)
+        self.metrics.finished(finished.reason, finished.request, now)
         self._reply(finished, now)
         self._may_schedule = True
 
-    def _abort(self, request: Request) -> Finished:
+    def _abort(self, request: Request, reason: str = FINISH_ABORT) -> Finished:
         """Ends a request wherever it is."""
         if not self.grammars.is_held(request):
-            return self.scheduler.abort(request)
+            return self.scheduler.abort(request, reason)
         request.transition(RequestStatus.FINISHED)
-        return Finished(request, FINISH_ABORT, None, request.num_prior_tokens)
+        return Finished(request, reason, None, request.num_prior_tokens)
 
     def _end_with_error(self, request: Request, code: str, message: str) -> None:
         self._abort(request)
-        self.metrics.finished("error", request.num_prompt_tokens, time.monotonic() - request.arrival_time)
+        self.metrics.finished("error", request, time.monotonic())
         client = self._close(request)
         if client is not None:
             client.add_error(RequestError(handle=request.handle, code=code, message=message))

@@ -12,6 +12,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from engine_core.host_tier import HostTier
+from engine_core.ipc.messages import FINISH_LENGTH, FINISH_STOP
+from engine_core.request import Request
 from engine_core.scheduler import Scheduler
 from engine_core.step_records import StepOutputs
 
@@ -55,19 +57,20 @@ class Metrics(Collector):
         self._interval = _Histogram(_INTERVAL_BUCKETS)
         self._latency = _Histogram(_REQUEST_BUCKETS)
 
-    def step(self, outputs: StepOutputs, now: float) -> None:
-        """Takes in one collected step."""
+    def step(self, num_prompt_tokens: int, outputs: StepOutputs, now: float) -> None:
+        """Takes in one collected step, which computed so many tokens of prompts."""
+        self._prompt_tokens += num_prompt_tokens
         self._generation_tokens += len(outputs.rows)
         self._first_token.observe(outputs.intervals[outputs.is_first])
         self._interval.observe(outputs.intervals[~outputs.is_first])
         for finished in outputs.finished:
-            self.finished(finished.reason, finished.request.num_prompt_tokens, now - finished.request.arrival_time)
+            self.finished(finished.reason, finished.request, now)
 
-    def finished(self, reason: str, num_prompt_tokens: int, latency: float) -> None:
+    def finished(self, reason: str, request: Request, now: float) -> None:
         """Takes in the end of one request that was admitted to the queue."""
-        self._prompt_tokens += num_prompt_tokens
         self._finished[reason] = self._finished.get(reason, 0) + 1
-        self._latency.observe(np.array([latency]))
+        if reason in (FINISH_STOP, FINISH_LENGTH) and request.first_token_time is not None:
+            self._latency.observe(np.array([now - request.arrival_time]))
 
     def text(self) -> str:
         """All metrics in Prometheus' text format."""
@@ -86,7 +89,9 @@ class Metrics(Collector):
         yield self._counter("prefix_cache_hits", "Tokens found there.", kv.num_hit_tokens)
         if kv.host is not None:
             yield from self._host_tier(kv.host)
-        yield self._counter("prompt_tokens", "Prompt tokens of ended requests.", self._prompt_tokens)
+        yield self._counter(
+            "prompt_tokens", "Prompt tokens computed; the prefix cache had the others.", self._prompt_tokens
+        )
         yield self._counter("generation_tokens", "Tokens generated.", self._generation_tokens)
         success = CounterMetricFamily(
             "vllm:request_success", "Ended requests by reason.", labels=[*self._labels, "finished_reason"]
@@ -97,7 +102,7 @@ class Metrics(Collector):
         for histogram, name, text in (
             (self._first_token, "time_to_first_token_seconds", "Arrival at the engine core to the first token."),
             (self._interval, "inter_token_latency_seconds", "Between two tokens of a request."),
-            (self._latency, "e2e_request_latency_seconds", "Arrival at the engine core to the last token."),
+            (self._latency, "e2e_request_latency_seconds", "Arrival at the engine core to the end of an answer."),
         ):
             yield histogram.family(f"vllm:{name}", text, self._labels)
 

@@ -119,7 +119,9 @@ class PlanWriter:
         # A row that goes beyond what is known is fed its own last token by the worker.
         given = np.where(ends > known, 0, counts).astype(np.int32)
         num_given = int(given.sum())
+        self.num_prompt_tokens = 0
         if num_given:
+            self.num_prompt_tokens = int(np.clip(table.num_prompt_tokens[rows] - starts, 0, given).sum())
             self._give_tokens(table, rows, starts, ends, given)
         self.num_tokens = int(counts.sum())
         plan, num_seqs = self._plan, len(rows)

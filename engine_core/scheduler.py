@@ -96,9 +96,9 @@ class Scheduler:
         self.policy.push(request)
         self._hashing.add(request)
 
-    def abort(self, request: Request) -> Finished:
+    def abort(self, request: Request, reason: str = FINISH_ABORT) -> Finished:
         """Ends a request that has not ended yet."""
-        return self._finish(request, FINISH_ABORT, None)
+        return self._finish(request, reason, None)
 
     def hash_ahead(self) -> bool:
         """Hashes a bounded part of the waiting prompts, for the time that the workers take; whether more is left."""
@@ -135,6 +135,7 @@ class Scheduler:
             samples.astype(np.bool_),
             counts,
             writer.num_tokens,
+            writer.num_prompt_tokens,
             scored,
             rows[plan.mask_rows[: plan.num_masks]],
         )

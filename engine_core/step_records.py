@@ -30,6 +30,8 @@ class ScheduledStep:
     counts: np.ndarray
     """Tokens of each row that the step computes."""
     num_tokens: int
+    num_prompt_tokens: int
+    """Those of the tokens that the prompts of their requests have."""
     scored: list[ScoredTokens]
     mask_rows: np.ndarray
     """int32 [num_masks]: the rows that sample under a grammar, in the order of the plan's masks."""

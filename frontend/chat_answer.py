@@ -117,10 +117,10 @@ class ChatAnswer:
         return UNSET if self._prompt_token_ids is None else piece.token_ids
 
     def _logprobs_of(self, piece: OutputPiece) -> ChatLogprobs | None:
-        """One entry per token of the text: the token that ended it without being part of it has none."""
+        """One entry per token of the text."""
         if not self._logprobs:
             return None
-        return ChatLogprobs(content=[self._entry(token) for token in piece.logprobs if not token.is_hidden])
+        return ChatLogprobs(content=[self._entry(token) for token in piece.logprobs])
 
     def _entry(self, token: TokenLogprobs) -> TokenLogprob:
         tokenizer = self._tokenizer

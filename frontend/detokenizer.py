@@ -26,11 +26,12 @@ class Detokenizer:
     ) -> None:
         """`markers`: special tokens that are text all the same, because a parser looks for them."""
         visible = tokenizer.special_ids_of(markers) if skip_special_tokens and markers else frozenset()
-        self._left_out: frozenset[int] = frozenset()
+        self.left_out = tokenizer.special_token_ids if skip_special_tokens else frozenset()
+        """Tokens that are no part of the text."""
         if visible:
             # The library leaves out all of them or none.
             skip_special_tokens = False
-            self._left_out = tokenizer.special_token_ids - visible
+            self.left_out -= visible
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
         self._held: list[int] = []
@@ -42,7 +43,7 @@ class Detokenizer:
 
     def step(self, token_id: int) -> str:
         """The text that this token completes, often its own, sometimes none yet."""
-        if token_id in self._left_out:
+        if token_id in self.left_out:
             return ""
         self._held.append(token_id)
         try:
@@ -60,11 +61,7 @@ class Detokenizer:
 
     def flush(self) -> str:
         """At the end of an output: what was held, without the piece of a character that may end it."""
-        data = b"".join(
-            self._tokenizer.token_bytes(token_id)
-            for token_id in self._held
-            if not (self._skip_special_tokens and token_id in self._tokenizer.special_token_ids)
-        )
+        data = b"".join([self._tokenizer.token_bytes(token_id) for token_id in self._held])
         self._held.clear()
         return codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=False)
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine_core.ipc.messages import ERROR_SHUTTING_DOWN, FINISH_ABORT
+from engine_core.ipc.messages import ERROR_SHUTTING_DOWN, FINISH_ABORT, FINISH_STOP
 from frontend.beams.search import BeamParams
 from frontend.client import EngineClient, EngineError, RequestStream, StreamGroup
 from frontend.errors import from_engine, unavailable
@@ -72,7 +72,7 @@ class Generation:
             # We do not read on after our own aborts, so this one is the engine's.
             raise unavailable("The engine ended the request.", ERROR_SHUTTING_DOWN)
         if piece.finish_reason is not None:
-            self._group.close_one(choice)
+            self._group.close_one(choice, FINISH_STOP)
         return choice, piece
 
     async def collect(self) -> list[OutputPiece]:

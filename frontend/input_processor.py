@@ -274,6 +274,7 @@ class InputProcessor:
             ),
             parallel_tool_calls=request.parallel_tool_calls is not False,
             finishes_with_calls=not tools.is_named,
+            logprobs_of_content=bool(request.logprobs),
         )
 
     def chat_grammar(self, request: ChatCompletionRequest, prompt: Prompt) -> RequestGrammar | None:

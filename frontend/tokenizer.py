@@ -51,6 +51,7 @@ class TextTokenizer:
         # A token's bytes are asked for again and again where log-probabilities are, so they are kept.
         self.token_bytes = lru_cache(maxsize=65536)(self._find_token_bytes)
         self.token_text = lru_cache(maxsize=65536)(self._find_token_text)
+        self.special_tokens_within = lru_cache(maxsize=256)(self._find_special_tokens_within)
 
     @classmethod
     def from_folder(cls, folder: str, *, sanitize_control_tokens: bool = False) -> "TextTokenizer":
@@ -131,6 +132,11 @@ class TextTokenizer:
         if self._word_separator is not None:
             return token.replace(self._word_separator, " ").encode()
         return self.decode([token_id], skip_special_tokens=False).encode()
+
+    def _find_special_tokens_within(self, texts: tuple[str, ...]) -> dict[int, str]:
+        """The special tokens that one of these texts has, by id."""
+        special = {number: self.added_tokens[number] for number in self.special_token_ids}
+        return {number: token for number, token in special.items() if token and any(token in text for text in texts)}
 
     def _find_token_text(self, token_id: int) -> str:
         """A token as text. A piece of a character is written as its bytes, the way OpenAI does."""

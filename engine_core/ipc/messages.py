@@ -4,7 +4,7 @@ On the wire each message is one msgpack map in one ZeroMQ frame; the key `type` 
 little-endian int32 in a `bin`, columns of numbers likewise: decoding stays flat in the length of a prompt.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -75,10 +75,12 @@ class AddRequest(_Message, frozen=True, kw_only=True, tag="add", omit_defaults=T
     """A W3C `traceparent`, for the timeline."""
 
 
-class AbortRequest(_Message, frozen=True, kw_only=True, tag="abort"):
-    """Ends requests of this client at once, answered with finish reason `abort`; unknown handles are ignored."""
+class AbortRequest(_Message, frozen=True, kw_only=True, tag="abort", omit_defaults=True):
+    """Ends requests of this client at once, answered with this finish reason; unknown handles are ignored."""
 
     handles: Annotated[list[Handle], Meta(max_length=65536)]
+    reason: Literal["abort", "stop"] = "abort"
+    """`stop`: the client has found the end of the answer, in its text for example."""
 
 
 class Bye(_Message, frozen=True, kw_only=True, tag="bye"):
@@ -133,6 +135,13 @@ class FinishedRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     """From the first token to the last."""
 
 
+class StartedRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What is known of a request with its first token."""
+
+    handle: int
+    num_cached_tokens: int
+
+
 class PromptLogprobs(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Log-probabilities of the next `num_tokens` tokens of a prompt, `num_top` alternatives each, as raw columns."""
 
@@ -167,6 +176,8 @@ class RequestOutputs(_Message, frozen=True, kw_only=True, tag="outputs", omit_de
     handles: bytes = b""  # uint32 [num_requests]
     num_tokens: bytes = b""  # int32 [num_requests]
     token_ids: bytes = b""  # int32 [sum of num_tokens]
+    started: list[StartedRequest] = []
+    """Of those whose first token this is, the ones that go on."""
     num_tops: bytes = b""  # int32 [num_requests], -1: no log-probabilities; empty: nobody has any
     logprobs: bytes = b""  # float32 [num_scored_tokens]
     ranks: bytes = b""  # int32 [num_scored_tokens], 1 is the most likely

@@ -121,7 +121,8 @@ def as_delta(finished: FinishedBeam, figures: Finished, num_top: int | None) -> 
         prefill_time=figures.prefill_time,
         decode_time=0.0,
     )
-    return TokenDelta(int32_array(beam.token_ids), None if num_top is None else _columns(beam, num_top), end)
+    logprobs = None if num_top is None else _columns(beam, num_top)
+    return TokenDelta(int32_array(beam.token_ids), logprobs, end, num_cached_tokens=end.num_cached_tokens)
 
 
 def _columns(beam: Beam, num_top: int) -> LogprobColumns:

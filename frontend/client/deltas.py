@@ -63,6 +63,8 @@ class TokenDelta:
     """Set in the last delta of a request, and only there."""
     prompt_logprobs: LogprobColumns | None = None
     """Of the prompt's second token and those after it, where they were asked for; complete with the first token."""
+    num_cached_tokens: int | None = None
+    """Of the prompt; known from the first token on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,20 +237,20 @@ class EngineClient:
         if self._socket is not None:
             self._socket.send(frame, copy=True)
 
-    def _leave(self, handle: int, ended: bool) -> None:
+    def _leave(self, handle: int, ended: bool, reason: str) -> None:
         """A reader wants no more of a request. Called from anywhere: the garbage collector may be the one to notice."""
         loop = self._loop
         if ended or loop is None or loop.is_closed():
             return
         if asyncio._get_running_loop() is loop:
-            self._abort_handle(handle)
+            self._abort_handle(handle, reason)
         else:
-            loop.call_soon_threadsafe(self._abort_handle, handle)
+            loop.call_soon_threadsafe(self._abort_handle, handle, reason)
 
-    def _abort_handle(self, handle: int) -> None:
+    def _abort_handle(self, handle: int, reason: str) -> None:
         self._readers.streams.pop(handle, None)
         if self.info is not None:
-            self._send(wire.abort([handle]))
+            self._send(wire.abort([handle], reason))
 
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         """Takes frames until the socket goes."""

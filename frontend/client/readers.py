@@ -70,6 +70,10 @@ class Readers:
             stream = streams.get(handle)
             if stream is not None:
                 stream.push_prompt_logprobs(columns)
+        for handle, num_cached_tokens, *_ in message.get("started", ()):
+            stream = streams.get(handle)
+            if stream is not None:
+                stream.start(num_cached_tokens)
         for handle, token_ids, logprobs in wire.new_tokens(message):
             stream = streams.get(handle)
             if stream is not None:

@@ -51,6 +51,7 @@ class RequestStream:
         "_inbox",
         "_leave",
         "_logprobs",
+        "_num_cached_tokens",
         "_prompt_logprobs",
         "_queued",
         "_token_ids",
@@ -59,7 +60,7 @@ class RequestStream:
         "request_id",
     )
 
-    def __init__(self, handle: int, request_id: str, leave: "Callable[[int, bool], None]") -> None:
+    def __init__(self, handle: int, request_id: str, leave: "Callable[[int, bool, str], None]") -> None:
         self.handle = handle
         self.request_id = request_id
         self.closed = False
@@ -70,10 +71,15 @@ class RequestStream:
         self._token_ids = int32_array()
         self._logprobs: LogprobColumns | None = None
         self._prompt_logprobs: LogprobColumns | None = None
+        self._num_cached_tokens: int | None = None
         self._finished: Finished | None = None
         self._error: EngineError | None = None
 
     # What the client calls while it takes a frame apart.
+
+    def start(self, num_cached_tokens: int) -> None:
+        """Its first token comes next."""
+        self._num_cached_tokens = num_cached_tokens
 
     def push_tokens(self, token_ids: "array[int]") -> None:
         if self._token_ids:
@@ -98,6 +104,7 @@ class RequestStream:
 
     def finish(self, finished: Finished) -> None:
         self._finished = finished
+        self._num_cached_tokens = finished.num_cached_tokens
         if not self._queued:
             self._notify()
 
@@ -128,7 +135,9 @@ class RequestStream:
         if self._error is not None and not self._token_ids:
             self.closed = True
             raise self._error
-        delta = TokenDelta(self._token_ids, self._logprobs, self._finished, self._prompt_logprobs)
+        delta = TokenDelta(
+            self._token_ids, self._logprobs, self._finished, self._prompt_logprobs, self._num_cached_tokens
+        )
         self._token_ids = int32_array()
         self._logprobs = self._prompt_logprobs = None
         self._queued = False
@@ -138,11 +147,14 @@ class RequestStream:
             self._notify()
         return delta
 
-    def close(self) -> None:
-        """Ends the request in the engine, unless it has ended by itself. May be called at any time, also twice."""
+    def close(self, reason: str = "abort") -> None:
+        """Ends the request in the engine, unless it has ended by itself. May be called at any time, also twice.
+
+        `reason`: what it counts as, `abort` or `stop`: the reader has found the end of the answer.
+        """
         if not self.closed:
             self.closed = True
-            self._leave(self.handle, self.ended)
+            self._leave(self.handle, self.ended, reason)
 
     def __aiter__(self) -> AsyncIterator[TokenDelta]:
         return self
@@ -199,9 +211,9 @@ class StreamGroup:
                 raise StopAsyncIteration
             await self._inbox.wait()
 
-    def close_one(self, index: int) -> None:
-        """Ends one of the requests."""
-        self._streams[index].close()
+    def close_one(self, index: int, reason: str = "abort") -> None:
+        """Ends one of the requests, as `RequestStream.close` does."""
+        self._streams[index].close(reason)
 
     def close(self) -> None:
         """Ends all that still run."""

@@ -55,8 +55,10 @@ def credit(amount: int) -> bytes:
     return pack({"type": "credit", "amount": amount})
 
 
-def abort(handles: Sequence[int]) -> bytes:
-    return pack({"type": "abort", "handles": list(handles)})
+def abort(handles: Sequence[int], reason: str = "abort") -> bytes:
+    """`reason`: `abort` or `stop`."""
+    message = {"type": "abort", "handles": list(handles)}
+    return pack(message if reason == "abort" else {**message, "reason": reason})
 
 
 def bye() -> bytes:

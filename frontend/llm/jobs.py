@@ -5,6 +5,7 @@ from array import array
 from collections import deque
 from typing import Any
 
+from engine_core.ipc.messages import FINISH_STOP
 from frontend.client import Finished
 from frontend.client.request_stream import Inbox, RequestStream
 from frontend.llm.local_engine import LocalEngine
@@ -59,6 +60,7 @@ class Job:
         done.finish_reason, done.stop_reason = piece.finish_reason, piece.stop_reason
         done.logprobs = piece.logprobs if self.params.logprobs is not None else None
         self.output.metrics = metrics or self.output.metrics
+        self.output.num_cached_tokens = self.processor.num_cached_tokens or 0
         num_top = self.params.prompt_logprobs
         if num_top is not None and self.index == 0:
             self.output.prompt_logprobs = by_token_id(piece.prompt_logprobs, num_top, self._tokenizer)
@@ -86,7 +88,7 @@ async def run_jobs(engine: LocalEngine, jobs: list[Job], window: int, use_tqdm: 
                     job.piece.add(job.processor.push(delta))
                     if job.processor.finished:
                         job.finish(delta.finished)
-                        stream.close()
+                        stream.close(FINISH_STOP)
                         del running[stream.handle]
                         bar.update()
         finally:

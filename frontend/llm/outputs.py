@@ -32,12 +32,9 @@ class RequestOutput:
     prompt_logprobs: list[dict[int, PromptLogprob] | None] | None = None
     """By token id, one entry for each token of the prompt; None for its first."""
     metrics: Finished | None = None
-    """The engine's figures of the answer that ended last."""
-
-    @property
-    def num_cached_tokens(self) -> int:
-        """Tokens of the prompt that this answer found in the prefix cache."""
-        return 0 if self.metrics is None else self.metrics.num_cached_tokens
+    """The engine's figures of the answer that ended last, unless a stop string ended it."""
+    num_cached_tokens: int = 0
+    """Tokens of the prompt that this answer found in the prefix cache."""
 
 
 @dataclass(frozen=True, slots=True)

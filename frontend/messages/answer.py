@@ -107,7 +107,7 @@ class MessageAnswer:
         )
 
     def _usage(self) -> MessageUsage:
-        """So far: what came from the cache is known at the end."""
+        """So far: what came from the cache is known from the first token on."""
         figures = self._generation.usage()
         details = figures.prompt_tokens_details
         num_cached = details.cached_tokens if details else 0

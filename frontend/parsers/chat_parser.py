@@ -14,6 +14,7 @@ from frontend.parsers.registry import HARMONY, REASONING_FORMATS, TOOL_FORMATS
 
 class _Reasoning(Protocol):
     in_reasoning: bool
+    reasoning_run: tuple[int, int]
 
     def feed(self, text: str) -> list[Event]: ...
     def finish(self) -> list[Event]: ...
@@ -27,13 +28,23 @@ class ChatParser:
         self._reasoning = reasoning
         self._tools = tools
         self._is_call_forced = is_call_forced
+        self._num_chars = 0
 
     @property
     def in_reasoning(self) -> bool:
         return self._reasoning is not None and self._reasoning.in_reasoning
 
+    @property
+    def reasoning_run(self) -> tuple[int, int]:
+        """As a `Parser` has it."""
+        return (0, 0) if self._reasoning is None else self._reasoning.reasoning_run
+
     def feed(self, text: str) -> list[Event]:
-        events: list[Event] = [Content(text)] if self._reasoning is None else self._reasoning.feed(text)
+        """What is certain with this text. Content says where it stands in the output."""
+        events: list[Event] = (
+            [Content(text, self._num_chars)] if self._reasoning is None else self._reasoning.feed(text)
+        )
+        self._num_chars += len(text)
         return events if self._tools is None else self._find_calls(self._tools, events)
 
     def finish(self) -> list[Event]:
@@ -46,7 +57,7 @@ class ChatParser:
         found: list[Event] = []
         for event in events:
             if isinstance(event, Content):
-                found += tools.feed(event.text)
+                found += tools.feed(event.text, event.start)
             else:
                 found.append(event)
         return found

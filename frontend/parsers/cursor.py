@@ -31,16 +31,20 @@ class Cursor:
         self._callable_names = callable_names
         self._text = ""
         self._position = 0
+        self._num_decided = 0
         self._ended = False
         self._events: list[Event] = []
         self._num_calls = 0
         self._has_content = False
-        self._space = ""
+        self._space: list[Content] = []
         """White space at the end of the content so far: between content and a call it is nobody's."""
         self._line_breaks = ""
         """Those at the end of the reasoning so far, which set it off from its end marker."""
 
-    def feed(self, text: str) -> None:
+    def feed(self, text: str, start: int | None = None) -> None:
+        """`start`: where the text stands in the output, unless it is behind the text before it."""
+        if start is not None and not self._text:
+            self._num_decided = start
         self._text += text
 
     def end(self) -> None:
@@ -53,9 +57,9 @@ class Cursor:
 
     def flush(self) -> None:
         """At the end: white space is content where there was nothing else."""
-        if self._space and not self._num_calls:
-            self._events.append(Content(self._space))
-        self._space = ""
+        if not self._num_calls:
+            self._events += self._space
+        self._space = []
 
     # Reading
 
@@ -137,6 +141,11 @@ class Cursor:
         """Where reading has come to, until something is decided."""
         return self._position
 
+    @property
+    def num_decided(self) -> int:
+        """Characters of the output of which it is known what they are."""
+        return self._num_decided
+
     def between(self, start: int, end: int) -> str:
         """Of what was read the text from one position to another."""
         return self._text[start:end]
@@ -145,14 +154,12 @@ class Cursor:
 
     def drop(self) -> None:
         """What was read is markup."""
-        self._text = self._text[self._position :]
-        self._position = 0
+        self._decide(self._position)
 
     def reject(self) -> None:
         """What was read is content after all."""
-        read = self._text[: self._position]
+        self._add_content(self._text[: self._position])
         self.drop()
-        self._add_content(read)
 
     def call(self, name: str, arguments: str, call_id: str | None = None) -> bool:
         """What was read is a call. Whether it may be one."""
@@ -186,12 +193,16 @@ class Cursor:
         """All that is not decided yet and all that comes, untouched."""
         while True:
             if self._text:
-                self._events.append(Content(self._text))
-            self._text = ""
-            self._position = 0
+                self._events.append(Content(self._text, self._num_decided))
+            self._decide(len(self._text))
             if self._ended:
                 return
             yield
+
+    def _decide(self, length: int) -> None:
+        self._num_decided += length
+        self._text = self._text[length:]
+        self._position = 0
 
     def _seek(self, markers: Sequence[str], add: Callable[[str], None]) -> Steps[str | None]:
         while True:
@@ -200,28 +211,31 @@ class Cursor:
             if places:
                 place, marker = min(places)
                 add(text[:place])
-                self._text = text[place:]
+                self._decide(place)
                 self._position = len(marker)
                 return marker
             certain = len(text) if self._ended else len(text) - partial_match_length(text, markers)
             add(text[:certain])
-            self._text = text[certain:]
+            self._decide(certain)
             if self._ended:
                 return None
             yield
 
     def _add_content(self, text: str) -> None:
-        if not text:
-            return
-        text = self._space + text
+        """`text` is the first that is not decided."""
         kept = text.rstrip()
-        self._space = text[len(kept) :]
-        if not kept:
-            return
-        if self._num_calls and not self._has_content:
-            kept = kept.lstrip()
-        self._has_content = True
-        self._events.append(Content(kept))
+        end = self._num_decided + len(kept)
+        if kept:
+            if self._num_calls and not self._has_content:
+                kept = kept.lstrip()
+            else:
+                self._events += self._space
+            self._has_content = True
+            self._events.append(Content(kept, end - len(kept)))
+            self._space = []
+        space = text[end - self._num_decided :]
+        if space:
+            self._space.append(Content(space, end))
 
     def _add_reasoning(self, text: str) -> None:
         text = self._line_breaks + text

@@ -53,7 +53,6 @@ class Harmony(Parser):
         return f"({analysis} {builder.marker(_START)} {builder.text('assistant')})?"
 
     def __init__(self, wants_calls: bool, callable_names: Collection[str] | None = None) -> None:
-        self.in_reasoning = False
         self._wants_calls = wants_calls
         super().__init__(callable_names)
 
@@ -74,7 +73,7 @@ class Harmony(Parser):
 
     def _read_message(self, cursor: Cursor) -> Steps[None]:
         """What was read is the beginning of its header."""
-        header = cursor.between(0, cursor.position)
+        start, header = cursor.num_decided, cursor.between(0, cursor.position)
         if header != _MESSAGE:
             rest = yield from cursor.until(_MESSAGE)
             if rest is None:
@@ -87,13 +86,13 @@ class Harmony(Parser):
                 return
             cursor.reject()
         cursor.drop()
-        self.in_reasoning = _ANALYSIS.search(header) is not None
-        if self.in_reasoning:
+        if _ANALYSIS.search(header):
+            self._begin_reasoning(start)
             yield from cursor.reasoning_until(_ENDS)
-            self.in_reasoning = False
         else:
             yield from cursor.content_until(_ENDS)
         cursor.drop()
+        self._end_reasoning()
 
     def _read_call(self, cursor: Cursor, name: str) -> Steps[bool]:
         """Whether it was one."""

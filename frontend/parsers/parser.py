@@ -21,13 +21,19 @@ class Parser(ABC):
 
     def __init__(self, callable_names: Collection[str] | None = None) -> None:
         """`callable_names`: of the only tools that may be called; None: whatever the model calls is a call."""
+        self.in_reasoning = False
+        self.reasoning_run = 0, 0
+        """Where the last run of reasoning begins and where it ends or has come to, its markers included: characters of
+        the output."""
         self._cursor = Cursor(callable_names)
         self._steps = self.read(self._cursor)
 
-    def feed(self, text: str) -> list[Event]:
-        """What is certain with this text."""
-        self._cursor.feed(text)
+    def feed(self, text: str, start: int | None = None) -> list[Event]:
+        """What is certain with this text. `start`: where it stands in the output, unless it is behind the last one."""
+        self._cursor.feed(text, start)
         next(self._steps)
+        if self.in_reasoning:
+            self.reasoning_run = self.reasoning_run[0], self._cursor.num_decided
         return self._cursor.take_events()
 
     def finish(self) -> list[Event]:
@@ -37,6 +43,16 @@ class Parser(ABC):
             raise AssertionError("A format waits for more text than there is.")
         self._cursor.flush()
         return self._cursor.take_events()
+
+    def _begin_reasoning(self, start: int) -> None:
+        self.in_reasoning = True
+        self.reasoning_run = start, start
+
+    def _end_reasoning(self) -> None:
+        """What is decided so far ends with the reasoning."""
+        if self.in_reasoning:
+            self.in_reasoning = False
+            self.reasoning_run = self.reasoning_run[0], self._cursor.num_decided
 
     @abstractmethod
     def read(self, cursor: Cursor) -> Steps[None]:
@@ -75,7 +91,6 @@ class ReasoningParser(Parser):
 
     def __init__(self, prompt: str) -> None:
         """`prompt`: what the output continues, for it may end within the reasoning."""
-        self.in_reasoning = False
         self._prompt = prompt.rstrip()
         super().__init__()
 

@@ -24,19 +24,21 @@ class ThinkParser(ReasoningParser):
         return ("" if cls.always_reasons or prompt.endswith(cls.start) else cls.start), cls.end
 
     def read(self, cursor: Cursor) -> Steps[None]:
-        self.in_reasoning = self._prompt.endswith(self.start) or (
-            self.always_reasons and not self._prompt.endswith(self.end)
-        )
+        is_closed = self._prompt.endswith(self.end)
+        if self._prompt.endswith(self.start) or (self.always_reasons and not is_closed):
+            self._begin_reasoning(0)
         yield from cursor.skip_space()
-        if not self._prompt.endswith(self.end) and (yield from cursor.skip(self.start)):
-            self.in_reasoning = True
+        if not is_closed and (yield from cursor.skip(self.start)):
+            self._begin_reasoning(0)
         if self.in_reasoning:
+            cursor.drop()
             yield from cursor.skip_space()
             cursor.drop()
             yield from cursor.reasoning_until((self.end,))
+            cursor.drop()
+            self._end_reasoning()
             yield from cursor.skip_space()
             cursor.drop()
-            self.in_reasoning = False
         yield from cursor.rest_is_content()
 
     @classmethod

@@ -133,5 +133,4 @@ class OutputWriter:
                 ],
             )
             for token in tokens
-            if not (token.is_hidden or token.is_reasoning)
         ]

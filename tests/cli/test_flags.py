@@ -229,6 +229,7 @@ class Interrupts(importlib.abc.MetaPathFinder):
         if name == {module!r}:
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background would ignore it
 sys.meta_path.insert(0, Interrupts())
 sys.argv = ["quire", "plan", "/nowhere/at/all"]
 runpy.run_module("frontend.cli.main", run_name="__main__")

@@ -246,7 +246,7 @@ def assert_figures_or_one_line(capsys: Capture, folder: Path) -> None:
         assert err.count("\n") == 1
 
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @given(changes=st.dictionaries(FIELDS, JSON, min_size=1, max_size=3))

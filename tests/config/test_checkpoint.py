@@ -108,7 +108,7 @@ def test_bad_files(tmp_path: Path, content: bytes) -> None:
 
 
 @given(position=st.integers(0, 10**6), value=st.integers(0, 255), cut=st.integers(0, 10**6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_damaged_file_gives_a_sentence_or_the_same_amount_of_data(
     tmp_path_factory: pytest.TempPathFactory, position: int, value: int, cut: int
 ) -> None:

@@ -227,7 +227,7 @@ rope_dictionaries = st.dictionaries(st.sampled_from([*HfRope.__struct_fields__, 
     name=st.sampled_from([*TINY_CONFIG, *HfConfig.__struct_fields__, "model_type", *NEUTRAL]),
     value=json_values | rope_dictionaries,
 )
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_any_value_is_understood_or_refused_in_a_sentence(
     tmp_path_factory: pytest.TempPathFactory, family: dict[str, Any], name: str, value: Any
 ) -> None:

@@ -129,10 +129,13 @@ def test_prompts_under_different_salts_share_nothing(llm: LLM) -> None:
 def test_the_prefix_cache_can_be_forgotten(llm: LLM) -> None:
     prompt = list(range(30, 95))
 
-    def num_cached() -> int:
-        return llm.generate([prompt], GREEDY, use_tqdm=False)[0].num_cached_tokens
+    def num_cached(params: SamplingParams = GREEDY) -> int:
+        return llm.generate([prompt], params, use_tqdm=False)[0].num_cached_tokens
 
     assert [num_cached(), num_cached()] == [0, 64]
+    text = llm.generate([prompt], GREEDY, use_tqdm=False)[0].outputs[0].text
+    stopped = SamplingParams(temperature=0, max_tokens=12, stop=text[2])
+    assert num_cached(stopped) == 64, "also where a stop string ends the answer"
     assert llm.reset_prefix_cache() >= 4
     assert llm.reset_prefix_cache() == 0
     assert [num_cached(), num_cached()] == [0, 64]

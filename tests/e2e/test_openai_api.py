@@ -107,18 +107,43 @@ def test_a_seed_repeats_alone_and_under_load(server: Server, client: openai.Open
 
 def test_logprobs(server: Server, client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
-        model=server.model, messages=MESSAGES, max_tokens=12, logprobs=True, top_logprobs=3, **GREEDY
+        model=server.model, messages=MESSAGES, max_tokens=12, logprobs=True, top_logprobs=3, temperature=0
     )
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.content is not None
-    assert len(logprobs.content) == 12
+    assert answer.usage is not None
+    ends_with_eos = answer.choices[0].finish_reason == "stop"
+    assert len(logprobs.content) == answer.usage.completion_tokens - ends_with_eos
     for entry in logprobs.content:
         assert len(entry.top_logprobs) == 3
         assert entry.logprob == max(top.logprob for top in entry.top_logprobs) <= 0
     data = b"".join(bytes(entry.bytes or []) for entry in logprobs.content)
-    content = answer.choices[0].message.content or ""
-    assert data.decode(errors="ignore").startswith(content.rstrip("\ufffd"))
+    assert data.decode() == answer.choices[0].message.content
+
+
+def test_a_stop_string_counts_as_a_stop(server: Server, client: openai.OpenAI) -> None:
+    """Text completion and chat, whole and streamed: none is an abort, and each has its cached tokens."""
+    wait_for_metrics(server, num_requests_running=0)
+    before = metrics(server)
+    arguments: Any = {"model": server.model, "max_tokens": 200, **GREEDY}
+    text = client.completions.create(prompt="The function", **arguments).choices[0].text
+    stop = text[len(text) // 3 : len(text) // 3 + 3]
+    whole = client.completions.create(prompt="The function", stop=[stop], **arguments)
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens_details is not None
+    streamed = client.completions.create(
+        prompt="The function", stop=[stop], stream=True, stream_options={"include_usage": True}, **arguments
+    )
+    assert [chunk.usage for chunk in streamed][-1] == whole.usage
+    wait_for_metrics(server, num_requests_running=0)
+    ended = {
+        reason: metrics(server)[key] - before[key]
+        for reason in ("stop", "length", "abort")
+        for key in (f'vllm:request_success_totalfinished_reason="{reason}"',)
+    }
+    assert (ended["stop"] + ended["length"], ended["abort"]) == (3, 0)
+    assert ended["stop"] >= 2
 
 
 def test_thirty_two_at_once(server: Server, client: openai.OpenAI) -> None:

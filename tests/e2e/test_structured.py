@@ -309,13 +309,12 @@ def test_the_responses_endpoint(server: Server, client: openai.OpenAI) -> None:
     assert answer.text.format.type == "json_schema"
 
 
-def refused(call: Callable[[], Any], param: str) -> float:
-    """Seconds to a 400 that names the field."""
-    start = time.monotonic()
+def refused(call: Callable[[], Any], param: str) -> str:
+    """The sentence of a 400 that names the field."""
     with pytest.raises(openai.BadRequestError) as caught:
         call()
     assert caught.value.param == param, caught.value
-    return time.monotonic() - start
+    return caught.value.message
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -331,34 +330,46 @@ def test_what_cannot_be_honoured_is_refused(server: Server, client: openai.OpenA
     refused(lambda: client.responses.create(model=server.model, input="x", text=form, stream=stream), "text.format")
 
 
-def test_over_budget_is_refused_in_two_seconds_while_others_stream(server: Server, client: openai.OpenAI) -> None:
+def test_over_budget_is_refused_while_others_stream(server: Server, client: openai.OpenAI) -> None:
+    """Nothing is held up by it: no gap of the others' streams is half as long, however fast the machine is."""
     arrivals: list[float] = []
-    stop = threading.Event()
+    is_streaming, stop = threading.Event(), threading.Event()
 
     def stream() -> None:
         while not stop.is_set():
-            chunks = client.completions.create(model=server.model, prompt="def f", max_tokens=200, stream=True)
-            arrivals.extend(time.monotonic() for _ in chunks)
+            for _ in client.completions.create(model=server.model, prompt="def f", max_tokens=200, stream=True):
+                arrivals.append(time.monotonic())
+                is_streaming.set()
+
+    def refuse(schema: Any) -> str:
+        form = response_format(schema)
+        create = client.chat.completions.create
+        return refused(
+            lambda: create(model=server.model, messages=QUESTION, max_tokens=5, response_format=form),
+            "response_format.json_schema",
+        )
 
     reader = threading.Thread(target=stream)
     reader.start()
     try:
+        assert is_streaming.wait(60)
         start = time.monotonic()
-        huge = {"enum": [f"{number}-{'x' * 30}" for number in range(20_000)]}
-        asked: Any = {"model": server.model, "messages": QUESTION, "max_tokens": 5}
-        for schema in (SLOW, {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(20_000)}}):
-            seconds = refused(
-                lambda schema=schema: client.chat.completions.create(response_format=response_format(schema), **asked),
-                "response_format.json_schema",
-            )
-            assert seconds < 2.5  # of which up to 0.5 s are the others' on a machine of two cores
-        assert client.chat.completions.create(response_format=response_format(huge), **asked).choices
+        sentence = refuse(SLOW)
         end = time.monotonic()
+        assert "seconds" in sentence or "memory" in sentence
+        assert "too large" in refuse(
+            {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(20_000)}}
+        )
+        huge = response_format({"enum": [f"{number}-{'x' * 30}" for number in range(20_000)]})
+        answer = client.chat.completions.create(
+            model=server.model, messages=QUESTION, max_tokens=5, response_format=huge
+        )
+        assert answer.choices
     finally:
         stop.set()
         reader.join()
     times = [start, *(one for one in arrivals if start < one < end), end]
-    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 1.0
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < (end - start) / 2
 
 
 def test_bodies_that_are_no_schemas(server: Server) -> None:

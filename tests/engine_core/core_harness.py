@@ -2,10 +2,12 @@
 
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
+import pytest
 import zmq
 
 from benchmarks.bench_engine_core import engine_config
@@ -165,6 +167,12 @@ class Harness:
         self.link.close()
         self.theirs.close()
         self._folder.cleanup()
+
+
+def move_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """From now on the time of day is so much later: deadlines pass, however slow the machine is."""
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + seconds)
 
 
 def add(handle: int, prompt: Sequence[int] = (1, 2, 3), **fields: object) -> AddRequest:

@@ -13,6 +13,5 @@ def machine_settings() -> settings:
     return settings(
         max_examples=-(-num_steps // _STEPS_PER_EXAMPLE),
         stateful_step_count=_STEPS_PER_EXAMPLE,
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )

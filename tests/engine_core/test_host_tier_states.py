@@ -158,5 +158,5 @@ class HostTierMachine(RuleBasedStateMachine):
 
 TestHostTier = HostTierMachine.TestCase
 TestHostTier.settings = settings(
-    max_examples=int(os.environ.get("QUIRE_STATE_MACHINE_EXAMPLES", "100")), stateful_step_count=50, deadline=None
+    max_examples=int(os.environ.get("QUIRE_STATE_MACHINE_EXAMPLES", "100")), stateful_step_count=50
 )

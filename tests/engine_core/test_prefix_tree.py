@@ -60,7 +60,7 @@ STEPS = st.lists(
 
 
 @given(num_blocks=st.integers(5, 12), windows=st.sampled_from([(0,), (0, 6), (6, 6), (0, 0, 6)]), steps=STEPS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_tree_and_events_agree_with_the_pool(
     num_blocks: int, windows: tuple[int, ...], steps: list[tuple[str, object]]
 ) -> None:

@@ -5,7 +5,7 @@ import itertools
 import threading
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
 
@@ -14,11 +14,10 @@ from frontend.client.deltas import int32_array
 from frontend.detokenizer import Detokenizer
 from frontend.llm.sampling_params import SamplingParams
 from frontend.output_processor import OutputOptions, OutputProcessor
+from frontend.parsers.events import Content
 from frontend.stop_strings import StopStrings
 from frontend.tokenizer import TextTokenizer
 from tests.frontend.support import END, train_tokenizer
-
-untimed = settings(deadline=None)  # an example's time says nothing where processes share a core
 
 
 def byte_level() -> TextTokenizer:
@@ -46,7 +45,6 @@ texts = st.text(st.characters(exclude_categories=["Cs", "Co", "Cn"], exclude_cha
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@untimed
 @given(text=texts)
 def test_pieces_join_to_the_text_and_split_no_character(name, text):
     tokenizer = TOKENIZERS[name]
@@ -61,7 +59,6 @@ def test_pieces_join_to_the_text_and_split_no_character(name, text):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@untimed
 @given(text=texts, cut=st.integers(1, 6))
 def test_an_output_that_ends_within_a_character_loses_only_that(name, text, cut):
     tokenizer = TOKENIZERS[name]
@@ -72,7 +69,6 @@ def test_an_output_that_ends_within_a_character_loses_only_that(name, text, cut)
     assert (text + "🦊").lstrip(" ").startswith(out.lstrip(" "))
 
 
-@untimed
 @given(ids=st.lists(st.integers(0, 400), max_size=200), prompt=st.lists(st.integers(0, 325), max_size=8))
 def test_any_tokens_at_all_end_in_text(ids, prompt):
     """Models with random weights, prompts of random ids: nothing raises, and nothing is held for long."""
@@ -114,7 +110,6 @@ def naive_stop(text: str, stop_strings: list[str], include: bool) -> tuple[str, 
     return text, None
 
 
-@untimed
 @given(
     text=st.text("abc", max_size=30),
     stop_strings=st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=3),
@@ -124,32 +119,33 @@ def naive_stop(text: str, stop_strings: list[str], include: bool) -> tuple[str, 
 def test_stop_strings_do_not_depend_on_the_cuts(text, stop_strings, cuts, include):
     stops = StopStrings(stop_strings, include)
     wanted, wanted_stop = naive_stop(text, stop_strings, include)
-    out = ""
+    out, num_chars = "", 0
     found = None
     for piece in cut_randomly(text, cuts):
-        released, found = stops.feed(piece, may_stop=True)
-        out += released
+        released, found = stops.feed(Content(piece, num_chars), may_stop=True)
+        num_chars += len(piece)
+        for part in released:
+            assert text[part.start : part.end] == part.text
+            out += part.text
         assert wanted.startswith(out), "a part of the stop string got out"
         if found is not None:
             break
     else:
-        out += stops.flush()
+        out += "".join(part.text for part in stops.flush())
     assert (out, found) == (wanted, wanted_stop)
 
 
-@untimed
 @given(text=st.text("ab", max_size=20), cuts=st.lists(st.integers(0, 20), max_size=6), include=st.booleans())
 def test_no_stop_before_it_is_allowed(text, cuts, include):
     stops = StopStrings(["ab", "ba"], include)
-    out = "".join(stops.feed(piece, may_stop=False)[0] for piece in cut_randomly(text, cuts)) + stops.flush()
-    assert out == text
+    parts = [part for piece in cut_randomly(text, cuts) for part in stops.feed(Content(piece), may_stop=False)[0]]
+    assert "".join(part.text for part in [*parts, *stops.flush()]) == text
 
 
 def finished(reason: str = "length", stop_token_id: int | None = None) -> Finished:
     return Finished(reason, stop_token_id, 1, 3, 1, 0, 0.0, 0.0, 0.0)
 
 
-@untimed
 @given(
     text=st.text("abü🦊 ", max_size=20),
     stop=st.text("abü", min_size=1, max_size=3),
@@ -190,7 +186,7 @@ def test_the_stop_token_is_text_only_when_asked_for(include, wanted):
     end = tokenizer.tokenizer.token_to_id(END)
     processor = OutputProcessor(tokenizer, [1], OutputOptions(include_stop=include, skip_special_tokens=False))
     ids = [*tokenizer.encode("ab", False), end]
-    piece = processor.push(TokenDelta(int32_array(ids), None, finished("stop", end)))
+    piece = processor.push(TokenDelta(int32_array(ids), None, finished("stop", end), num_cached_tokens=3))
     assert (piece.text, piece.finish_reason, piece.stop_reason) == (wanted, "stop", None)
     assert processor.num_output_tokens == len(ids)
     assert processor.num_cached_tokens == 3

@@ -35,7 +35,7 @@ def naive_support(logits: list[float], top_k: int, top_p: float, min_p: float) -
     return set(alive)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_filters_keep_the_naive_support(data: st.DataObject) -> None:
     """Logits on a coarse grid have many ties; top_p off that grid keeps rounding out of the verdict."""

@@ -13,7 +13,6 @@ from llguidance import LLMatcher
 
 from engine_core.grammar.compiler import Grammar, GrammarCache, GrammarCompiler, Lexer
 from engine_core.grammar.matchers import Matchers
-from engine_core.grammar.trials import TRIAL_SECONDS
 from engine_core.grammar.vocabulary import Vocabulary, VocabularyError
 from engine_core.ipc.step import LateMasks
 
@@ -86,7 +85,6 @@ def test_what_takes_too_long_is_killed_and_delays_nobody(compiler: GrammarCompil
     assert grammar is None
     assert error is not None
     assert "seconds" in error or "memory" in error
-    assert seconds < TRIAL_SECONDS + 0.5
     assert results[GOOD][1] is None
     assert results[GOOD][2] < seconds
     assert not psutil.Process(compiler.trials.pid).children(), "nothing of it is left"

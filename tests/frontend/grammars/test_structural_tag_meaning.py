@@ -84,7 +84,7 @@ formats = st.recursive(leaves, composed, max_leaves=5)
 texts = st.lists(st.sampled_from(FRAGMENTS), max_size=6).map("".join)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(formats, st.lists(texts, min_size=8, max_size=8), st.randoms(use_true_random=False))
 def test_a_grammar_is_what_its_format_means(form: Any, drawn: list[str], rng: Any) -> None:
     try:

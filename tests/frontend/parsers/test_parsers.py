@@ -28,13 +28,16 @@ def parse(made_by: ParserMaker, pieces: Iterator[str] | list[str]) -> Found:
     """Calls with their arguments' text, content, reasoning."""
     parser = made_by.make()
     events: list[Event] = []
+    text = ""
     for piece in pieces:
+        text += piece
         events += parser.feed(piece)
     events += parser.finish()
     calls, content, reasoning = [], "", ""
     for event in events:
         if isinstance(event, Content):
             assert event.text, "an event without text"
+            assert text[event.start : event.end] == event.text
             content += event.text
         elif isinstance(event, Reasoning):
             assert event.text, "an event without text"
@@ -96,7 +99,7 @@ def test_every_format_has_a_corpus() -> None:
 
 
 @pytest.mark.parametrize("name", TOOL_FORMATS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_text_at_all(name: str, data: st.DataObject) -> None:
     """Pieces of the corpus in any order: the cuts change nothing, and without a call every character is content."""
