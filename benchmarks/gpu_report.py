@@ -66,7 +66,25 @@ def startup_rows(stage: str, data: dict[str, Any]) -> Iterator[list[str]]:
         yield [stage, what, "ready after, s", number(statistics.median(seconds))]
 
 
-ROWS = {"offline": offline_rows, "kernels": kernel_rows, "serving": serving_rows, "startup": startup_rows}
+def step_rows(stage: str, data: dict[str, Any]) -> Iterator[list[str]]:
+    times = {int(rows): period for rows, period in data["us_a_step"].items()}
+    few, more = min(times), max(times)
+    yield [
+        stage,
+        f"{few} and {more} sequences of {data['context']} tokens",
+        "µs a step",
+        f"{times[few]:.0f}, {times[more]:.0f}",
+    ]
+    yield [stage, "one more sequence", "shorter by at most", f"{data['fall']:.1%}"]
+
+
+ROWS = {
+    "rows": step_rows,
+    "offline": offline_rows,
+    "kernels": kernel_rows,
+    "serving": serving_rows,
+    "startup": startup_rows,
+}
 """By the first word of a stage's name."""
 
 

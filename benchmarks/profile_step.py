@@ -159,18 +159,31 @@ def _span(result: StepResult) -> tuple[int, int]:
     return int(result.header[STARTED_NS]), int(result.header[ENDED_NS])
 
 
-def report(profiler: Profiler, steps: Steps, with_kernels: bool) -> None:
-    """Prints one kind of step."""
+class StepTimes(NamedTuple):
+    """In microseconds."""
+
+    period: float
+    """From one step's start to the next one's."""
+    busy: float
+    """From a step's start on the device to its end."""
+    launch: float
+    """What queueing a step costs the CPU."""
+
+
+def time_steps(profiler: Profiler, steps: Steps, count: int = _NUM_TIMED) -> StepTimes:
+    """Of `count` steps behind some that are not counted."""
     profiler.scatter_blocks(steps)
     profiler.run(steps, _NUM_WARM_UP, first=True)
-    launches, spans = profiler.run(steps, _NUM_TIMED, first=False)
+    launches, spans = profiler.run(steps, count, first=False)
     period = (spans[-1][1] - spans[0][1]) / (len(spans) - 1) / 1e3
     busy = float(np.median([end - start for start, end in spans])) / 1e3
-    launch = float(np.median(launches)) * 1e6
-    print(
-        f"\n## {steps.name}: {period:.0f} us a step, {busy:.0f} from its start to its end, launch {launch:.0f} us",
-        flush=True,
-    )
+    return StepTimes(period, busy, float(np.median(launches)) * 1e6)
+
+
+def report(profiler: Profiler, steps: Steps, with_kernels: bool) -> None:
+    """Prints one kind of step."""
+    period, busy, launch = time_steps(profiler, steps)
+    print(f"\n## {steps.name}: {period:.0f} us a step, {busy:.0f} from its start to its end, launch {launch:.0f} us")
     if not with_kernels:
         return
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as recorded:

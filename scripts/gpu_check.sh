@@ -8,7 +8,7 @@
 # --dry runs everything tiny on the CPU, to see that the commands work.
 set -euo pipefail
 
-stages="kernel-tests compare kernels offline-llama8b offline-qwen06b serving startup"
+stages="kernel-tests compare kernels rows offline-llama8b offline-qwen06b serving startup"
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 out="" repeats=3 use_venv=1 dry=0
 while [ $# -gt 0 ]; do
@@ -43,7 +43,7 @@ trap '[ -z "$running" ] || kill "$running"; exit 130' INT TERM
 stage() {
     local name="$1" limit="$2" result=ok code=0 start=$SECONDS
     shift 2
-    [[ " $stages " == *" $name "* ]] || return 0
+    [[ " $stages " == *" $name "* || " $stages " == *" ${name%%-*} "* ]] || return 0
     echo "$name ..." >&2
     timeout --kill-after=20 "$limit" "$@" >"$out/$name.log" 2>&1 &
     running=$!
@@ -77,6 +77,9 @@ else
     stage kernel-tests 1200 "$python" -m pytest -q tests/kernels
     stage compare 1200 "$python" -m pytest -q -rP tests/gpu_workers tests/e2e/test_greedy_parity.py
     bench kernels 900 benchmark_kernels
+    for shape in llama8b qwen06b mistral7b gemma2-9b gemma3-1b; do
+        bench "rows-$shape" 300 bench_step_rows --shape "$shape"
+    done
     bench offline-llama8b 1200 bench_offline --shape llama8b --device cuda --works $works --repeats "$repeats" --trace
     bench offline-qwen06b 900 bench_offline --shape qwen06b --device cuda --works $works --repeats "$repeats" --trace
     bench serving 600 bench_serving --shape qwen06b --device cuda
