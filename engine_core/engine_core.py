@@ -99,11 +99,11 @@ class EngineCore:
         self.num_collected = 0
         # Blocks that come back from the host are on their way while the step before runs.
         self._pacing = StepPacing(config.scheduler, may_hold=kv_cache_manager.host is None)
-        self._admission = Admission(config)
         self.epoch = time.time_ns()
         self._clients = Clients(self.epoch, replica)
         self._block_events = BlockEventFeed(kv_cache_manager.events, self.epoch, replica)
         self._open = OpenRequests()
+        self._admission = Admission(config, self._open)
         self._inflight: deque[ScheduledStep] = deque()
         self._may_schedule = False
         """Whether anything happened since the scheduler last had nothing to run."""
@@ -263,7 +263,7 @@ class EngineCore:
             if self._stop_at is not None:
                 raise Refused(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
             if message.sampling.grammar is not None:
-                self.grammars.check_room(self._config.scheduler.max_num_waiting)
+                self.grammars.check_room(message.share_key, self._config.scheduler.max_num_waiting)
             now = time.monotonic()
             request = self._admission.admit(message, client.identity, client.number, self.scheduler.policy, now)
         except Refused as refused:

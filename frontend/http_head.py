@@ -67,11 +67,13 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _check_host(hosts: Sequence[bytes], authority: bytes | None, is_old: bool) -> None:
-    if len(hosts) > 1 or not hosts and not is_old:
+    if len(hosts) > 1 or not (hosts or is_old):
         raise MalformedRequest(f"A request must have one Host header, not {len(hosts)}.")
     for host in hosts:
         if _HOST.fullmatch(host) is None:
-            raise MalformedRequest(f"The Host header {_shown(host)} is not a name or an address, with a port or without.")
+            raise MalformedRequest(
+                f"The Host header {_shown(host)} is not a name or an address, with or without a port."
+            )
         if authority is not None and authority.lower() != host.lower():
             raise MalformedRequest(f"The Host header {_shown(host)} must be that of the URL, {_shown(authority)}.")
 

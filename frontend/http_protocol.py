@@ -67,7 +67,7 @@ class StrictHttp(Http):
             while (end := buffer.find(b"\r\n", 2)) < 0:
                 check_line_breaks(buffer, is_whole=False)
                 if len(buffer) > _MAX_CHUNK_LINE_BYTES:
-                    raise MalformedRequest(f"The line of a chunk's size must have at most {_MAX_CHUNK_LINE_BYTES} bytes.")
+                    raise MalformedRequest(f"A chunk's size must take at most {_MAX_CHUNK_LINE_BYTES} bytes.")
                 await self._receive_more()
             if not buffer.startswith(b"\r\n"):
                 raise MalformedRequest("A chunk must end with CR and LF where its size says so.")

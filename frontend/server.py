@@ -24,6 +24,7 @@ from frontend.client import EngineClient
 from frontend.draining import close_connections
 from frontend.http_protocol import DeadlineHttpProtocol
 from frontend.state import FrontendState
+from frontend.web_pages import served_hosts
 
 BACKLOG = 4096
 BEAT_SECONDS = 0.5
@@ -67,7 +68,9 @@ class FrontendServer:
         await self._state.client.close()
 
     async def _listen(self) -> AsyncioServer:
-        app: Sanic = build_app(self._state)
+        config = self._state.config
+        hosts = served_hosts(self._listener.getsockname()[0], config.host, config.allowed_hosts)
+        app: Sanic = build_app(self._state, hosts)
         server = await app.create_server(
             sock=self._listener,
             protocol=DeadlineHttpProtocol,
