@@ -13,7 +13,7 @@ import zmq
 
 from engine_core.admission import Admission, Refused
 from engine_core.block_events import BlockEventFeed
-from engine_core.clients import Client, Clients, final_reply, make_welcome, refuse_malformed, send_to
+from engine_core.clients import TOO_SLOW, Client, Clients, final_reply, make_welcome, refuse_malformed, send_to
 from engine_core.config.engine_config import EngineConfig
 from engine_core.executors.base import Executor
 from engine_core.grammar.requests import GrammarLink, GrammarRequests
@@ -27,6 +27,7 @@ from engine_core.ipc.messages import (
     ERROR_GRAMMAR,
     ERROR_INVALID,
     ERROR_MASK_TIMEOUT,
+    ERROR_READER_TOO_SLOW,
     ERROR_SHUTTING_DOWN,
     FINISH_ABORT,
     FINISH_LENGTH,
@@ -340,6 +341,8 @@ class EngineCore:
     def _send(self) -> None:
         for client in self._clients.send(self._router, self.num_collected):
             self._forget(client)
+        for request in self._clients.take_overfull():
+            self._end_with_error(request, ERROR_READER_TOO_SLOW, TOO_SLOW)
         for client in self._block_events.send(self._router):
             self._forget(client)
 
@@ -348,10 +351,8 @@ class EngineCore:
     def _reply(self, finished: Finished, now: float) -> None:
         """Queues the final reply of a request that has left the scheduler."""
         request = finished.request
-        client = self._close(request)
-        if client is None:
-            return
-        client.add_finished(final_reply(finished, now))
+        if (client := self._close(request)) is not None:
+            client.add_finished(final_reply(finished, now))
 
     def _end(self, finished: Finished) -> None:
         """A request ended outside a step."""

@@ -16,6 +16,7 @@ _ENGINE_STATUS = {
     messages.ERROR_CONTEXT_LENGTH: 400,
     messages.ERROR_GRAMMAR: 400,
     messages.ERROR_MASK_TIMEOUT: 504,
+    messages.ERROR_READER_TOO_SLOW: 408,
     messages.ERROR_OVERLOADED: 429,
     messages.ERROR_DEADLINE: 504,
     messages.ERROR_ENGINE_DEAD: 503,

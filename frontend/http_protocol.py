@@ -24,6 +24,10 @@ KEEP_ALIVE_SECONDS = 120.0
 CHECK_SECONDS = 5.0
 LINGER_SECONDS = 10.0
 """How long a client that was refused may go on sending before its connection is closed."""
+MAX_UNREAD_BYTES = 256 * 2**20
+"""Of answers that clients leave unread, in all connections of a process together."""
+_LARGE_WRITE_BYTES = 64 * 2**10
+"""Smaller writes wait for the client once so much is unread."""
 _END_OF_HEAD = b"\r\n\r\n"
 _MAX_CHUNK_LINE_BYTES = 256
 
@@ -32,6 +36,11 @@ class StrictHttp(Http):
     """The requests of one connection."""
 
     __slots__ = ()
+    protocol: "DeadlineHttpProtocol"
+    recv_buffer: bytearray
+    request_bytes: int
+    request_body: Any
+    """True or "chunked" while the body comes."""
 
     async def http1(self) -> None:
         await super().http1()
@@ -39,7 +48,7 @@ class StrictHttp(Http):
             await self.protocol.read_on()
 
     async def http1_request_header(self) -> None:
-        buffer: bytearray = self.recv_buffer
+        buffer = self.recv_buffer
         try:
             while (end := buffer.find(_END_OF_HEAD)) < 0 and len(buffer) < self.HEADER_MAX_SIZE:
                 check_line_breaks(buffer, is_whole=False)
@@ -62,7 +71,7 @@ class StrictHttp(Http):
         if self.expecting_continue:
             self.expecting_continue = False
             await self._send(HTTP_CONTINUE)
-        buffer: bytearray = self.recv_buffer
+        buffer = self.recv_buffer
         try:
             while (end := buffer.find(b"\r\n", 2)) < 0:
                 check_line_breaks(buffer, is_whole=False)
@@ -96,6 +105,20 @@ class DeadlineHttpProtocol(HttpProtocol):
         if not self._is_in_request:
             self._request_began = time.monotonic()
         super().data_received(data)
+
+    async def send(self, data: bytes) -> None:
+        await super().send(data)
+        if len(data) > _LARGE_WRITE_BYTES:
+            self._bound_unread()
+
+    def _bound_unread(self) -> None:
+        """Where too much is unread, cuts who has been sent nothing for longest: it reads nothing."""
+        connections = [connection for connection in self.connections if connection.has_unread_answer]
+        excess = sum(connection.num_unread for connection in connections) - MAX_UNREAD_BYTES
+        for connection in sorted(connections, key=lambda connection: connection._time):
+            if excess > 0:
+                excess -= connection.num_unread
+                connection.cut()
 
     async def read_on(self) -> None:
         """Takes what a refused client still sends, and drops it, until the client closes the connection or is late."""
@@ -142,12 +165,12 @@ class DeadlineHttpProtocol(HttpProtocol):
     @property
     def movement(self) -> tuple[int, int]:
         """Differs from what it was where the client has sent or read something since."""
-        return self._num_received, self._num_unread
+        return self._num_received, self.num_unread
 
     @property
     def has_unread_answer(self) -> bool:
         """Whether the client leaves bytes of an answer unread."""
-        return self._num_unread > 0
+        return self.num_unread > 0
 
     @property
     def is_sending(self) -> bool:
@@ -156,7 +179,8 @@ class DeadlineHttpProtocol(HttpProtocol):
         return http is not None and (http.stage is Stage.REQUEST or bool(http.request_body))
 
     @property
-    def _num_unread(self) -> int:
+    def num_unread(self) -> int:
+        """Bytes of answers that wait for the client to read."""
         return 0 if self.transport is None else self.transport.get_write_buffer_size()
 
     def cut(self) -> None:

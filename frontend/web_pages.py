@@ -51,8 +51,8 @@ def check_host(headers: Mapping[str, str], served: frozenset[str] | None) -> Non
 def check_body_type(method: str, headers: Mapping[str, str], origins: Sequence[str]) -> None:
     """Raises a 415 for a body that is not sent as JSON, and a 403 where a page of another origin sends it.
 
-    Browsers send `Origin` with every POST of another page, most of them `Sec-Fetch-Site` too. What has neither comes from
-    a program, which may leave out the type or have the one that `curl -d` sends.
+    Browsers send `Origin` with every POST of another page, most of them `Sec-Fetch-Site` too. What has neither comes
+    from a program, which may leave out the type or have the one that `curl -d` sends.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if method != "POST" or kind == JSON:

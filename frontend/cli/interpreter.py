@@ -15,12 +15,8 @@ def check_interpreter() -> None:
     Assertions guard what processes agree on, and optimized Python leaves them out. The rings in shared memory have no
     barriers: a slot's number is its last store, and only x86-64 lets no other processor see stores in another order.
     """
-    if sys.flags.optimize or os.environ.get("PYTHONOPTIMIZE", "0") != "0":
-        raise ConfigError(
-            "Optimized Python leaves out checks that Quire needs: start it without -O and PYTHONOPTIMIZE."
-        )
+    if sys.flags.optimize or os.environ.get("PYTHONOPTIMIZE", "") not in ("", "0"):
+        raise ConfigError("Optimized Python leaves out checks that Quire needs: start without -O and PYTHONOPTIMIZE.")
     machine = platform.machine()
     if machine not in SAFE_MACHINES:
-        raise ConfigError(
-            f"Quire needs an x86-64 processor: it exchanges data in ways that are not safe on {machine!r}."
-        )
+        raise ConfigError(f"Quire needs an x86-64 processor: its processes' shared memory is not safe on {machine!r}.")

@@ -20,7 +20,8 @@ def raw_request(setup: Setup, body: dict) -> socket.socket:
     """A connection that has sent a chat request and has read nothing."""
     data = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", int(setup.url.rpartition(":")[2])), timeout=20)
-    connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+    connection.sendall(head.encode() + data)
     return connection
 
 
