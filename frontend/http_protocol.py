@@ -73,11 +73,11 @@ class StrictHttp(Http):
             await self._send(HTTP_CONTINUE)
         buffer = self.recv_buffer
         try:
-            while (end := buffer.find(b"\r\n", 2)) < 0:
+            while (end := buffer.find(b"\r\n", 2)) < 0 and len(buffer) <= _MAX_CHUNK_LINE_BYTES:
                 check_line_breaks(buffer, is_whole=False)
-                if len(buffer) > _MAX_CHUNK_LINE_BYTES:
-                    raise MalformedRequest(f"A chunk's size must take at most {_MAX_CHUNK_LINE_BYTES} bytes.")
                 await self._receive_more()
+            if not 0 <= end <= _MAX_CHUNK_LINE_BYTES:
+                raise MalformedRequest(f"A chunk's size must take at most {_MAX_CHUNK_LINE_BYTES} bytes.")
             if not buffer.startswith(b"\r\n"):
                 raise MalformedRequest("A chunk must end with CR and LF where its size says so.")
             check_chunk_size(bytes(buffer[2:end]))

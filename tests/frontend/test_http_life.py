@@ -16,13 +16,20 @@ CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "Hi"}]
 
 
-def raw_request(setup: Setup, body: dict) -> socket.socket:
-    """A connection that has sent a chat request and has read nothing."""
-    data = json.dumps(body).encode()
-    connection = socket.create_connection(("127.0.0.1", int(setup.url.rpartition(":")[2])), timeout=20)
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
-    connection.sendall(head.encode() + data)
+def raw_connection(setup: Setup, data: bytes) -> socket.socket:
+    """A connection that has sent these bytes, has read nothing and has little room for what it does not read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", int(setup.url.rpartition(":")[2])))
+    connection.sendall(data)
     return connection
+
+
+def raw_request(setup: Setup, body: dict) -> socket.socket:
+    data = json.dumps(body).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+    return raw_connection(setup, head.encode() + data)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -59,6 +66,23 @@ def test_a_stalled_reader_slows_nobody(setup):
         data += stalled.recv(65536)
     stalled.close()
     assert data.count(b'"finish_reason":"length"') == 8
+
+
+def test_what_a_stalled_reader_leaves_unread_is_bounded(setup):
+    """Its request ends in the engine, and it is told so should it read on."""
+    setup.say("word " * 400, endless=True)
+    stalled = raw_request(
+        setup, {"messages": USER, "stream": True, "max_tokens": 400, "n": 128, "logprobs": True, "top_logprobs": 20}
+    )
+    setup.core.wait_for(lambda core: core.received(AbortRequest), timeout=120)
+    assert setup.chat(max_tokens=3).status_code == 200
+    data = b""
+    while b"[DONE]" not in data[-100:]:
+        data = data[-4096:] + stalled.recv(65536)
+    stalled.close()
+    assert b'"code":"reader_too_slow"' in data
+    assert b"more than 4194304 bytes of its output were not read" in data
+    setup.core.wait_for(lambda core: core.num_running == 0)
 
 
 def test_heartbeat_and_progress(setup):
@@ -108,6 +132,29 @@ def test_draining_ends_in_time_with_an_error_for_who_is_late(tmp_path):
         assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
         assert rest[-1] == "data: [DONE]"
         assert own.frontend.wait_exit() == 0
+
+
+def test_draining_cuts_what_clients_hold_up(tmp_path, capfd):
+    """A stream that is not read, half a head and half a body: one line, exit code 0, at the bound."""
+    with running_setup(tmp_path) as own:
+        own.say("word " * 400, endless=True)
+        own.core.pause()
+        own.core.allow_steps(150)
+        body = {"messages": USER, "stream": True, "n": 64, "logprobs": True, "top_logprobs": 20}
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+        clients = [raw_request(own, body), raw_connection(own, head[:30]), raw_connection(own, head + b"{")]
+        own.core.wait_for(lambda core: core.num_running == 64 and core._steps_allowed == 0)
+        own.frontend.child.drain(1.0)
+        began = time.monotonic()
+        assert own.frontend.wait_exit() == 0
+        assert time.monotonic() - began < 8
+        for client in clients:
+            client.close()
+    said = capfd.readouterr().err
+    assert said.splitlines() == [
+        "frontend 0: WARNING Requests not finished within 1 seconds: 1. Connections cut: 1 with an answer that the "
+        "client did not read, 2 with a request that the client had not sent in full."
+    ]
 
 
 def test_an_idle_frontend_drains_at_once(tmp_path):
