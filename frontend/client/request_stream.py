@@ -14,21 +14,30 @@ from types import TracebackType
 from frontend.client.deltas import Finished, LogprobColumns, TokenDelta, int32_array
 from frontend.client.errors import READER_TOO_SLOW, EngineError
 
-MAX_UNREAD_BYTES = 4 * 2**20
+MAX_UNREAD_BYTES = 64 * 2**20
 """Of token ids (4 bytes each) and log-probabilities (8 bytes each) that came since the reader was told of news."""
+MAX_HELD_UP_BYTES = 4 * 2**20
+"""The same where the reader waits for somebody else, who may never read on."""
 
 
 class Inbox:
     """Streams with unread news, in order of arrival, and the one reader that may wait for them."""
 
-    __slots__ = ("_waiter", "max_unread_bytes", "num_unread_bytes", "ready")
+    __slots__ = ("_waiter", "is_held_up", "max_unread_bytes", "num_unread_bytes", "ready")
 
-    def __init__(self, max_unread_bytes: int | None = MAX_UNREAD_BYTES) -> None:
-        """`max_unread_bytes` bounds all its streams together; None: nothing does."""
+    def __init__(self, max_unread_bytes: float = MAX_UNREAD_BYTES) -> None:
+        """`max_unread_bytes` bounds all its streams together."""
         self.max_unread_bytes = max_unread_bytes
         self.num_unread_bytes = 0
+        self.is_held_up: Callable[[], bool] = lambda: False
+        """Whether the reader waits for somebody to whom it hands on what it reads."""
         self.ready: deque[RequestStream] = deque()
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def is_overfull(self) -> bool:
+        unread = self.num_unread_bytes
+        return unread > self.max_unread_bytes or (unread > MAX_HELD_UP_BYTES and self.is_held_up())
 
     def put(self, stream: "RequestStream") -> None:
         self.ready.append(stream)
@@ -140,9 +149,9 @@ class RequestStream:
         inbox = self._inbox
         self._num_unread_bytes += num_bytes
         inbox.num_unread_bytes += num_bytes
-        if inbox.max_unread_bytes is not None and inbox.num_unread_bytes > inbox.max_unread_bytes and not self.ended:
+        if inbox.is_overfull and not self.ended:
+            message = f"The request was ended: {inbox.num_unread_bytes} bytes of output had not been read."
             self._take_unread()
-            message = f"The request was ended: more than {inbox.max_unread_bytes} bytes of its output were not read."
             self._error = EngineError(READER_TOO_SLOW, message)
             self._leave(self.handle, False, "abort")
 
@@ -228,6 +237,10 @@ class StreamGroup:
         self._inbox = Inbox()
         for stream in streams:
             stream.move_to(self._inbox)
+
+    def hands_on_to(self, is_held_up: Callable[[], bool]) -> None:
+        """Its reader hands on what it reads to somebody, for whom it waits at times."""
+        self._inbox.is_held_up = is_held_up
 
     def __aiter__(self) -> AsyncIterator[tuple[int, TokenDelta]]:
         return self
