@@ -136,8 +136,7 @@ class EngineCore:
     def fail_all(self, code: str, message: str) -> None:
         """Answers every open request with one error: the engine does not go on, so nothing else is touched."""
         for request in self._open.all():
-            client = self._clients.get(request.client)
-            if client is not None:
+            if (client := self._clients.get(request.client)) is not None:
                 client.add_error(RequestError(handle=request.handle, code=code, message=message))
         self._clients.send(self._router, self.num_collected)
 
@@ -238,8 +237,7 @@ class EngineCore:
 
     def _on_hello(self, identity: bytes, hello: Hello) -> None:
         """Greets a client; one that greets again starts anew."""
-        client = self._clients.get(identity)
-        if client is not None:
+        if (client := self._clients.get(identity)) is not None:
             self._forget(client)
         if len(self._clients) >= _MANY_CLIENTS:
             for gone in self._clients.probe_idle(self._router, self.num_collected):
@@ -350,8 +348,7 @@ class EngineCore:
 
     def _reply(self, finished: Finished, now: float) -> None:
         """Queues the final reply of a request that has left the scheduler."""
-        request = finished.request
-        if (client := self._close(request)) is not None:
+        if (client := self._close(finished.request)) is not None:
             client.add_finished(final_reply(finished, now))
 
     def _end(self, finished: Finished) -> None:
@@ -371,8 +368,7 @@ class EngineCore:
     def _end_with_error(self, request: Request, code: str, message: str) -> None:
         self._abort(request)
         self.metrics.finished("error", request, time.monotonic())
-        client = self._close(request)
-        if client is not None:
+        if (client := self._close(request)) is not None:
             client.add_error(RequestError(handle=request.handle, code=code, message=message))
         self._may_schedule = True
 
