@@ -170,7 +170,8 @@ def test_a_client_with_many_invented_keys_is_one_client(start: Callable[..., Ser
         wait_for(honest, running=1, waiting=7)
         refused = stack.enter_context(send(server, "sk-one-more"))
         assert b" 429 " in refused.recv(4096)
-        assert honest.post("/v1/completions", json={**LONG, "max_tokens": 20}).status_code == 200
+        answer = honest.post("/v1/completions", json={**LONG, "max_tokens": 20})
+        assert answer.status_code == 200, (answer.text, server.errors())
         assert len(answered(flood)) <= 2, "an honest client waited for requests of another one"
 
 
