@@ -377,8 +377,7 @@ class EngineCore:
         self._open.remove(request)
         self.grammars.close(request)
         self.timeline.ended(request, time.monotonic())
-        client = self._clients.get(request.client)
-        if client is not None:
+        if (client := self._clients.get(request.client)) is not None:
             client.requests.pop(request.handle, None)
         return client
 
