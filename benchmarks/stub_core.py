@@ -122,6 +122,10 @@ class StubCore:
             self._paused = False
         self._wake()
 
+    def pace(self, step_seconds: float) -> None:
+        """A step takes so long from now on."""
+        self._step_seconds = step_seconds
+
     def allow_steps(self, count: int) -> None:
         """Takes that many steps while paused."""
         with self._changed:

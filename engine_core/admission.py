@@ -14,6 +14,7 @@ from engine_core.ipc.messages import (
     ERROR_OVERLOADED,
     AddRequest,
 )
+from engine_core.open_requests import OpenRequests
 from engine_core.policies.base import SchedulingPolicy
 from engine_core.request import Request
 
@@ -30,12 +31,14 @@ class Refused(Exception):
 class Admission:
     """The checks before the queue. A request's price is known here: the blocks of prompt and `max_tokens`."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, open_requests: OpenRequests) -> None:
+        self._open_requests = open_requests
         self._vocab_size = config.model.vocab_size
         self._max_model_len = config.scheduler.max_model_len
         self._capacity = config.longest_request()
         """Tokens of the longest request that context and KV cache have room for."""
         self._max_num_waiting = config.scheduler.max_num_waiting
+        self._max_requests_per_share = config.scheduler.max_requests_per_share
         self._max_num_penalty_rows = config.scheduler.max_num_penalty_rows
         self._num_admitted = 0
 
@@ -48,6 +51,7 @@ class Admission:
         except ProtocolError as error:
             raise Refused(ERROR_INVALID, str(error)) from error
         self._check(message, prompt, output)
+        self._check_share(message.share_key)
         if policy.is_full(message.share_key, self._max_num_waiting):
             waiting = f"Too many requests are waiting ({policy.num_waiting} of all clients); try again."
             raise Refused(ERROR_OVERLOADED, waiting, retry_after=1.0)
@@ -70,6 +74,12 @@ class Admission:
             adapter=message.adapter,
             trace_context=message.trace_context,
         )
+
+    def _check_share(self, share_key: str | None) -> None:
+        most = self._max_requests_per_share
+        if most is not None and share_key is not None and self._open_requests.num_of_share(share_key) >= most:
+            message = f"This API key or client has {most} requests already, as many as it may have at once; try again."
+            raise Refused(ERROR_OVERLOADED, message, retry_after=1.0)
 
     def _check(self, message: AddRequest, prompt: np.ndarray, output: np.ndarray) -> None:
         if len(prompt) == 0:

@@ -1,7 +1,8 @@
 """The clients of an engine core: what waits for each, and how many frames each may still be sent.
 
 ROUTER drops silently at its high-water mark, so the core counts credits and never gets there. While a client has no
-credit its tokens wait here as columns, a few bytes each, and leave together in the next frame.
+credit its tokens wait here as columns, a few bytes each, and leave together in the next frame. Their bytes are bounded:
+the requests of a client that lets too many wait end with an error.
 """
 
 import errno
@@ -16,6 +17,7 @@ from engine_core.config.engine_config import EngineConfig
 from engine_core.ipc.codec import ProtocolError, encode, handle_of_malformed_add
 from engine_core.ipc.messages import (
     ERROR_INVALID,
+    ERROR_READER_TOO_SLOW,
     PROTOCOL_VERSION,
     FinishedRequest,
     PromptLogprobs,
@@ -30,6 +32,10 @@ from engine_core.row_table import RowTable
 from engine_core.step_records import Finished, ScoredTokens, StepOutputs
 
 logger = logging.getLogger(__name__)
+
+MAX_UNREAD_BYTES = 256 * 2**20
+"""Of tokens and log-probabilities that may wait for one client."""
+TOO_SLOW = "The client did not take its outputs: too many were waiting for it."
 
 
 class TokenLogprobs(NamedTuple):
@@ -58,6 +64,8 @@ class Client:
         self._prompt_logprobs: list[PromptLogprobs] = []
         self._finished: list[FinishedRequest] = []
         self._errors: list[RequestError] = []
+        self.num_unread_bytes = 0
+        """Of tokens and log-probabilities."""
 
     @property
     def num_final_replies(self) -> int:
@@ -73,6 +81,7 @@ class Client:
         self._handles.append(handles)
         self._token_ids.append(token_ids)
         self._num_tops.append(num_tops)
+        self.num_unread_bytes += handles.nbytes + token_ids.nbytes + num_tops.nbytes
 
     def add_started(self, request: Request) -> None:
         """Its first token has been added."""
@@ -82,15 +91,23 @@ class Client:
     def add_logprobs(self, logprobs: TokenLogprobs) -> None:
         """Of the tokens that were added last and want them, in the same order."""
         self._logprobs.append(logprobs)
+        self.num_unread_bytes += sum(column.nbytes for column in logprobs)
 
     def add_prompt_logprobs(self, logprobs: PromptLogprobs) -> None:
         self._prompt_logprobs.append(logprobs)
+        self.num_unread_bytes += 2 * (len(logprobs.logprobs) + len(logprobs.top_logprobs))
 
     def add_finished(self, finished: FinishedRequest) -> None:
         self._finished.append(finished)
 
     def add_error(self, error: RequestError) -> None:
         self._errors.append(error)
+
+    def drop_outputs(self) -> None:
+        """What waits is lost: its requests that have ended end with an error instead."""
+        self._drop_columns()
+        handles, self._finished = [finished.handle for finished in self._finished], []
+        self._errors += [RequestError(handle=h, code=ERROR_READER_TOO_SLOW, message=TOO_SLOW) for h in handles]
 
     def take_frame(self, epoch: int, replica: int, step: int) -> bytes:
         """All that waits, as one frame."""
@@ -112,9 +129,14 @@ class Client:
                 errors=self._errors,
             )
         )
-        self._handles, self._token_ids, self._num_tops, self._started = [], [], [], []
-        self._logprobs, self._prompt_logprobs, self._finished, self._errors = [], [], [], []
+        self._drop_columns()
+        self._finished, self._errors = [], []
         return frame
+
+    def _drop_columns(self) -> None:
+        self._handles, self._token_ids, self._num_tops, self._started = [], [], [], []
+        self._logprobs, self._prompt_logprobs = [], []
+        self.num_unread_bytes = 0
 
 
 class Clients:
@@ -167,6 +189,13 @@ class Clients:
             client = self._by_number.get(part.request.client_number)
             if client is not None:
                 client.add_prompt_logprobs(_scores_of(result, part))
+
+    def take_overfull(self) -> list[Request]:
+        """The open requests of clients for which too much waits. What waits is dropped."""
+        overfull = [client for client in self._by_identity.values() if client.num_unread_bytes > MAX_UNREAD_BYTES]
+        for client in overfull:
+            client.drop_outputs()
+        return [request for client in overfull for request in client.requests.values()]
 
     def send(self, socket: zmq.Socket, step: int) -> list[Client]:
         """Sends one frame to each client that has outputs and credit. Returns clients found to be gone."""

@@ -13,7 +13,7 @@ import zmq
 
 from engine_core.admission import Admission, Refused
 from engine_core.block_events import BlockEventFeed
-from engine_core.clients import Client, Clients, final_reply, make_welcome, refuse_malformed, send_to
+from engine_core.clients import TOO_SLOW, Client, Clients, final_reply, make_welcome, refuse_malformed, send_to
 from engine_core.config.engine_config import EngineConfig
 from engine_core.executors.base import Executor
 from engine_core.grammar.requests import GrammarLink, GrammarRequests
@@ -27,6 +27,7 @@ from engine_core.ipc.messages import (
     ERROR_GRAMMAR,
     ERROR_INVALID,
     ERROR_MASK_TIMEOUT,
+    ERROR_READER_TOO_SLOW,
     ERROR_SHUTTING_DOWN,
     FINISH_ABORT,
     FINISH_LENGTH,
@@ -99,11 +100,11 @@ class EngineCore:
         self.num_collected = 0
         # Blocks that come back from the host are on their way while the step before runs.
         self._pacing = StepPacing(config.scheduler, may_hold=kv_cache_manager.host is None)
-        self._admission = Admission(config)
         self.epoch = time.time_ns()
         self._clients = Clients(self.epoch, replica)
         self._block_events = BlockEventFeed(kv_cache_manager.events, self.epoch, replica)
         self._open = OpenRequests()
+        self._admission = Admission(config, self._open)
         self._inflight: deque[ScheduledStep] = deque()
         self._may_schedule = False
         """Whether anything happened since the scheduler last had nothing to run."""
@@ -135,8 +136,7 @@ class EngineCore:
     def fail_all(self, code: str, message: str) -> None:
         """Answers every open request with one error: the engine does not go on, so nothing else is touched."""
         for request in self._open.all():
-            client = self._clients.get(request.client)
-            if client is not None:
+            if (client := self._clients.get(request.client)) is not None:
                 client.add_error(RequestError(handle=request.handle, code=code, message=message))
         self._clients.send(self._router, self.num_collected)
 
@@ -237,8 +237,7 @@ class EngineCore:
 
     def _on_hello(self, identity: bytes, hello: Hello) -> None:
         """Greets a client; one that greets again starts anew."""
-        client = self._clients.get(identity)
-        if client is not None:
+        if (client := self._clients.get(identity)) is not None:
             self._forget(client)
         if len(self._clients) >= _MANY_CLIENTS:
             for gone in self._clients.probe_idle(self._router, self.num_collected):
@@ -263,7 +262,7 @@ class EngineCore:
             if self._stop_at is not None:
                 raise Refused(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
             if message.sampling.grammar is not None:
-                self.grammars.check_room(self._config.scheduler.max_num_waiting)
+                self.grammars.check_room(message.share_key, self._config.scheduler.max_num_waiting)
             now = time.monotonic()
             request = self._admission.admit(message, client.identity, client.number, self.scheduler.policy, now)
         except Refused as refused:
@@ -340,6 +339,8 @@ class EngineCore:
     def _send(self) -> None:
         for client in self._clients.send(self._router, self.num_collected):
             self._forget(client)
+        for request in self._clients.take_overfull():
+            self._end_with_error(request, ERROR_READER_TOO_SLOW, TOO_SLOW)
         for client in self._block_events.send(self._router):
             self._forget(client)
 
@@ -347,11 +348,8 @@ class EngineCore:
 
     def _reply(self, finished: Finished, now: float) -> None:
         """Queues the final reply of a request that has left the scheduler."""
-        request = finished.request
-        client = self._close(request)
-        if client is None:
-            return
-        client.add_finished(final_reply(finished, now))
+        if (client := self._close(finished.request)) is not None:
+            client.add_finished(final_reply(finished, now))
 
     def _end(self, finished: Finished) -> None:
         """A request ended outside a step."""
@@ -370,8 +368,7 @@ class EngineCore:
     def _end_with_error(self, request: Request, code: str, message: str) -> None:
         self._abort(request)
         self.metrics.finished("error", request, time.monotonic())
-        client = self._close(request)
-        if client is not None:
+        if (client := self._close(request)) is not None:
             client.add_error(RequestError(handle=request.handle, code=code, message=message))
         self._may_schedule = True
 
@@ -380,8 +377,7 @@ class EngineCore:
         self._open.remove(request)
         self.grammars.close(request)
         self.timeline.ended(request, time.monotonic())
-        client = self._clients.get(request.client)
-        if client is not None:
+        if (client := self._clients.get(request.client)) is not None:
             client.requests.pop(request.handle, None)
         return client
 

@@ -1,6 +1,7 @@
 """All requests that have no final reply yet: by id, and those with a deadline by that."""
 
 import heapq
+from collections import Counter
 
 from engine_core.request import Request, RequestStatus
 
@@ -11,6 +12,7 @@ class OpenRequests:
     def __init__(self) -> None:
         self._by_id: dict[str, Request] = {}
         self._deadlines: list[tuple[float, int, Request]] = []  # by time, then arrival
+        self._num_of_share: Counter[str | None] = Counter()
 
     def get(self, request_id: str) -> Request | None:
         return self._by_id.get(request_id)
@@ -19,14 +21,22 @@ class OpenRequests:
         """In order of arrival."""
         return list(self._by_id.values())
 
+    def num_of_share(self, share_key: str | None) -> int:
+        """Those that carry that key, waiting and running."""
+        return self._num_of_share[share_key]
+
     def add(self, request: Request) -> None:
         self._by_id[request.request_id] = request
+        self._num_of_share[request.share_key] += 1
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.arrival_number, request))
 
     def remove(self, request: Request) -> None:
         """It ended."""
         del self._by_id[request.request_id]
+        self._num_of_share[request.share_key] -= 1
+        if not self._num_of_share[request.share_key]:
+            del self._num_of_share[request.share_key]
 
     def expired(self, now: float) -> list[Request]:
         """Those whose deadline has passed, each told once; forgets the deadlines of those that ended before theirs."""

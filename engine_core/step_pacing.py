@@ -68,4 +68,5 @@ class StepPacing:
         """Tokens of new prompts from which on a step takes no more of `num_waiting` ones."""
         if not self._rates or num_waiting > FEW_WAITING:
             return self._config.max_num_batched_tokens
-        return int((_ENOUGH_NS if num_waiting <= _VERY_FEW else 2 * _ENOUGH_NS) / min(self._rates))
+        enough_ns = _ENOUGH_NS if num_waiting <= _VERY_FEW else 2 * _ENOUGH_NS
+        return max(1, int(enough_ns / min(self._rates)))  # with 0 nothing would ever start, and no event would come

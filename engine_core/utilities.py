@@ -57,7 +57,7 @@ def _store_response(core: "EngineCore", client: bytes, arguments: dict[str, Any]
     """Whether it is kept."""
     asked = msgspec.convert(arguments, StoreArguments)
     writer = None if asked.is_final else client
-    return core.responses.put(asked.name, asked.value, writer, tuple(asked.items), asked.progress)
+    return core.responses.put(asked.name, asked.value, writer, tuple(asked.items), asked.progress, asked.owner)
 
 
 def _load_response(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> LoadedResponse:

@@ -17,6 +17,7 @@ from frontend.errors import ApiError
 from frontend.json_response import json_response
 from frontend.routes import ROUTES, Route
 from frontend.state import FrontendState
+from frontend.web_pages import check_body_type, check_host
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ NEVER_SECONDS = 10.0**9
 ANTHROPIC_PATH = "/v1/messages"
 
 
-def build_app(state: FrontendState) -> Sanic:
-    """Everything but a socket."""
+def build_app(state: FrontendState, hosts: frozenset[str] | None = None) -> Sanic:
+    """Everything but a socket. `hosts`: the names that it answers to, see `served_hosts`."""
     app: Sanic = Sanic(
         "quire",
         dumps=lambda value: msgspec.json.encode(value).decode(),
@@ -48,19 +49,21 @@ def build_app(state: FrontendState) -> Sanic:
     for path in dict.fromkeys(route.path for route in ROUTES):
         _add_options(app, path)
     app.exception(Exception)(_answer_error)
-    if state.config.api_key_digests:
-        _want_api_keys(app, state.config)
+    _check_first(app, state.config, hosts)
     if state.config.allowed_origins:
         _answer_origins(app, state.config)
     return app
 
 
-def _want_api_keys(app: Sanic, config: FrontendConfig) -> None:
-    """Before a path or a body is looked at: who has no key learns nothing and costs nothing."""
+def _check_first(app: Sanic, config: FrontendConfig, hosts: frozenset[str] | None) -> None:
+    """Before a path or a body is looked at: who may not ask learns nothing and costs nothing."""
 
     async def check(request: Request) -> None:
-        if not (config.allowed_origins and is_preflight(request.method, request.headers)):
+        check_host(request.headers, hosts)
+        is_free = config.allowed_origins and is_preflight(request.method, request.headers)
+        if config.api_key_digests and not is_free:
             check_api_key(request.path, request.headers, config.api_key_digests)
+        check_body_type(request.method, request.headers, config.allowed_origins)
 
     app.add_signal(check, Event.HTTP_ROUTING_BEFORE)
 

@@ -16,6 +16,7 @@ _ENGINE_STATUS = {
     messages.ERROR_CONTEXT_LENGTH: 400,
     messages.ERROR_GRAMMAR: 400,
     messages.ERROR_MASK_TIMEOUT: 504,
+    messages.ERROR_READER_TOO_SLOW: 408,
     messages.ERROR_OVERLOADED: 429,
     messages.ERROR_DEADLINE: 504,
     messages.ERROR_ENGINE_DEAD: 503,
@@ -24,6 +25,7 @@ _ENGINE_STATUS = {
 
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",

@@ -41,6 +41,7 @@ async def stream_events(
 
     first = await first_piece(generation)
     async with answering(request, keep_alive, headers, fail, EventStream.end) as stream:
+        generation.hands_on_to(stream.is_held_up)
         async for event in events_of(first, generation, form):
             await stream.send_named([event])
 

@@ -1,7 +1,7 @@
 """One HTTP request's choices while the engine works on them: from prompts to pieces of text. Knows no protocol."""
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,10 @@ class Generation:
         async for choice, piece in self:
             pieces[choice].add(piece)
         return pieces
+
+    def hands_on_to(self, is_held_up: Callable[[], bool]) -> None:
+        """Bounds what waits while `is_held_up` says that the client does not read."""
+        self._group.hands_on_to(is_held_up)
 
     def usage(self) -> Usage:
         """The tokens so far: each prompt once, and all that was generated."""

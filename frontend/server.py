@@ -5,7 +5,6 @@ file means that the supervisor is gone and nothing may stay behind.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -22,15 +21,15 @@ from engine_core.ipc.control import ControlLink, Drain, LinkClosed, Ready
 from engine_core.ipc.heartbeat import Heartbeats
 from frontend.app import build_app
 from frontend.client import EngineClient
+from frontend.draining import close_connections
 from frontend.http_protocol import DeadlineHttpProtocol
 from frontend.state import FrontendState
+from frontend.web_pages import served_hosts
 
 BACKLOG = 4096
 BEAT_SECONDS = 0.5
 CONNECT_SECONDS = 86_400.0
 """A core may load for as long as it likes: should it fail, the supervisor ends us."""
-CLOSE_SECONDS = 5.0
-"""For what ended late to be stored, and for connections to take the last bytes of their answers."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -69,7 +68,9 @@ class FrontendServer:
         await self._state.client.close()
 
     async def _listen(self) -> AsyncioServer:
-        app: Sanic = build_app(self._state)
+        config = self._state.config
+        hosts = served_hosts(self._listener.getsockname()[0], config.host, config.allowed_hosts)
+        app: Sanic = build_app(self._state, hosts)
         server = await app.create_server(
             sock=self._listener,
             protocol=DeadlineHttpProtocol,
@@ -103,23 +104,19 @@ class FrontendServer:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _finish(self, server: AsyncioServer, timeout: float) -> None:
-        """Lets running requests end. Those that are late are ended with an error, which takes their streams no time."""
+        """Lets running requests end. Those that are late are ended with an error, and what clients hold up is cut."""
         state = self._state
+        failures = []
         try:
             await asyncio.wait_for(state.wait_idle(), timeout)
         except TimeoutError:
-            logger.warning("%d requests were not finished within %g seconds.", state.num_open, timeout)
+            failures.append(f"Requests not finished within {timeout:g} seconds: {state.num_open}.")
             state.client.fail_open_requests("The server was stopped before the request was finished.")
-        deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await state.wait_idle()  # what failed just now is told and stored
         server.close()
-        connections: set[Any] = server.connections
-        while connections and asyncio.get_running_loop().time() < deadline:
-            for connection in list(connections):
-                connection.close_if_idle()
-            await asyncio.sleep(0.02)
+        if cut := await close_connections(server.connections, lambda: state.num_open):
+            failures.append(cut)
+        if failures:
+            logger.warning(" ".join(failures))
 
 
 async def _unless_failed(wanted: "asyncio.Future[T]", tasks: Sequence["asyncio.Task[None]"]) -> T:

@@ -95,6 +95,11 @@ class EventStream:
     def close(self) -> None:
         self._keep_alive.discard(self)
 
+    def is_held_up(self) -> bool:
+        """Whether the client has not read all that was sent."""
+        transport: Any = self._request.transport
+        return transport is not None and transport.get_write_buffer_size() > 0
+
     async def look_after(self, now: float) -> None:
         """Sends a comment into a silence, and cuts a reader that has not read for long. Never waits for the reader."""
         transport: Any = self._request.transport

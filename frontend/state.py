@@ -15,6 +15,7 @@ from frontend.errors import ApiError, unavailable
 from frontend.input_processor import InputProcessor, Limits
 from frontend.parsers.chat_parser import ParserPlan
 from frontend.responses.log import ResponseLog
+from frontend.shares import Shares
 from frontend.sse import KeepAlive
 from frontend.text.tokenizer_files import load_tokenizer_config
 from frontend.tokenizer import TextTokenizer
@@ -33,6 +34,7 @@ class FrontendState:
         self.client = client
         self.created = int(time.time())
         self.draining = False
+        self.shares = Shares(config)
         self.keep_alive = KeepAlive()
         self.response_logs: dict[str, ResponseLog] = {}
         """Of the responses that run in the background in this process, by id."""

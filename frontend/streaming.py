@@ -43,6 +43,7 @@ async def stream_answer(
 
     first = await first_piece(generation)
     async with answering(request, keep_alive, headers, fail, EventStream.done) as stream:
+        generation.hands_on_to(stream.is_held_up)
         await _send_all(stream, first, generation, form, options)
 
 

@@ -179,7 +179,7 @@ class PoissonTrace:
                     segments=(*shared, own),
                     num_output_tokens=rng.randint(self.num_output.low, self.num_output.high),
                     priority=rng.randrange(self.num_priorities),
-                    share_key=str(client),
+                    share_key=str(client) if self.num_clients > 1 else None,
                     origin=f"request {number + 1}",
                 )
             )

@@ -47,6 +47,8 @@ class SchedulerConfig(_Config, frozen=True, kw_only=True):
     max_model_len: int
     max_num_waiting: int
     """Requests that may wait; the next one is refused as overloaded."""
+    max_requests_per_share: int | None = None
+    """Requests that one share may have at once, waiting and running; None: any number."""
     max_num_penalty_rows: int
     """Rows that may use penalties at the same time: each costs a vector of token counts."""
     max_num_partial_prefills: int = 1
@@ -150,6 +152,10 @@ class FrontendConfig(_Config, frozen=True, kw_only=True):
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     """Names of formats in frontend/parsers; None: the model's text is content as it is."""
+    tells_apart: Literal["nobody", "keys", "addresses"] = "nobody"
+    """What makes the shares of the engine: the queue, the policy `fair` and limits tell these apart."""
+    separates_prefixes: bool = False
+    """Whether requests of different API keys find nothing of each other in the prefix cache."""
     default_sampling: dict[str, float | int]
     """From generation_config.json; a request's own values win."""
     max_body_bytes: int
@@ -162,9 +168,11 @@ class FrontendConfig(_Config, frozen=True, kw_only=True):
     eos_token_ids: tuple[int, ...] = ()
     """The model's own, for what looks for the end of an answer before the engine does (beam search)."""
     api_key_digests: tuple[str, ...] = ()
-    """SHA-256, in hex, of the keys of which a request must have one; empty: no key is wanted."""
+    """SHA-256, in hex, of the different keys of which a request must have one; empty: no key is wanted."""
     allowed_origins: tuple[str, ...] = ()
     """Web pages of these origins may read answers; `*`: all."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that requests may have in their Host header, beside those of this machine; `*`: all."""
     trust_request_chat_template: bool = False
     """Whether a request may bring its own chat template."""
 

@@ -59,11 +59,12 @@ class GrammarRequests:
         """Requests whose grammar is being compiled; the scheduler does not know them."""
         return len(self._held)
 
-    def check_room(self, max_held: int) -> None:
-        """Raises `Refused` where no further request with a grammar can be held."""
+    def check_room(self, share_key: str | None, max_held: int) -> None:
+        """Raises `Refused` where no further request with a grammar can be held; of one share no more than are free."""
         if self.refusal is not None:
             raise Refused(ERROR_GRAMMAR, self.refusal)
-        if self.num_held >= max_held:
+        of_share = 0 if share_key is None else sum(self._requests[held].share_key == share_key for held in self._held)
+        if max_held - self.num_held <= of_share:
             raise Refused(ERROR_OVERLOADED, "Too many grammars are being compiled; try again.", retry_after=1.0)
 
     def hold(self, request: Request) -> None:

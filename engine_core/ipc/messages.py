@@ -35,6 +35,7 @@ ERROR_OVERLOADED = "overloaded"
 ERROR_DEADLINE = "deadline_exceeded"
 ERROR_ENGINE_DEAD = "engine_dead"
 ERROR_SHUTTING_DOWN = "shutting_down"
+ERROR_READER_TOO_SLOW = "reader_too_slow"
 
 # Finish reasons of `FinishedRequest`.
 FINISH_STOP = "stop"

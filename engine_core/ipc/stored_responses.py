@@ -23,6 +23,8 @@ class StoreArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Names of parts of the value, by which `find_items` finds it as long as it is kept."""
     progress: Value | None = None
     """What stands beside the value from now on; None: what stood there before."""
+    owner: Annotated[str, Meta(max_length=64)] | None = None
+    """Whose it is: where there is no more room, who has the most loses its own oldest."""
 
 
 class ProgressArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

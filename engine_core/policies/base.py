@@ -52,6 +52,15 @@ class SchedulingPolicy(ABC):
     def end(self, request: Request, was_waiting: bool) -> None:
         """The request has ended; its status says so already."""
 
+    @abstractmethod
+    def num_waiting_of(self, share_key: str) -> int:
+        """Requests of that share in the queue."""
+
     def is_full(self, share_key: str | None, max_num_waiting: int) -> bool:
-        """Whether one more request of this client would be one too many in the queue."""
-        return self.num_waiting >= max_num_waiting
+        """Whether one more request of this share would be one too many in the queue.
+
+        No share may hold more of the queue than it leaves free, so that one that floods it shuts nobody out. Requests
+        without a key are not told apart; they may fill it.
+        """
+        num_free = max_num_waiting - self.num_waiting
+        return num_free <= (0 if share_key is None else self.num_waiting_of(share_key))

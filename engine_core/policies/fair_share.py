@@ -99,16 +99,9 @@ class FairShare(SchedulingPolicy):
         if self._num_unfinished[share] == 0:
             self._num_active -= 1
 
-    def is_full(self, share_key: str | None, max_num_waiting: int) -> bool:
-        """No share may hold more of the queue than it leaves free, so that one that floods it shuts nobody out.
-
-        Requests without a key are not told apart; they may fill it.
-        """
-        num_free = max_num_waiting - self._num_waiting
+    def num_waiting_of(self, share_key: str) -> int:
         number = self._number_of.get(share_key)
-        if share_key is None or number is None:
-            return num_free <= 0
-        return len(self._queues[number]) >= num_free
+        return 0 if number is None else len(self._queues[number])
 
     def _enter(self, share: int) -> None:
         """A new request: a share that had nothing waiting keeps no advantage over those that had."""

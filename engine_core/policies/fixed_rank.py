@@ -1,6 +1,7 @@
 """Policies under which a request's rank is known when it arrives: one heap, one array."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,8 @@ class FixedRankPolicy(SchedulingPolicy):
 
     def __init__(self, num_rows: int) -> None:
         self._queue = WaitingQueue()
+        self._num_waiting_of: Counter[str | None] = Counter()
+        """By share; those that have none are gone."""
         self._rank_of_row = np.zeros(num_rows)
 
     @abstractmethod
@@ -25,17 +28,23 @@ class FixedRankPolicy(SchedulingPolicy):
     def num_waiting(self) -> int:
         return len(self._queue)
 
+    def num_waiting_of(self, share_key: str) -> int:
+        return self._num_waiting_of[share_key]
+
     def waiting(self) -> Iterator[Request]:
         return iter(self._queue)
 
     def push(self, request: Request) -> None:
         self._queue.push((self.rank(request), request.arrival_number), request)
+        self._num_waiting_of[request.share_key] += 1
 
     def peek(self) -> Request | None:
         return self._queue.peek()
 
     def pop(self) -> Request:
-        return self._queue.pop()
+        request = self._queue.pop()
+        self._left_queue(request)
+        return request
 
     def start(self, request: Request, num_charged_tokens: int) -> None:
         self._rank_of_row[request.row] = self.rank(request)
@@ -49,6 +58,12 @@ class FixedRankPolicy(SchedulingPolicy):
     def end(self, request: Request, was_waiting: bool) -> None:
         if was_waiting:
             self._queue.forget()
+            self._left_queue(request)
+
+    def _left_queue(self, request: Request) -> None:
+        self._num_waiting_of[request.share_key] -= 1
+        if not self._num_waiting_of[request.share_key]:
+            del self._num_waiting_of[request.share_key]
 
 
 class FirstComeFirstServed(FixedRankPolicy):

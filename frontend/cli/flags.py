@@ -17,6 +17,7 @@ from engine_core.config.errors import ConfigError
 from frontend.cli.wording import refusal, shown
 from frontend.cors import is_origin
 from frontend.parsers.registry import REASONING_FORMATS, TOOL_FORMATS
+from frontend.web_pages import is_host_name
 
 Positive = Annotated[int, Meta(ge=1)]
 MAX_SEED = 2**63 - 1
@@ -37,6 +38,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_num_batched_tokens: Annotated[int, Meta(ge=1, le=2**20)] | None = None
     max_num_partial_prefills: Positive = 1
     max_num_waiting: Positive = 1024
+    max_requests_per_key: Positive | None = None
     max_num_penalty_rows: Positive = 256
     scheduling_policy: PolicyName = "fcfs"
     priority_ageing_rate: Annotated[float, Meta(ge=0, le=10**6)] = 0.1
@@ -46,6 +48,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     kv_cache_memory_bytes: Positive | None = None
     num_gpu_blocks_override: Positive | None = None
     enable_prefix_caching: bool = True
+    share_prefix_cache: bool = False
     kv_offload_gib: Annotated[float, Meta(ge=0, le=2**20)] = 0.0
     prefix_hash_key_file: str | None = None
     enforce_eager: bool = False
@@ -62,6 +65,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     api_key: list[Annotated[str, Meta(min_length=1, max_length=4096)]] = []
     api_key_file: str | None = None
     allowed_origins: list[Annotated[str, Meta(min_length=1, max_length=256)]] = []
+    allowed_hosts: list[Annotated[str, Meta(min_length=1, max_length=256)]] = []
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 16 * 2**20
     strict_requests: bool = False
     trust_request_chat_template: bool = False
@@ -81,9 +85,11 @@ HELP = {
     "max_num_batched_tokens": "most tokens in one step (default: 2048 on a CPU, 8192 on a GPU)",
     "max_num_partial_prefills": "prompts that may be in the middle of being computed at once and share a step's tokens",
     "max_num_waiting": "requests that may wait; the next one is answered 429",
+    "max_requests_per_key": "requests that an API key (without keys: a client address) may have at once, waiting and "
+    "running; the next one is answered 429 (default: no bound)",
     "max_num_penalty_rows": "running requests that may use penalties at the same time",
     "scheduling_policy": "who is served first and preempted last: by arrival, by priority, or the API key that has "
-    "had the least",
+    "had the least (without keys: the client address)",
     "priority_ageing_rate": "levels by which a priority improves with each second of waiting; 0: never",
     "mask_timeout": "seconds that a request may wait for what its grammar allows next before it fails",
     "block_size": "tokens in a block of the KV cache",
@@ -91,6 +97,8 @@ HELP = {
     "kv_cache_memory_bytes": "size of the KV cache (2G, 512MiB, ...), instead of deriving it",
     "num_gpu_blocks_override": "blocks of the KV cache, instead of deriving them",
     "enable_prefix_caching": "reuse the KV cache of prompts that begin alike",
+    "share_prefix_cache": "let API keys find each other's prompts in the prefix cache, whose speed tells what was "
+    "asked before",
     "kv_offload_gib": "GiB of the machine's memory for blocks that the KV cache has no room for; 0: none",
     "prefix_hash_key_file": "file with 32 bytes as 64 hex digits, so that replicas give equal prefixes equal hashes",
     "enforce_eager": "no CUDA graphs",
@@ -109,6 +117,8 @@ HELP = {
     "api_key_file": "file with such keys, one a line",
     "allowed_origins": "origins of web pages that may use this server from a browser (https://chat.example), or '*' "
     "for all (default: none)",
+    "allowed_hosts": "names that requests may have in their Host header, beside localhost and the like, or '*' for all "
+    "(default: none on a loopback address, else all)",
     "max_body_bytes": "longest request body",
     "strict_requests": "refuse unknown fields in requests instead of ignoring them",
     "trust_request_chat_template": "let requests bring a chat template of their own, which may use any amount of time",
@@ -125,8 +135,8 @@ GROUPS = {
     "Memory": "block_size gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override enable_prefix_caching "
     "prefix_hash_key_file kv_offload_gib",
     "Execution": "enforce_eager num_threads trace",
-    "Server": "host port frontends api_key api_key_file allowed_origins max_body_bytes strict_requests "
-    "trust_request_chat_template drain_timeout hang_timeout",
+    "Server": "host port frontends api_key api_key_file max_requests_per_key share_prefix_cache allowed_origins "
+    "allowed_hosts max_body_bytes strict_requests trust_request_chat_template drain_timeout hang_timeout",
 }
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
@@ -138,8 +148,14 @@ CHOICES = {
 }
 SIZES = ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_body_bytes")
 """Whole numbers that may be written with a unit: 8k is 8000, 8K and 8KiB are 8192."""
-SWITCHES = ("enforce_eager", "sanitize_control_tokens", "strict_requests", "trust_request_chat_template")
-LISTS = ("served_model_name", "api_key", "allowed_origins")
+SWITCHES = (
+    "enforce_eager",
+    "sanitize_control_tokens",
+    "share_prefix_cache",
+    "strict_requests",
+    "trust_request_chat_template",
+)
+LISTS = ("served_model_name", "api_key", "allowed_origins", "allowed_hosts")
 """Given as several words, or as one text in the YAML file."""
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgKMGT]?)(i?B)?")
@@ -193,8 +209,8 @@ def _metavar(name: str, default: object) -> str:
         return "FILE"
     if name in ("served_model_name", "host", "api_key"):
         return name.rsplit("_", 1)[-1].upper()
-    if name == "allowed_origins":
-        return "ORIGIN"
+    if name in ("allowed_origins", "allowed_hosts"):
+        return name.removeprefix("allowed_").removesuffix("s").upper()
     return "AUTO|VLLM|FOLDER".lower() if name == "generation_config" else "X" if isinstance(default, float) else "N"
 
 
@@ -218,6 +234,12 @@ def make_args(values: Mapping[str, Any], where: str = "") -> ServeArgs:
             raise ConfigError(
                 f"{where}--allowed-origins: {shown(origin)} is not what a browser sends as an origin: scheme://host or "
                 f"scheme://host:port in lower case, without a path and without the scheme's own port, or '*' for all."
+            )
+    for host in args.allowed_hosts:
+        if not is_host_name(host):
+            raise ConfigError(
+                f"{where}--allowed-hosts: {shown(host)} is not the name of a host in lower case, without scheme and "
+                f"port, or '*' for all."
             )
     return args
 

@@ -6,6 +6,7 @@ here, and everything that can be refused is refused here.
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -31,6 +32,7 @@ from frontend.chat_template import load_chat_template
 from frontend.cli.flags import ServeArgs
 from frontend.cli.generation_config import default_sampling, not_applied
 from frontend.cli.hub import has_weights, resolve_model_folder
+from frontend.cli.interpreter import check_interpreter
 from frontend.eos_token import find_eos_token
 from frontend.parsers.registry import UnknownFormat, resolve_formats
 from frontend.text.tokenizer_files import TokenizerError
@@ -72,6 +74,7 @@ class ModelFiles(msgspec.Struct, frozen=True):
 
 def resolve(args: ServeArgs) -> Resolved:
     """Raises `ConfigError` with one sentence for whatever cannot be served."""
+    check_interpreter()
     files = read_model(args)
     engine, plan = resolve_engine(args, files, probe_device(args.device))
     hang_timeout = _resolve_hang_timeout(args, engine)
@@ -191,6 +194,7 @@ def _resolve_scheduler(args: ServeArgs, model: ModelConfig, device: DeviceMemory
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=max_model_len,
         max_num_waiting=args.max_num_waiting,
+        max_requests_per_share=args.max_requests_per_key,
         max_num_penalty_rows=min(args.max_num_penalty_rows, max_num_seqs),
         max_num_partial_prefills=args.max_num_partial_prefills,
         scheduling_policy=args.scheduling_policy,
@@ -232,6 +236,7 @@ def _resolve_frontend(args: ServeArgs, folder: Path, engine: EngineConfig, hang_
         tool_format, reasoning_format = resolve_formats(args.tool_call_parser, args.reasoning_parser, template.source)
     except UnknownFormat as error:
         raise ConfigError(str(error)) from None
+    digests = tuple(dict.fromkeys(digest_of(key) for key in _api_keys(args)))
     return FrontendConfig(
         host=args.host,
         port=args.port,
@@ -250,10 +255,21 @@ def _resolve_frontend(args: ServeArgs, folder: Path, engine: EngineConfig, hang_
         max_model_len=engine.scheduler.max_model_len,
         max_logprobs=MAX_LOGPROBS,
         eos_token_ids=engine.model.eos_token_ids,
-        api_key_digests=tuple(digest_of(key) for key in _api_keys(args)),
+        api_key_digests=digests,
+        tells_apart=_what_tells_apart(args, len(digests)),
+        separates_prefixes=len(digests) > 1 and not args.share_prefix_cache,
         allowed_origins=tuple(args.allowed_origins),
+        allowed_hosts=tuple(args.allowed_hosts),
         trust_request_chat_template=args.trust_request_chat_template,
     )
+
+
+def _what_tells_apart(args: ServeArgs, num_keys: int) -> Literal["nobody", "keys", "addresses"]:
+    """What a client invents tells nobody apart: without configured keys only its address can."""
+    is_limited = args.max_requests_per_key is not None
+    if num_keys:
+        return "keys" if num_keys > 1 or is_limited else "nobody"
+    return "addresses" if is_limited or args.scheduling_policy == "fair" else "nobody"
 
 
 def _api_keys(args: ServeArgs) -> list[str]:

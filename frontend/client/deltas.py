@@ -28,6 +28,10 @@ class LogprobColumns:
     top_token_ids: "array[int]" = field(default_factory=int32_array)  # [num_tokens * num_top]
     top_logprobs: "array[float]" = field(default_factory=float32_array)  # [num_tokens * num_top]
 
+    @property
+    def num_bytes(self) -> int:
+        return 8 * (len(self.logprobs) + len(self.top_logprobs))
+
     def extend(self, other: "LogprobColumns") -> None:
         """Appends the rows of a later delta of the same request."""
         self.logprobs.extend(other.logprobs)

@@ -7,6 +7,7 @@ VERSION_MISMATCH = "version_mismatch"
 UTILITY_FAILED = "utility_failed"
 CLOSED = "client_closed"
 SHUTTING_DOWN = "shutting_down"
+READER_TOO_SLOW = "reader_too_slow"
 
 
 class EngineError(Exception):

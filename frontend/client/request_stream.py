@@ -1,7 +1,8 @@
 """The receiving end of requests: what arrives waits here, merged, until the reader takes it.
 
-A stream holds at most one delta, so a slow reader costs memory for its own tokens and nothing else. Any number of
-streams can share one `Inbox`; the reader is woken once, however many of them have news.
+A stream holds at most one delta, so a slow reader costs memory for its own tokens and nothing else, and these are
+bounded: the request of a reader that lets too many bytes wait ends with an error. Any number of streams can share one
+`Inbox`; the reader is woken once, however many of them have news.
 """
 
 import asyncio
@@ -11,17 +12,32 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 
 from frontend.client.deltas import Finished, LogprobColumns, TokenDelta, int32_array
-from frontend.client.errors import EngineError
+from frontend.client.errors import READER_TOO_SLOW, EngineError
+
+MAX_UNREAD_BYTES = 64 * 2**20
+"""Of token ids (4 bytes each) and log-probabilities (8 bytes each) that came since the reader was told of news."""
+MAX_HELD_UP_BYTES = 4 * 2**20
+"""The same where the reader waits for somebody else, who may never read on."""
 
 
 class Inbox:
     """Streams with unread news, in order of arrival, and the one reader that may wait for them."""
 
-    __slots__ = ("_waiter", "ready")
+    __slots__ = ("_waiter", "is_held_up", "max_unread_bytes", "num_unread_bytes", "ready")
 
-    def __init__(self) -> None:
+    def __init__(self, max_unread_bytes: float = MAX_UNREAD_BYTES) -> None:
+        """`max_unread_bytes` bounds all its streams together."""
+        self.max_unread_bytes = max_unread_bytes
+        self.num_unread_bytes = 0
+        self.is_held_up: Callable[[], bool] = lambda: False
+        """Whether the reader waits for somebody to whom it hands on what it reads."""
         self.ready: deque[RequestStream] = deque()
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def is_overfull(self) -> bool:
+        unread = self.num_unread_bytes
+        return unread > self.max_unread_bytes or (unread > MAX_HELD_UP_BYTES and self.is_held_up())
 
     def put(self, stream: "RequestStream") -> None:
         self.ready.append(stream)
@@ -52,6 +68,7 @@ class RequestStream:
         "_leave",
         "_logprobs",
         "_num_cached_tokens",
+        "_num_unread_bytes",
         "_prompt_logprobs",
         "_queued",
         "_token_ids",
@@ -68,6 +85,7 @@ class RequestStream:
         self._leave = leave
         self._inbox = Inbox()
         self._queued = False
+        self._num_unread_bytes = 0
         self._token_ids = int32_array()
         self._logprobs: LogprobColumns | None = None
         self._prompt_logprobs: LogprobColumns | None = None
@@ -86,7 +104,9 @@ class RequestStream:
             self._token_ids.extend(token_ids)
         else:
             self._token_ids = token_ids
-        if not self._queued:
+        if self._queued:
+            self._count_unread(len(token_ids) * token_ids.itemsize)
+        else:
             self._notify()
 
     def push_logprobs(self, columns: LogprobColumns) -> None:
@@ -94,6 +114,8 @@ class RequestStream:
             self._logprobs = columns
         else:
             self._logprobs.extend(columns)
+        if self._queued:
+            self._count_unread(columns.num_bytes)
 
     def push_prompt_logprobs(self, columns: LogprobColumns) -> None:
         """They wait for the first token."""
@@ -122,11 +144,34 @@ class RequestStream:
         self._queued = True
         self._inbox.put(self)
 
+    def _count_unread(self, num_bytes: int) -> None:
+        """Ends the request where its reader leaves too much unread."""
+        inbox = self._inbox
+        self._num_unread_bytes += num_bytes
+        inbox.num_unread_bytes += num_bytes
+        if inbox.is_overfull and not self.ended:
+            message = f"The request was ended: {inbox.num_unread_bytes} bytes of output had not been read."
+            self._take_unread()
+            self._error = EngineError(READER_TOO_SLOW, message)
+            self._leave(self.handle, False, "abort")
+
+    def _take_unread(self) -> TokenDelta:
+        delta = TokenDelta(
+            self._token_ids, self._logprobs, self._finished, self._prompt_logprobs, self._num_cached_tokens
+        )
+        self._token_ids = int32_array()
+        self._logprobs = self._prompt_logprobs = None
+        self._inbox.num_unread_bytes -= self._num_unread_bytes
+        self._num_unread_bytes = 0
+        return delta
+
     # What the reader calls.
 
     def move_to(self, inbox: Inbox) -> None:
         """Announces news in `inbox` from now on."""
+        self._inbox.num_unread_bytes -= self._num_unread_bytes
         self._inbox = inbox
+        inbox.num_unread_bytes += self._num_unread_bytes
         if self._queued:
             inbox.put(self)
 
@@ -135,11 +180,7 @@ class RequestStream:
         if self._error is not None and not self._token_ids:
             self.closed = True
             raise self._error
-        delta = TokenDelta(
-            self._token_ids, self._logprobs, self._finished, self._prompt_logprobs, self._num_cached_tokens
-        )
-        self._token_ids = int32_array()
-        self._logprobs = self._prompt_logprobs = None
+        delta = self._take_unread()
         self._queued = False
         if self._finished is not None:
             self.closed = True
@@ -196,6 +237,10 @@ class StreamGroup:
         self._inbox = Inbox()
         for stream in streams:
             stream.move_to(self._inbox)
+
+    def hands_on_to(self, is_held_up: Callable[[], bool]) -> None:
+        """Its reader hands on what it reads to somebody, for whom it waits at times."""
+        self._inbox.is_held_up = is_held_up
 
     def __aiter__(self) -> AsyncIterator[tuple[int, TokenDelta]]:
         return self

@@ -1,5 +1,6 @@
 """Many answers at once: each is a request to the engine, and all have one reader."""
 
+import math
 import sys
 from array import array
 from collections import deque
@@ -68,7 +69,7 @@ class Job:
 
 async def run_jobs(engine: LocalEngine, jobs: list[Job], window: int, use_tqdm: bool) -> None:
     """At most `window` at a time; one reader for all of them, so that a step of many rows wakes it once."""
-    inbox = Inbox()
+    inbox = Inbox(max_unread_bytes=math.inf)  # the reader is this program, which wants all of it
     waiting = deque(jobs)
     running: dict[int, tuple[Job, RequestStream]] = {}
     with _progress_bar(len(jobs), use_tqdm) as bar:

@@ -44,7 +44,7 @@ async def save_response(
     if len(value) > MAX_VALUE_BYTES:
         message = f"The response is longer than {MAX_VALUE_BYTES} bytes and cannot be stored: send store: false."
         raise ApiError(500, message, code="server_error")
-    fields: dict[str, Any] = {"name": response.id, "value": value, "is_final": is_final}
+    fields: dict[str, Any] = {"name": response.id, "value": value, "is_final": is_final, "owner": stored.owner}
     if response.status in HAS_ANSWER:
         fields |= {"items": [item.id for item in response.output], "progress": b""}
     elif progress is not None:

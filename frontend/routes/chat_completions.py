@@ -2,7 +2,6 @@
 
 import time
 import uuid
-from collections.abc import Mapping
 
 from sanic import Request
 from sanic.response import HTTPResponse
@@ -14,7 +13,7 @@ from frontend.errors import bad_request
 from frontend.generation import Generation, Order
 from frontend.json_response import json_response
 from frontend.protocol.chat import ChatCompletionRequest
-from frontend.protocol.common import share_key_of, trace_context_of
+from frontend.protocol.common import trace_context_of
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.state import FrontendState
 from frontend.streaming import stream_answer
@@ -25,7 +24,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     headers = warning_header(unknown)
     model = state.model_name(chat.model)
     async with state.generating():
-        order = await chat_order(chat, state, request.headers, f"chatcmpl-{chat.request_id or uuid.uuid4().hex}")
+        order = await chat_order(chat, state, request, f"chatcmpl-{chat.request_id or uuid.uuid4().hex}")
         parsers = order.options.parsers
         answer = ChatAnswer(
             order.response_id,
@@ -50,9 +49,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             generation.close()
 
 
-async def chat_order(
-    chat: ChatCompletionRequest, state: FrontendState, headers: Mapping[str, str], response_id: str
-) -> Order:
+async def chat_order(chat: ChatCompletionRequest, state: FrontendState, request: Request, response_id: str) -> Order:
     """What a chat asks of the engine; other endpoints that mean a chat come here as well."""
     processor = state.input_processor
     processor.check_choices(chat, num_prompts=1, num_samples=chat.num_choices)
@@ -83,8 +80,8 @@ async def chat_order(
         num_samples=chat.num_choices,
         options=processor.chat_output_options(chat, prompt),
         priority=chat.priority or 0,
-        share_key=share_key_of(headers),
-        cache_salt=chat.cache_salt,
-        trace_context=trace_context_of(headers),
+        share_key=state.shares.key_of(request),
+        cache_salt=state.shares.salt_of(request, chat.cache_salt),
+        trace_context=trace_context_of(request.headers),
         beams=beams,
     )

@@ -2,7 +2,6 @@
 
 import time
 import uuid
-from collections.abc import Mapping
 
 from sanic import Request
 from sanic.response import HTTPResponse
@@ -13,10 +12,10 @@ from frontend.best_of import best_outputs
 from frontend.completion_answer import CompletionAnswer
 from frontend.errors import bad_request
 from frontend.generation import Generation, Order
-from frontend.input_processor import InputProcessor, Prompt
+from frontend.input_processor import Prompt
 from frontend.json_response import json_response
 from frontend.output_processor import OutputPiece
-from frontend.protocol.common import MAX_CHOICES, share_key_of, trace_context_of, usage
+from frontend.protocol.common import MAX_CHOICES, trace_context_of, usage
 from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import decode_body, warning_header
 from frontend.state import FrontendState
@@ -50,7 +49,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
         )
         if completion.max_tokens == 0 and completion.scored_tops is None:
             return _echo_only(completion, prompts, answer, headers)
-        order = _order(completion, prompts, response_id, processor, request.headers)
+        order = _order(completion, prompts, response_id, state, request)
         if order.beams:
             beams = BeamGeneration(order, completion.num_choices, state.tokenizer, state.client)
             return json_response(answer.whole(await beams.collect(), beams.usage()), headers=headers)
@@ -112,9 +111,10 @@ def _order(
     completion: CompletionRequest,
     prompts: list[Prompt],
     response_id: str,
-    processor: InputProcessor,
-    headers: Mapping[str, str],
+    state: FrontendState,
+    request: Request,
 ) -> Order:
+    processor = state.input_processor
     # Outputs are compared by their log-probabilities, wanted or not.
     is_ranked = completion.num_samples > completion.num_choices and not completion.use_beam_search
     logprobs = 0 if is_ranked and completion.logprobs is None else completion.logprobs
@@ -149,8 +149,8 @@ def _order(
         num_samples=completion.num_samples,
         options=processor.output_options(completion),
         priority=completion.priority or 0,
-        share_key=share_key_of(headers),
-        cache_salt=completion.cache_salt,
-        trace_context=trace_context_of(headers),
+        share_key=state.shares.key_of(request),
+        cache_salt=state.shares.salt_of(request, completion.cache_salt),
+        trace_context=trace_context_of(request.headers),
         beams=beams,
     )

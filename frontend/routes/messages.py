@@ -29,7 +29,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             processor = state.input_processor
             chat = as_chat_to_answer(asked, knows_reasoning=processor.knows_reasoning)
             chat.messages = arranged(chat.messages, processor.takes_system_anywhere)
-            order = await chat_order(chat, state, request.headers, message_id)
+            order = await chat_order(chat, state, request, message_id)
             # Clients look at the reason of the end for whether there is a tool to run, a named one too.
             order = replace(order, options=replace(order.options, finishes_with_calls=True))
             generation = Generation(order, state.tokenizer, state.client)

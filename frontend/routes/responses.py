@@ -165,7 +165,7 @@ async def _order(
     first = [] if asked.instructions is None else [ChatMessage(role="system", content=asked.instructions)]
     conversation = arranged(first + messages, state.input_processor.takes_system_anywhere)
     try:
-        order = await chat_order(as_chat(asked, conversation), state, request.headers, response_id)
+        order = await chat_order(as_chat(asked, conversation), state, request, response_id)
         return replace(order, grammar_param=order.grammar_param and own_name(order.grammar_param))
     except ApiError as error:
         raise own_names(error) from error

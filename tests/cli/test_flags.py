@@ -187,6 +187,17 @@ NO_ORIGINS = ["notanorigin", "https://chat.example/", "https://chat.example/x", 
 NO_ORIGINS += ["https://*.example", "https://chat.example:443", "https://chat.example:", " https://a", "a.example:80"]
 
 
+NO_HOSTS = ["http://chat.example", "chat.example:8000", "Chat.example", "chat.example/", "a b", ".example"]
+
+
+def test_hosts_are_names_without_ports() -> None:
+    hosts = ["chat.example", "10.0.0.7", "[::1]", "box", "*"]
+    assert make_args({"allowed_hosts": hosts}).allowed_hosts == hosts
+    for host in NO_HOSTS:
+        with pytest.raises(ConfigError, match=r"--allowed-hosts: .* is not the name of a host"):
+            make_args({"allowed_hosts": ["box", host]})
+
+
 def test_origins_are_what_browsers_send() -> None:
     assert make_args({"allowed_origins": ORIGINS}).allowed_origins == ORIGINS
     for origin in NO_ORIGINS:

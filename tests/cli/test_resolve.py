@@ -179,6 +179,23 @@ def test_a_gpu_takes_the_dtype_that_only_the_tensors_tell(tmp_path: Path, monkey
     assert resolved(folder, load_format="dummy").engine.dtype == "bfloat16"
 
 
+def test_what_tells_clients_apart(tmp_path: Path) -> None:
+    """Configured keys where there are several, else addresses where anything wants to know."""
+    folder = make_model_folder(tmp_path / "tiny")
+
+    def apart(**values: object) -> tuple[str, bool]:
+        frontend = resolved(folder, **values).frontend
+        return frontend.tells_apart, frontend.separates_prefixes
+
+    assert apart() == apart(api_key="a") == apart(api_key=["a", "a"]) == ("nobody", False)
+    assert apart(api_key=["a", "b"]) == ("keys", True)
+    assert apart(api_key=["a", "b"], share_prefix_cache=True) == ("keys", False)
+    assert apart(api_key="a", max_requests_per_key=3) == ("keys", False)
+    assert apart(scheduling_policy="fair") == apart(max_requests_per_key=3) == ("addresses", False)
+    assert apart(scheduling_policy="fair", api_key="a") == ("nobody", False)
+    assert resolved(folder, max_requests_per_key=3).engine.scheduler.max_requests_per_share == 3
+
+
 def test_api_keys_come_from_flag_and_file_as_digests(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "m")
     file = tmp_path / "keys"

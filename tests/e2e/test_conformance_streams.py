@@ -29,7 +29,7 @@ def test_1_one_write_per_event(server: Server) -> None:
     """As it comes from the socket: each piece of the chunked body is one event."""
     url = httpx.URL(server.url)
     body = json.dumps({"messages": USER, "max_tokens": 6, "stream": True, "ignore_eos": True})
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((url.host, url.port or 80)) as connection:
         connection.sendall((head + body).encode())
         data = b""

@@ -8,8 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.bench_engine_core import engine_config
-from engine_core.admission import Admission, Refused
+from engine_core import clients
 from engine_core.ipc.codec import decode_core_message, encode
 from engine_core.ipc.control import Drain
 from engine_core.ipc.messages import (
@@ -21,7 +20,6 @@ from engine_core.ipc.messages import (
     UtilityReply,
 )
 from engine_core.ipc.sampling_params import SamplingParams
-from engine_core.policies.registry import make_policy
 from tests.engine_core.core_harness import Harness, Reader, add, move_clock
 
 
@@ -162,37 +160,27 @@ def test_what_cannot_run_is_refused_with_its_reason(harness: Harness, message: A
     assert reader.errors[1].message.endswith(".")
 
 
-@pytest.mark.parametrize(
-    ("num_blocks", "refusal"),
-    [
-        (100, "The prompt's 40 tokens and the 25 asked for do not fit into the context, which holds 64."),
-        (3, "The prompt's 40 tokens and the 25 asked for do not fit into the KV cache, which holds 48."),
-    ],
-)
-def test_what_can_never_fit_is_refused_with_the_figures(num_blocks: int, refusal: str) -> None:
-    config = engine_config(1, 64)
-    config = msgspec.structs.replace(config, cache=msgspec.structs.replace(config.cache, num_blocks=num_blocks))
-    admission, policy = Admission(config), make_policy(config.scheduler)
-    with pytest.raises(Refused) as refused:
-        admission.admit(add(1, prompt=[0] * 40, sampling=SamplingParams(max_tokens=25)), b"", 0, policy, 0.0)
-    assert (refused.value.code, str(refused.value)) == ("context_length_exceeded", refusal)
-    fits = add(1, prompt=[0] * 40, sampling=SamplingParams(max_tokens=8))
-    assert admission.admit(fits, b"", 0, policy, 0.0).limit == 48
-    unsaid = add(1, prompt=[0] * 40, sampling=SamplingParams())
-    assert admission.admit(unsaid, b"", 0, policy, 0.0).limit == min(64, num_blocks * 16)
-
-
-def test_under_fair_share_a_full_queue_is_full_for_each_client_by_itself() -> None:
-    """Six may wait: one client's fourth is refused, another client's first is not."""
-    config = engine_config(4, 64, "fair")
-    config = msgspec.structs.replace(config, scheduler=msgspec.structs.replace(config.scheduler, max_num_waiting=6))
-    admission, policy = Admission(config), make_policy(config.scheduler)
-    for handle in range(3):
-        policy.push(admission.admit(add(handle, share_key="a"), b"", 0, policy, 0.0))
-    with pytest.raises(Refused, match="Too many requests are waiting") as refused:
-        admission.admit(add(3, share_key="a"), b"", 0, policy, 0.0)
-    assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1.0)
-    assert admission.admit(add(3, share_key="b"), b"", 0, policy, 0.0).share_key == "b"
+def test_what_a_client_does_not_read_is_bounded(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its requests end with an error each, the one that had ended unread too; what comes later is served."""
+    monkeypatch.setattr(clients, "MAX_UNREAD_BYTES", 200)
+    stalled, other = harness.client(credit=1), harness.client()
+    stalled.send(encode(add(1, sampling=SamplingParams(max_tokens=2))))
+    for handle in (2, 3):
+        stalled.send(encode(add(handle, sampling=SamplingParams(max_tokens=60))))
+    other.send(encode(add(1, request_id="other", sampling=SamplingParams(max_tokens=60))))
+    reader = Reader(other)
+    reader.read_finals(1)
+    assert reader.finished[1].reason == "length"
+    assert harness.core.scheduler.num_running == 0, "requests that nobody reads go on"
+    reader = Reader(stalled)
+    reader.read_frame()
+    stalled.send(encode(Credit(amount=10)))
+    reader.read_finals(3)
+    assert {error.code for error in reader.errors.values()} == {"reader_too_slow"}
+    assert sum(map(len, reader.tokens.values())) <= 3 + 200 // 8
+    stalled.send(encode(add(4, sampling=SamplingParams(max_tokens=2))))
+    reader.read_finals(4)
+    assert reader.finished[4].reason == "length"
 
 
 def test_a_long_prompt_is_hashed_while_the_worker_runs(monkeypatch: pytest.MonkeyPatch) -> None:

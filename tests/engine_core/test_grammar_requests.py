@@ -128,6 +128,24 @@ def test_a_resume_brings_its_output(harness: Harness, grammars: PlayedGrammars) 
     Reader(client).read_finals(1)
 
 
+def test_no_client_may_hold_more_grammars_than_it_leaves_free(harness: Harness, grammars: PlayedGrammars) -> None:
+    """Of six places."""
+    client = harness.client()
+    for handle in range(5):
+        client.send(encode(add(handle, sampling=BOUND, share_key="a")))
+    client.send(encode(add(5, sampling=BOUND, share_key="b")))
+    reader = Reader(client)
+    reader.read_finals(2)
+    assert [(handle, error.code) for handle, error in sorted(reader.errors.items())] == [
+        (3, "overloaded"),
+        (4, "overloaded"),
+    ]
+    for matcher in range(1, 5):
+        grammars.say(MatcherOpened(matcher=matcher))
+    reader.read_finals(6)
+    assert sorted(reader.finished) == [0, 1, 2, 5]
+
+
 def test_a_grammar_that_is_wrong_is_an_error_of_the_request(harness: Harness, grammars: PlayedGrammars) -> None:
     client = harness.client()
     client.send(encode(add(1, sampling=BOUND)))

@@ -23,6 +23,25 @@ def test_the_least_recently_used_goes_first() -> None:
     assert store.num_bytes == 21
 
 
+def test_who_has_most_loses_its_own_oldest() -> None:
+    store = ResponseStore(max_bytes=100, max_values=8)
+    for number in range(3):
+        assert store.put(f"a{number}", b"x", None, owner="a")
+    for number in range(12):
+        assert store.put(f"b{number}", b"x" * 30, None, owner="b")
+    assert [store.get(f"a{number}") for number in range(3)] == [b"x"] * 3
+    assert [number for number in range(12) if store.get(f"b{number}")] == [9, 10, 11]
+    assert store.put("c0", b"x" * 40, None, owner="c")
+    assert [number for number in range(12) if store.get(f"b{number}")] == [11], "the larger one made room"
+    for number in range(9):  # too many, however small
+        assert store.put(f"d{number}", b"", None)
+    assert [store.get(name) is not None for name in ("a0", "b11", "c0")] == [True, True, True]
+    assert [number for number in range(9) if store.get(f"d{number}") is not None] == [6, 7, 8]
+    for name in ("a0", "a1", "a2", "b11", "c0", "d6", "d7", "d8"):
+        assert store.remove(name)
+    assert (len(store), store.num_bytes) == (0, 0)
+
+
 def test_the_first_end_counts() -> None:
     store = ResponseStore()
     assert store.put("a", b"running", b"w")

@@ -138,8 +138,9 @@ def test_the_client_that_had_most_is_preempted() -> None:
     assert other.num_preemptions == 0
 
 
-def test_no_client_may_fill_the_queue_under_fair_share() -> None:
-    load = one_at_a_time("fair")
+@pytest.mark.parametrize("name", ["fcfs", "priority", "fair"])
+def test_no_client_may_fill_the_queue(name: str) -> None:
+    load = one_at_a_time(name)
     policy = load.scheduler.policy
 
     def fill(key: str | None) -> int:
@@ -152,6 +153,23 @@ def test_no_client_may_fill_the_queue_under_fair_share() -> None:
     assert [fill("a"), fill("b"), fill("c")] == [32, 16, 8]
     assert fill(None) == 8, "without a key nobody is told apart"
     assert policy.is_full("d", 64)
+    order_of_ends(load)
+    assert [policy.num_waiting_of(key) for key in "abc"] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["fcfs", "priority", "fair"])
+def test_a_clients_part_of_the_queue_is_counted(name: str) -> None:
+    """What starts, is preempted, or ends while it waits."""
+    load = SchedulerLoad(num_blocks=12, block_size=4, scheduling_policy=name, max_num_seqs=2, max_num_batched_tokens=64)
+    policy = load.scheduler.policy
+    requests = [load.add(prompt(8, 100 * number), 24, share_key="ab"[number % 2]) for number in range(6)]
+    assert (policy.num_waiting_of("a"), policy.num_waiting_of("b"), policy.num_waiting_of("c")) == (3, 3, 0)
+    load.scheduler.abort(requests[4])
+    while load.scheduler.has_unfinished:
+        load.step()
+        waiting = [request.share_key for request in requests if request.status is RequestStatus.WAITING]
+        assert [policy.num_waiting_of(key) for key in "ab"] == [waiting.count(key) for key in "ab"]
+    assert sum(request.num_preemptions for request in requests) > 0
 
 
 def test_shares_do_not_pile_up() -> None:

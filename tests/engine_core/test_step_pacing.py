@@ -74,3 +74,10 @@ def test_prompts_of_some_twenty_milliseconds_are_enough_where_few_wait() -> None
     run_steps(pacing, (64, 9), (1000, 25))
     assert [pacing.enough_tokens(count) for count in (1, 3, 4, FEW_WAITING)] == [800, 800, 1600, 1600]
     assert pacing.enough_tokens(FEW_WAITING + 1) == 8192
+
+
+def test_a_prompt_starts_however_slow_the_machine_is() -> None:
+    """Steps of one token each that take longer than a step of new prompts should: nothing may wait for an event."""
+    pacing = make()
+    run_steps(pacing, *[(1, 90)] * 20)
+    assert [pacing.enough_tokens(count) for count in (1, 4)] == [1, 1]

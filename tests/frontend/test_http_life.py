@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -16,12 +18,20 @@ CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "Hi"}]
 
 
-def raw_request(setup: Setup, body: dict) -> socket.socket:
-    """A connection that has sent a chat request and has read nothing."""
-    data = json.dumps(body).encode()
-    connection = socket.create_connection(("127.0.0.1", int(setup.url.rpartition(":")[2])), timeout=20)
-    connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+def raw_connection(setup: Setup, data: bytes) -> socket.socket:
+    """A connection that has sent these bytes, has read nothing and has little room for what it does not read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", int(setup.url.rpartition(":")[2])))
+    connection.sendall(data)
     return connection
+
+
+def raw_request(setup: Setup, body: dict) -> socket.socket:
+    data = json.dumps(body).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+    return raw_connection(setup, head.encode() + data)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -58,6 +68,32 @@ def test_a_stalled_reader_slows_nobody(setup):
         data += stalled.recv(65536)
     stalled.close()
     assert data.count(b'"finish_reason":"length"') == 8
+
+
+@contextlib.contextmanager
+def stalled_reader(setup: Setup) -> Iterator[socket.socket]:
+    """A stream of much more than connections hold, whose reader has let as much wait as it may."""
+    setup.say("word " * 400, endless=True)
+    setup.core.pace(0.01)  # so that it is the reader for whom everything waits, and not the frontend
+    body = {"messages": USER, "stream": True, "n": 128, "logprobs": True, "top_logprobs": 20}
+    with raw_request(setup, body) as connection:
+        setup.core.wait_for(lambda core: core.received(AbortRequest), timeout=120)
+        yield connection
+    setup.core.pace(0.0)
+
+
+def test_what_a_stalled_reader_leaves_unread_is_bounded(setup):
+    """Its request ends in the engine, and it is told so should it read on."""
+    with stalled_reader(setup) as connection:
+        assert setup.chat(max_tokens=3).status_code == 200
+        data = b""
+        while b"[DONE]" not in data[-100:]:
+            data = data[-4096:] + connection.recv(65536)
+    assert b'"code":"reader_too_slow"' in data
+    unread = re.search(rb"The request was ended: (\d+) bytes of output had not been read", data)
+    assert unread is not None
+    assert 4 * 2**20 < int(unread.group(1)) < 5 * 2**20
+    setup.core.wait_for(lambda core: core.num_running == 0)
 
 
 def test_heartbeat_and_progress(setup):
@@ -107,6 +143,25 @@ def test_draining_ends_in_time_with_an_error_for_who_is_late(tmp_path):
         assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
         assert rest[-1] == "data: [DONE]"
         assert own.frontend.wait_exit() == 0
+
+
+def test_draining_cuts_what_clients_hold_up(tmp_path, capfd):
+    """A stream that is not read, half a head and half a body: one line, exit code 0, at the bound."""
+    with running_setup(tmp_path) as own:
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+        parts = [head[:30], head + b"{"]
+        with stalled_reader(own), contextlib.ExitStack() as clients:
+            for part in parts:
+                clients.enter_context(raw_connection(own, part))
+            own.frontend.child.drain(1.0)
+            began = time.monotonic()
+            assert own.frontend.wait_exit() == 0
+            assert time.monotonic() - began < 8
+    said = capfd.readouterr().err
+    assert said.splitlines() == [
+        "frontend 0: WARNING Requests not finished within 1 seconds: 1. Connections cut: 1 with an answer that the "
+        "client did not read, 2 with a request that the client had not sent in full."
+    ]
 
 
 def test_an_idle_frontend_drains_at_once(tmp_path):

@@ -93,6 +93,9 @@ class FailingGeneration:
             raise KeyError("a defect")
         return 0, self._pieces.pop()
 
+    def hands_on_to(self, is_held_up: Any) -> None:
+        """Nothing waits here."""
+
 
 class TextChunks:
     def chunks(self, choice: int, piece: OutputPiece, usage: Any) -> list[Any]:
