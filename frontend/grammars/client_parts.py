@@ -15,11 +15,12 @@ _MAX_EBNF_CHARS = 64 * 2**10
 
 
 class WrongStructure(ValueError):
-    """What a client asked for cannot be had; `field` is where, from `structured_outputs` on."""
+    """What a client asked for cannot be had; `field` is where, from `structured_outputs` on. `code`: the error's."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: str, code: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+        self.code = code
 
 
 def decoded(value: Any, where: str) -> Any:

@@ -41,7 +41,7 @@ class Harmony(Parser):
             [
                 f"{builder.marker(_CHANNEL)} {builder.text(f'commentary to=functions.{tool.name} ')} "
                 f"{builder.marker('<|constrain|>')} {builder.text('json')} {builder.marker(_MESSAGE)} "
-                + builder.json(tool.parameters, is_lenient=tool.is_lenient)
+                + tool.arguments(builder)
                 for tool in tools
             ]
         )

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.builder import PLAIN_ESCAPES, GrammarBuilder
 from frontend.grammars.tool_calls import BoundTool, CannotBind, repeated
 from frontend.parsers.call_json import Calls, object_of
 from frontend.parsers.cursor import Cursor, Steps
@@ -52,19 +52,13 @@ class Pythonic(ToolParser):
 
 def _call_expression(builder: GrammarBuilder, tool: BoundTool) -> str:
     """JSON's values are Python's but for the names, which are read, and some escapes in texts, which are left out."""
-    properties, required = tool.parameters.get("properties", {}), tool.parameters.get("required", [])
+    properties, required = tool.named()
     if not all(name.isidentifier() and not keyword.iskeyword(name) for name in properties):
         raise CannotBind("has properties that are no names in Python, which this model's format of calls needs")
     expression = ""
-    shared = {key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters}
     # Required ones first, so that only what follows an argument needs a comma.
     for name in sorted(properties, key=lambda name: name not in required):
-        schema = properties[name]
-        value = builder.json(
-            {**schema, **shared} if isinstance(schema, dict) else schema,
-            is_lenient=tool.is_lenient,
-            json_allowed_escapes='"\\bfnrt',
-        )
+        value = tool.value(builder, properties[name], json_allowed_escapes=PLAIN_ESCAPES)
         argument = f"{builder.text(f'{name}=')} {value}"
         if name in required:
             expression += f" {builder.text(', ')} {argument}" if expression else argument
