@@ -1,7 +1,7 @@
 """What a JSON schema's references name: a place by its pointer, an anchor, or an `$id` within the same document."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urljoin
@@ -19,7 +19,10 @@ class References:
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
-        self._named: dict[str, list[Target]] | None = None
+        self._named: dict[str, list[Target]] = {}
+        self._bases: dict[int, str] = {}
+        """The absolute URI of each document that has one, by its identity."""
+        self._is_indexed = False
 
     def target(self, reference: str, document: Mapping[str, Any]) -> Target | None:
         """What a reference within `document` names; None: nothing that is here, or more than one schema."""
@@ -36,13 +39,32 @@ class References:
         return self._by_name(f"#{fragment}", document)
 
     def _by_name(self, name: str, document: Mapping[str, Any]) -> Target | None:
-        if self._named is None:
-            self._named = {}
-            for names, target in _named(self._root, self._root):
-                for one in names:
-                    self._named.setdefault(one, []).append(target)
-        found = self._named.get(name) or self._named.get(_absolute(name, document)) or []
+        if not self._is_indexed:
+            self._index()
+            self._is_indexed = True
+        absolute = _joined(self._bases.get(id(document), ""), name)
+        found = self._named.get(absolute) or self._named.get(name) or []
         return found[0] if len(found) == 1 else None
+
+    def _index(self) -> None:
+        """All schemas that have an `$id` or an anchor."""
+        waiting: list[tuple[Any, Mapping[str, Any], str]] = [(self._root, self._root, "")]
+        while waiting:
+            value, document, base = waiting.pop()
+            if isinstance(value, list):
+                waiting += [(inner, document, base) for inner in value]
+            if not isinstance(value, Mapping):
+                continue
+            names = [f"#{value[key]}" for key in ("$anchor", "$dynamicAnchor") if isinstance(value.get(key), str)]
+            for key in ("$id", "id"):
+                if isinstance(value.get(key), str):
+                    names += [value[key], _joined(base, value[key])]
+            if _is_document(value):
+                document, base = value, _joined(base, value["$id"])
+                self._bases[id(document)] = base
+            for name in dict.fromkeys(names):
+                self._named.setdefault(name, []).append(Target(value, document))
+            waiting += [(inner, document, base) for inner in value.values()]
 
 
 def _at_pointer(document: Mapping[str, Any], pointer: str) -> Target | None:
@@ -70,25 +92,8 @@ def document_of(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mappi
     return schema if _is_document(schema) else document
 
 
-def _named(value: Any, document: Mapping[str, Any]) -> Iterator[tuple[list[str], Target]]:
-    """All that have an `$id` or an anchor."""
-    waiting = [(value, document)]
-    while waiting:
-        value, document = waiting.pop()
-        if isinstance(value, Mapping):
-            document = document_of(value, document)
-            ids = [value[key] for key in ("$id", "id") if isinstance(value.get(key), str)]
-            anchors = [value[key] for key in ("$anchor", "$dynamicAnchor") if isinstance(value.get(key), str)]
-            names = [*ids, *(_absolute(one, document) for one in ids), *(f"#{one}" for one in anchors)]
-            if names:
-                yield list(dict.fromkeys(names)), Target(value, document)
-            waiting += [(inner, document) for inner in value.values()]
-        elif isinstance(value, list):
-            waiting += [(inner, document) for inner in value]
-
-
-def _absolute(reference: str, document: Mapping[str, Any]) -> str:
+def _joined(base: str, reference: str) -> str:
     try:
-        return urljoin(str(document.get("$id", "")), reference)
+        return urljoin(base, reference)
     except ValueError:  # it is no reference at all
         return reference
