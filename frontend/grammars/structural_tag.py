@@ -12,8 +12,9 @@ import msgspec
 
 from frontend.grammars.boundaries import check_boundaries
 from frontend.grammars.builder import GrammarBuilder
-from frontend.grammars.client_parts import Ebnf, WrongStructure, decoded, json_schema, lark_pattern
+from frontend.grammars.client_parts import WrongStructure, decoded, json_schema, lark_pattern
 from frontend.grammars.client_schema import schema_expression
+from frontend.grammars.ebnf import Ebnf, is_ebnf
 from frontend.grammars.patterns import is_empty, problem
 from frontend.grammars.pieces import (
     Family,
@@ -219,7 +220,7 @@ class _Reader:
         return self._terminal(lark_pattern(pattern, place), place)
 
     def _grammar(self, text: str, place: str) -> Piece:
-        if "::=" not in text:
+        if not is_ebnf(text):
             raise WrongStructure(place, "must be EBNF with a rule 'root ::= ...'.")
         self._count_pattern(text, place)
         grammar = Ebnf(text, place)

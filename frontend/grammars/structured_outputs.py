@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from frontend.grammars.builder import GrammarBuilder
-from frontend.grammars.client_parts import WrongStructure, lark_grammar, lark_pattern
+from frontend.grammars.client_parts import WrongStructure, lark_pattern
 from frontend.grammars.client_schema import schema_expression
+from frontend.grammars.lark import lark_grammar
 from frontend.grammars.structural_tag import structural_tag_expression
 
 MAX_CHOICES = 10_000

@@ -8,37 +8,32 @@ from functools import cache
 from typing import Any
 
 import pytest
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher
 
 from frontend.grammars.builder import GrammarBuilder
 from frontend.grammars.engine_schema import NotHonoured
 from frontend.grammars.schema_numbers import bounds
 from frontend.grammars.schema_rules import CannotHonour
 from tests.e2e.json_validator import is_valid
+from tests.frontend.grammars.formats import fits, matcher_of
 
-BYTES = LLTokenizer("byte")
 TEXT: Any = {"type": "string"}
 OPEN: Any = {"type": "object", "properties": {"a": {"type": "integer"}}}
 CLOSED: Any = {**OPEN, "required": ["a"], "additionalProperties": False}
 
 
-def matcher_of(schema: Any, *, is_lenient: bool = False) -> LLMatcher:
+def schema_matcher(schema: Any, *, is_lenient: bool = False) -> LLMatcher:
     builder = GrammarBuilder(lambda _: None)
-    grammar = builder.build(builder.json(schema, is_lenient=is_lenient))
-    matcher = LLMatcher(BYTES, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
-    assert not matcher.is_error(), matcher.get_error()
-    return matcher
+    return matcher_of(builder.build(builder.json(schema, is_lenient=is_lenient)))
 
 
 @cache
 def _known(schema: str) -> LLMatcher:
-    return matcher_of(json.loads(schema))
+    return schema_matcher(json.loads(schema))
 
 
-def fits(schema: Any, text: str) -> bool:
-    matcher = _known(json.dumps(schema)).deep_copy()
-    tokens = list(text.encode())
-    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+def takes(schema: Any, text: str) -> bool:
+    return fits(_known(json.dumps(schema)), text)
 
 
 SAYS_NOTHING: dict[str, list[Any]] = {
@@ -115,9 +110,9 @@ SAYS_NOTHING: dict[str, list[Any]] = {
 def test_what_says_nothing_of_a_text(keyword: str) -> None:
     for value in SAYS_NOTHING[keyword]:
         schema = {**TEXT, keyword: value}
-        assert fits(schema, '"any \\"text\\" é"'), schema
-        assert fits(schema, '"a\\u001bb"'), schema
-        assert not fits(schema, "1"), schema
+        assert takes(schema, '"any \\"text\\" é"'), schema
+        assert takes(schema, '"a\\u001bb"'), schema
+        assert not takes(schema, "1"), schema
 
 
 @pytest.mark.parametrize(
@@ -224,9 +219,9 @@ def test_what_says_nothing_of_a_text(keyword: str) -> None:
 )
 def test_what_fits(schema: Any, inside: list[str], outside: list[str]) -> None:
     for text in inside:
-        assert fits(schema, text), text
+        assert takes(schema, text), text
     for text in outside:
-        assert not fits(schema, text), text
+        assert not takes(schema, text), text
 
 
 @pytest.mark.parametrize(
@@ -275,7 +270,7 @@ def test_advice_that_cannot_be_honoured_is_left_out() -> None:
         "code": {"type": "string", "pattern": "^(a)\\1$"},
         "one": {"oneOf": [{"type": "integer"}, {"type": "number"}]},
     }
-    matcher = matcher_of({"type": "object", "properties": properties, "minProperties": 3}, is_lenient=True)
+    matcher = schema_matcher({"type": "object", "properties": properties, "minProperties": 3}, is_lenient=True)
     tokens = list(b'{"tags": [1, 1], "count": 5, "code": "b", "one": 1}')
     assert matcher.try_consume_tokens(tokens) == len(tokens)
 
@@ -309,7 +304,7 @@ def test_no_spelling_of_a_name_gets_past_a_schema(schema: Any) -> None:
     for count in range(4):
         for chosen in itertools.product(members if count < 3 else members[:10], repeat=count):
             text = f"{{{','.join(chosen)}}}"
-            if fits(schema, text):
+            if takes(schema, text):
                 num_fitting += 1
                 assert is_valid(json.loads(text), schema), text
     assert num_fitting
@@ -444,11 +439,11 @@ def test_numbers_keep_to_their_bounds() -> None:
                     f"{text}0" if "." in text else f"{text}.0",
                 }
         try:
-            matcher_of(schema)
+            schema_matcher(schema)
         except AssertionError:
             continue  # no number is in between
         for text in texts:
-            if fits(schema, text):
+            if takes(schema, text):
                 num_fitting += 1
                 assert is_valid(json.loads(text), schema), (schema, text)
     assert num_fitting > 1000
