@@ -100,7 +100,8 @@ class Harmony(Parser):
         body = yield from cursor.json_value()
         arguments = None if body is None else arguments_of(body)
         yield from cursor.skip_space()
-        if (yield from cursor.skip_any(_ENDS)) is None and not (yield from cursor.at_end()):
+        is_over = (yield from cursor.skip_any(_ENDS)) is not None or (yield from cursor.at_end())
+        if not is_over and not (yield from cursor.comes_next((_START, _CHANNEL))):
             return False
         if arguments is None:
             return False
