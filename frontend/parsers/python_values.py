@@ -1,12 +1,16 @@
 """Python literals that models write where JSON is meant. Nothing is evaluated."""
 
 import ast
+import math
 import re
 import warnings
 from typing import Any
 
 _NAMES = {"true": True, "false": False, "null": None}
 _STRING = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""", re.DOTALL)
+
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class NotPython(ValueError):
@@ -48,5 +52,9 @@ def value_of_node(node: ast.expr) -> Any:
     except ValueError as error:
         raise NotPython from error
     if not isinstance(value, str | int | float | None):
+        raise NotPython
+    if isinstance(value, float) and not math.isfinite(value):
+        raise NotPython
+    if isinstance(value, str) and _LONE_SURROGATE.search(value):
         raise NotPython
     return value
