@@ -9,14 +9,13 @@ What is written must validate once it is parsed. A name that is written with an 
 where an object has names of its own and room for others, texts have no `\\u` escapes.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from frontend.errors import ApiError
-from frontend.grammars.client_parts import lark_pattern
-from frontend.grammars.patterns import problem
 from frontend.grammars.schema_changes import CHANGES
-from frontend.grammars.schema_disjoint import MAX_SCHEMAS, are_disjoint
+from frontend.grammars.schema_disjoint import all_disjoint
 from frontend.grammars.schema_names import apply_names
 from frontend.grammars.schema_references import References, Target, document_of
 from frontend.grammars.schema_rules import BY_NAME, MANY, ONE, REFERENCES, CannotHonour, allows_all, assertions
@@ -24,6 +23,8 @@ from frontend.json_schema import MAX_DEPTH, check_form
 
 MAX_PARTS = 100_000
 """Schemas within one, those that references name included."""
+_NOT_REGULAR = re.compile(r"\(\?(?:[=!]|<[=!])|\\[1-9bBcZ]|\[\^?\]")
+"""Look-around, back references and what only JavaScript or Python has, to be found in a pattern."""
 
 Schema = Mapping[str, Any] | bool
 
@@ -43,7 +44,8 @@ class EngineSchema:
         root = within if within is not None else schema if isinstance(schema, Mapping) else {}
         self._is_lenient = is_lenient
         self._references = References(root)
-        self._names: dict[tuple[int, str], str] = {}
+        self._names: dict[int, str] = {}
+        """Of schemas that references name, by their identity."""
         self._waiting: list[tuple[str, Target]] = []
         self._num_parts = 0
         self.allows_escapes = True
@@ -116,23 +118,19 @@ class EngineSchema:
                 raise NotHonoured(f"{path}.{wrong.keyword}", str(wrong)) from wrong
 
     def _patterns(self, own: dict[str, Any]) -> None:
-        """Advice that cannot be compiled is no reason to refuse a request; of a demand the engine says so."""
-        if self._is_lenient and "pattern" in own and problem(lark_pattern(own["pattern"], "pattern")) is not None:
+        """Advice that is no regular expression is left out; of a demand the engine says so."""
+        if self._is_lenient and _NOT_REGULAR.search(own.get("pattern", "")):
             raise CannotHonour("pattern")
 
     def _one_of(self, own: dict[str, Any], document: Mapping[str, Any]) -> None:
         """It becomes `anyOf`."""
-        choices = own.get("oneOf", ())
-        if len(choices) > MAX_SCHEMAS:
-            raise CannotHonour("oneOf", f"must have at most {MAX_SCHEMAS} schemas; anyOf may have more")
 
         def resolve(reference: str) -> Any:
             target = self._references.target(reference, document)
             return None if target is None else target.schema
 
-        for index, choice in enumerate(choices):
-            if not all(are_disjoint(choice, other, resolve) for other in choices[:index]):
-                raise CannotHonour("oneOf", "must have schemas no two of which allow the same value; use anyOf")
+        if not all_disjoint(own.get("oneOf", ()), resolve):
+            raise CannotHonour("oneOf", "must have schemas that are seen to allow no common value; use anyOf")
 
     def _resolved(self, schema: Any, document: Mapping[str, Any]) -> Any:
         """What stands where a schema is a reference and nothing else."""
@@ -145,13 +143,12 @@ class EngineSchema:
         return schema
 
     def _reference(self, reference: str, place: str, document: Mapping[str, Any]) -> str:
-        key = (id(document), reference)
-        name = self._names.get(key)
+        target = self._references.target(reference, document)
+        if target is None:
+            raise NotHonoured(place, f"must name a schema within this one, not {reference[:64]!r}")
+        name = self._names.get(id(target.schema))
         if name is None:
-            target = self._references.target(reference, document)
-            if target is None:
-                raise NotHonoured(place, f"must name a schema within this one, not {reference[:64]!r}")
-            name = self._names[key] = f"d{len(self._names)}"
+            name = self._names[id(target.schema)] = f"d{len(self._names)}"
             self._waiting.append((name, target))
         return f"#/$defs/{name}"
 

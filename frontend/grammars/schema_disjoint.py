@@ -1,16 +1,55 @@
 """Whether no value can satisfy two JSON schemas: then `oneOf` says no more of them than `anyOf`."""
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from frontend.grammars.schema_rules import is_closed, required_of, types_of
 
-MAX_SCHEMAS = 100
-"""Of one `oneOf`; each is compared with each."""
+_MAX_COMPARED = 8
+"""Schemas of one `oneOf` that are compared each with each, for want of a property that tells them apart."""
 _MAX_DEPTH = 4
 
 Resolve = Callable[[str], Any]
 """From a reference to its schema; None: there is none."""
+
+
+def all_disjoint(schemas: Sequence[Any], resolve: Resolve) -> bool:
+    """Whether it is certain that no two of them allow the same value."""
+    told_apart, others = _told_apart(schemas, resolve)
+    pairs = itertools.chain(itertools.combinations(others, 2), itertools.product(others, told_apart))
+    return len(others) <= _MAX_COMPARED and all(are_disjoint(one, other, resolve) for one, other in pairs)
+
+
+def _told_apart(schemas: Sequence[Any], resolve: Resolve) -> tuple[list[Any], list[Any]]:
+    """Those that have certain values, or objects with certain values of a property, none of them twice; the others."""
+    known = [list(_conjuncts(schema, resolve)) if isinstance(schema, Mapping) else [] for schema in schemas]
+    names = next((names for each in known if (names := sorted(set().union(*map(required_of, each))))), [])
+    for name in (None, *names[:_MAX_COMPARED]):
+        seen: set[tuple[str, Any]] = set()
+        apart, others = [], []
+        for schema, conjuncts in zip(schemas, known, strict=True):
+            values = _values_of(conjuncts, name)
+            if values is None or values & seen:
+                others.append(schema)
+            else:
+                apart.append(schema)
+                seen |= values
+        if len(others) <= _MAX_COMPARED:
+            return apart, others
+    return [], list(schemas)
+
+
+def _values_of(conjuncts: Sequence[Mapping[str, Any]], name: str | None) -> set[tuple[str, Any]] | None:
+    """The values that a schema allows, or those of a property that it requires, where there are only certain ones."""
+    if name is None:
+        return next((values for one in conjuncts if (values := _values(one)) is not None), None)
+    if not any(types_of(one) == {"object"} for one in conjuncts) or not any(
+        name in required_of(one) for one in conjuncts
+    ):
+        return None
+    inner = [one["properties"][name] for one in conjuncts if name in one.get("properties", ())]
+    return next((values for one in inner if isinstance(one, Mapping) and (values := _values(one)) is not None), None)
 
 
 def are_disjoint(one: Any, other: Any, resolve: Resolve, depth: int = 0) -> bool:

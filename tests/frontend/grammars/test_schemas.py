@@ -174,6 +174,20 @@ def test_what_says_nothing_of_a_text(keyword: str) -> None:
         # One of several.
         ({"oneOf": [TEXT, {"type": "null"}]}, ['"x"', "null"], ["1"]),
         ({"oneOf": [{"const": 1}, {"const": 2}, {"enum": ["a", True]}]}, ["1", "2", "true"], ["3"]),
+        ({"oneOf": [*({"const": index} for index in range(200)), TEXT, CLOSED]}, ["1", '"x"', '{"a":1}'], ["200"]),
+        (
+            {
+                "oneOf": [
+                    {"type": "null"},
+                    *(
+                        {"type": "object", "properties": {"k": {"const": f"k{index}"}}, "required": ["k"]}
+                        for index in range(100)
+                    ),
+                ]
+            },
+            ["null", '{"k":"k99"}'],
+            ['{"k":"k100"}'],
+        ),
         ({"oneOf": [{"$ref": "#/$defs/o"}, {"type": "null"}], "$defs": {"o": CLOSED}}, ["null", '{"a": 1}'], ["{}"]),
         (
             {
@@ -241,7 +255,8 @@ def test_what_fits(schema: Any, inside: list[str], outside: list[str]) -> None:
         ({"minProperties": 2}, ".minProperties"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, ".oneOf"),
         ({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}, ".oneOf"),
-        ({"oneOf": [{"const": index} for index in range(101)]}, ".oneOf"),
+        ({"oneOf": [{"type": "object", "required": [f"p{index}"]} for index in range(9)]}, ".oneOf"),
+        ({"oneOf": [{"const": index % 50} for index in range(99)]}, ".oneOf"),
         ({"items": {"minLength": -1}}, ".items.minLength"),
         ({"maxItems": "5"}, ".maxItems"),
         ({"minimum": "5"}, ".minimum"),
