@@ -115,6 +115,7 @@ class GrammarCompiler:
         self._num_jobs = 0
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
+        self._thread.submit(os.getpid).result()  # the thread is there before the system has none left
 
     def fileno(self) -> int:
         """Readable when a grammar has been compiled."""

@@ -142,12 +142,27 @@ class _Forker:
         return set(readable)
 
     def _fork(self, trial: Trial) -> None:
-        output, theirs = os.pipe()
-        pid = os.fork()
+        """A child for the trial; where the system has none to give, this grammar alone is refused."""
+        try:
+            output, theirs = os.pipe()
+        except OSError as error:
+            self._refuse(trial, error)
+            return
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(output)
+            os.close(theirs)
+            self._refuse(trial, error)
+            return
         if pid == 0:
             _try(trial, theirs, self._vocabulary)
         os.close(theirs)
         self._children[output] = _Child(trial.number, pid, time.monotonic() + TRIAL_SECONDS)
+
+    def _refuse(self, trial: Trial, error: OSError) -> None:
+        reason = f"the system cannot start a process to try it in ({error.strerror}); try again later"
+        self._frames.send(msgspec.msgpack.encode(Verdict(trial.number, reason, 0)))
 
     def _read(self, fd: int) -> None:
         data = os.read(fd, 65536)

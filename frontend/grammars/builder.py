@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine_core.ipc.sampling_params import MAX_GRAMMAR_CHARS
+from frontend.grammars.engine_schema import EngineSchema, Schema
 
 _WHITE_SPACE = r"\x20|\x0D?\x0A[\x20\x09]{0,32}"
 """Between JSON's tokens: a space, or a line break with what indents the next line. That is any usual layout and nothing
 that a model could wander off into."""
 _OPTIONS = "x-guidance"
-"""A keyword by which llguidance takes options; ours win over those of a request."""
+"""A keyword by which llguidance takes options."""
+PLAIN_ESCAPES = '"\\bfnrt'
+"""What may follow a backslash in a text where the same text must not be written in two ways."""
 _IN_BRACKETS = re.compile(r"(<[^<>]*>|\[[^\[\]]*\])")
-
-Schema = Mapping[str, Any] | bool
 
 
 class GrammarTooLong(ValueError):
@@ -107,11 +108,16 @@ class GrammarBuilder:
         """Of all terminals so far, as Lark has them."""
         return "\n".join(f"{name}: {expression}" for expression, name in self._terminals.items())
 
-    def json(self, schema: Schema, *, is_lenient: bool = False, **options: Any) -> str:
-        """JSON that the schema validates. `is_lenient`: keywords that cannot be honoured are left out, not refused."""
+    def json(
+        self, schema: Schema, *, within: Mapping[str, Any] | None = None, is_lenient: bool = False, **options: Any
+    ) -> str:
+        """JSON that the schema validates. `within`: the schema that it is a part of, for its references. `is_lenient`:
+        keywords that cannot be honoured are left out, not refused. Raises `NotHonoured`."""
+        made = EngineSchema(schema, within, is_lenient=is_lenient)
         values: dict[str, Any] = {"whitespace_pattern": _WHITE_SPACE, "lenient": is_lenient, **options}
-        plain = {} if schema is True else {"not": {}} if schema is False else dict(schema)
-        return self._add_named({"json_schema": {**plain, _OPTIONS: values}})
+        if not made.allows_escapes:
+            values["json_allowed_escapes"] = PLAIN_ESCAPES
+        return self._add_named({"json_schema": {**made.schema, _OPTIONS: values}})
 
     def lark(self, grammar: str) -> str:
         """A grammar of its own, from its rule `start`."""

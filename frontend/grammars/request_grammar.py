@@ -9,6 +9,7 @@ reasoning, then  calls            where a call is forced
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from engine_core.ipc.messages import ERROR_GRAMMAR
 from frontend.errors import ApiError, bad_request
 from frontend.grammars.builder import GrammarBuilder, GrammarTooLong
 from frontend.grammars.client_parts import WrongStructure
@@ -81,7 +82,7 @@ def chat_grammar(
         else:
             start = plan.text_with_calls(builder, prompt, rules.tools, rules.many)
     except CannotBind as error:
-        raise bad_request(f"The schema of a tool {error}.", "tools") from error
+        raise bad_request(f"The schema of a tool {error}.", "tools", ERROR_GRAMMAR) from error
     return _build(builder, start, param)
 
 
@@ -90,7 +91,7 @@ def _answer(structure: Structure, builder: GrammarBuilder) -> str:
         return structure_expression(structure.asked, builder)
     except WrongStructure as error:
         place = structure.place(error.field)
-        raise bad_request(f"{place} {error}", place) from error
+        raise bad_request(f"{place} {error}", place, error.code) from error
     except ApiError as error:
         place = structure.place(error.param or "")
         raise bad_request(error.message.replace(error.param or "", place, 1), place) from error

@@ -12,7 +12,9 @@ import msgspec
 
 from frontend.grammars.boundaries import check_boundaries
 from frontend.grammars.builder import GrammarBuilder
-from frontend.grammars.client_parts import Ebnf, WrongStructure, decoded, json_schema, lark_pattern
+from frontend.grammars.client_parts import WrongStructure, decoded, json_schema, lark_pattern
+from frontend.grammars.client_schema import schema_expression
+from frontend.grammars.ebnf import Ebnf, is_ebnf
 from frontend.grammars.patterns import is_empty, problem
 from frontend.grammars.pieces import (
     Family,
@@ -211,14 +213,14 @@ class _Reader:
         kinds = types if isinstance(types, list) else [types]
         first = frozenset("".join(_FIRST_CHARS[kind] for kind in kinds))
         goes_on = _NUMBER_CHARS if {"integer", "number"} & set(kinds) else frozenset[str]()
-        return Json(self._builder.json(schema, **self._json_options), place, first, goes_on)
+        return Json(schema_expression(schema, place, self._builder, self._json_options), place, first, goes_on)
 
     def _regex(self, pattern: str, place: str) -> Piece:
         self._count_pattern(pattern, place)
         return self._terminal(lark_pattern(pattern, place), place)
 
     def _grammar(self, text: str, place: str) -> Piece:
-        if "::=" not in text:
+        if not is_ebnf(text):
             raise WrongStructure(place, "must be EBNF with a rule 'root ::= ...'.")
         self._count_pattern(text, place)
         grammar = Ebnf(text, place)

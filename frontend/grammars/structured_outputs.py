@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 
 from frontend.grammars.builder import GrammarBuilder
-from frontend.grammars.client_parts import WrongStructure, json_schema, lark_grammar, lark_pattern
+from frontend.grammars.client_parts import WrongStructure, lark_pattern
+from frontend.grammars.client_schema import schema_expression
+from frontend.grammars.lark import lark_grammar
 from frontend.grammars.structural_tag import structural_tag_expression
 
 MAX_CHOICES = 10_000
@@ -41,7 +43,7 @@ def structure_expression(asked: StructuredOutputs, builder: GrammarBuilder) -> s
         raise WrongStructure("", f"must have exactly one of {', '.join(_KINDS)}.")
     match given[0]:
         case "json":
-            return builder.json(json_schema(asked.json, "json"), **_json_options(asked))
+            return schema_expression(asked.json, "json", builder, _json_options(asked))
         case "json_object":
             return builder.json({"type": "object"}, **_json_options(asked))
         case "regex":

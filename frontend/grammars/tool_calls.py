@@ -1,10 +1,15 @@
 """How calls are bound: what a format's grammar is made of. Each format says in its own file how its calls go."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.engine_schema import NotHonoured, Schema
+from frontend.grammars.schema_rules import assertions, required_of
+
+_NAMED = frozenset(("type", "properties", "required", "additionalProperties"))
+"""What a format honours that has named arguments only."""
 
 
 class CannotBind(ValueError):
@@ -25,6 +30,27 @@ class BoundTool:
         """The schema of a tool that is not strict is advice: what of it cannot be honoured is left out."""
         return not self.is_strict
 
+    def named(self) -> tuple[Mapping[str, Any], Collection[str]]:
+        """The properties and those that are required, for a format that has named arguments only. Raises
+        `CannotBind`."""
+        properties, required = self.parameters.get("properties", {}), self.parameters.get("required", ())
+        if self.is_strict and not (
+            assertions(self.parameters).keys() <= _NAMED and required_of(self.parameters) <= properties.keys()
+        ):
+            raise CannotBind("cannot be honoured in this model's format of calls, which has named properties only")
+        return {name: schema for name, schema in properties.items() if schema is not False}, required
+
+    def arguments(self, builder: GrammarBuilder) -> str:
+        """All of them, as JSON. Raises `CannotBind`."""
+        return self.value(builder, self.parameters)
+
+    def value(self, builder: GrammarBuilder, schema: Schema, **options: Any) -> str:
+        """JSON of a part of the parameters. Raises `CannotBind`."""
+        try:
+            return builder.json(schema, within=self.parameters, is_lenient=self.is_lenient, **options)
+        except NotHonoured as error:
+            raise CannotBind(f"cannot be bound: in {self.name!r}, {error.path.lstrip('.') or 'it'} {error}") from error
+
 
 def bound_tool(name: str, parameters: Mapping[str, Any] | None, is_strict: bool) -> BoundTool:
     if parameters is None:
@@ -36,7 +62,7 @@ def json_calls(builder: GrammarBuilder, tools: Sequence[BoundTool], key: str) ->
     """One call as a JSON object; `key`: under which the arguments stand."""
     calls = []
     for tool in tools:
-        arguments = builder.json(tool.parameters, is_lenient=tool.is_lenient)
+        arguments = tool.arguments(builder)
         head = f'{{"name": {builder.text(tool.name)}, "{key}": '
         calls.append(f"{builder.text(head)} {arguments} {builder.text('}')}")
     return builder.any_of(calls)
@@ -50,11 +76,7 @@ def repeated(call: str, separator: str, many: bool) -> str:
 def tagged_arguments(builder: GrammarBuilder, tool: BoundTool, tag: Callable[[str], str], end: str) -> str:
     """Arguments one by one, in the order of the schema's properties, texts without quotes. `tag(name)`: what stands
     before a value; `end`: the text after it."""
-    properties = tool.parameters.get("properties", {})
-    required = tool.parameters.get("required", [])
-    unknown = set(tool.parameters) - _PLAIN_KEYWORDS
-    if tool.is_strict and (unknown or not set(required) <= set(properties)):
-        raise CannotBind("cannot be honoured in this model's format of calls, which has named properties only")
+    properties, required = tool.named()
     arguments = []
     for name, schema in properties.items():
         argument = f"{tag(name)} {_bare_value(builder, tool, schema, end)}"
@@ -62,32 +84,13 @@ def tagged_arguments(builder: GrammarBuilder, tool: BoundTool, tag: Callable[[st
     return " ".join(arguments)
 
 
-_PLAIN_KEYWORDS = frozenset(
-    (
-        "type",
-        "properties",
-        "required",
-        "additionalProperties",
-        "$defs",
-        "definitions",
-        "title",
-        "description",
-        "$schema",
-    )
-)
-_ANNOTATIONS = frozenset(("type", "title", "description", "default", "examples"))
-
-
 def _bare_value(builder: GrammarBuilder, tool: BoundTool, schema: Any, end: str) -> str:
     """One value and the text after it."""
     if isinstance(schema, Mapping) and schema.get("type") == "string":
-        choices = schema.get("enum")
+        choices = [schema["const"]] if "const" in schema else schema.get("enum")
         if isinstance(choices, list) and all(isinstance(choice, str) for choice in choices):
             return f"{builder.any_of([builder.text(choice) for choice in choices])} {builder.marker(end)}"
-        if tool.is_strict and set(schema) - _ANNOTATIONS:
+        if tool.is_strict and assertions(schema).keys() - {"type"}:
             raise CannotBind("cannot be honoured in this model's format of calls, where texts have no quotes")
         return builder.anything_until(end)
-    if isinstance(schema, Mapping):
-        shared = {key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters}
-        schema = {**schema, **shared}
-    return f"{builder.json(schema, is_lenient=tool.is_lenient)} {builder.marker(end)}"
+    return f"{tool.value(builder, schema)} {builder.marker(end)}"

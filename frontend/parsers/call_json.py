@@ -1,10 +1,14 @@
 """Calls that are written as JSON, and values of arguments that are not."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
+
+from frontend.parsers.python_values import NotPython, python_value
+from frontend.parsers.scanners import CONTROL
 
 
 class _Call(msgspec.Struct):
@@ -20,6 +24,8 @@ _many = msgspec.json.Decoder(list[_Call])
 _object = msgspec.json.Decoder(dict[str, Raw])
 _text = msgspec.json.Decoder(str)
 _anything = msgspec.json.Decoder(Any)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_PYTHON_BEGINS = ("{", "[", "(")
 _MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 Calls = list[tuple[str, str]]
@@ -31,7 +37,8 @@ def calls_of(text: str) -> Calls | None:
     try:
         decoded = _many.decode(text) if text.startswith("[") else [_one.decode(text)]
     except _MALFORMED:
-        return None
+        escaped = escape_in_strings(text)
+        return None if escaped == text else calls_of(escaped)
     calls: Calls = []
     for call in decoded:
         raw = call.parameters if isinstance(call.arguments, UnsetType) else call.arguments
@@ -52,8 +59,14 @@ def arguments_of(text: str) -> str | None:
             return "{}"
         _object.decode(text)
     except _MALFORMED:
-        return None
+        escaped = escape_in_strings(text)
+        return None if escaped == text else arguments_of(escaped)
     return text
+
+
+def escape_in_strings(text: str) -> str:
+    """JSON with the control characters that models write into strings as JSON has them."""
+    return _STRING.sub(lambda string: CONTROL.sub(lambda char: f"\\u{ord(char.group()):04x}", string.group()), text)
 
 
 def object_of(values: Mapping[str, Any]) -> str:
@@ -69,12 +82,21 @@ def value_of(text: str, schema: Any) -> Any:
     try:
         value = _anything.decode(text)
     except _MALFORMED:
-        bare = text.strip()
-        if bare in ("True", "False") and "boolean" in types:
-            return bare == "True"
-        return None if bare == "None" and "null" in types else text
+        return _python_value(text, types)
     # A text that happens to be JSON stays a text where the schema wants one and not this.
     return text if "string" in types and _type_of(value) not in types else value
+
+
+def _python_value(text: str, types: set[str]) -> Any:
+    """What is no JSON is read as one of the types that were asked for, or stays a text."""
+    bare = text.strip()
+    if bare not in ("True", "False", "None") and not (bare[:1] in _PYTHON_BEGINS and types & {"object", "array"}):
+        return text
+    try:
+        value = python_value(bare)
+    except NotPython:
+        return text
+    return value if _type_of(value) in types else text
 
 
 def _types_of(schema: Any) -> set[str]:

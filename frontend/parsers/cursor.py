@@ -26,9 +26,11 @@ def _new_id() -> str:
 class Cursor:
     """The text that is not decided yet, how far it was read, and the events found so far."""
 
-    def __init__(self, callable_names: Collection[str] | None = None) -> None:
-        """`callable_names`: a call of any other function is content; None: all calls are calls."""
+    def __init__(self, callable_names: Collection[str] | None = None, markers: Sequence[str] = ()) -> None:
+        """`callable_names`: a call of any other function is content; None: all calls are calls. `markers`: none of them
+        stands in a string that is not as it should be."""
         self._callable_names = callable_names
+        self._markers = markers
         self._text = ""
         self._position = 0
         self._num_decided = 0
@@ -117,23 +119,45 @@ class Cursor:
 
     def bracketed(self, scanner: BracketScanner) -> Steps[str | None]:
         """The value that comes next. None, and read as far as it is certain, when there is none."""
-        start = self._position
+        start = searched = self._position
         while True:
             self._position = scanner.scan(self._text, self._position)
+            irregular = scanner.first_irregular
+            # A string that was never closed would otherwise go on into the next call.
+            if irregular is not None and any(
+                self._text.find(marker, searched, self._position) >= 0 for marker in self._markers
+            ):
+                self._position = irregular
+                return None
             if scanner.done:
                 return self._text[start : self._position]
-            if scanner.failed:
+            if scanner.failed or self._ended:
+                if irregular is not None:
+                    self._position = irregular
+                elif not scanner.failed:
+                    self._position = len(self._text)
                 return None
-            if self._ended:
-                self._position = len(self._text)
-                return None
+            searched = max(start, self._position - max(map(len, self._markers), default=0))
             yield
+
+    def skip_end(self, literals: Sequence[str]) -> Steps[bool]:
+        """Reads over one of them and the white space before it, or over nothing."""
+        start = self._position
+        yield from self.skip_space()
+        found = yield from self.skip_any(literals)
+        if found is None:
+            self.go_back(start)
+        return found is not None
+
+    def go_back(self, position: int) -> None:
+        """What was read from there on is read once more."""
+        self._position = position
 
     def comes_next(self, literals: Sequence[str]) -> Steps[bool]:
         """Whether one of them does; reads nothing."""
         start = self._position
         found = yield from self.skip_any(literals)
-        self._position = start
+        self.go_back(start)
         return found is not None
 
     @property

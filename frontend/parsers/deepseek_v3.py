@@ -25,7 +25,7 @@ class DeepSeekV3(SectionedParser):
     @classmethod
     def _call_expression(cls, builder: GrammarBuilder, tool: BoundTool) -> str:
         """In V3.1's form."""
-        arguments = builder.json(tool.parameters, is_lenient=tool.is_lenient)
+        arguments = tool.arguments(builder)
         return f"{builder.text(tool.name)} {builder.marker(_SEPARATOR)} {arguments}"
 
     def _read_call(self, cursor: Cursor) -> Steps[bool]:

@@ -41,7 +41,7 @@ class GlmTools(ToolParser):
         arguments: dict[str, Any] = {}
         while name:
             yield from cursor.skip_space()
-            if (yield from cursor.skip(_END)):
+            if (yield from cursor.skip(_END)) or (yield from self._is_cut(cursor, name)):
                 cursor.call(name, object_of(arguments))
                 return
             if not (yield from cursor.skip(_KEY)):
@@ -57,3 +57,7 @@ class GlmTools(ToolParser):
             properties = self._tools.get(name, {}).get("properties", {})
             arguments[key] = value_of(text, properties.get(key))
         cursor.reject()
+
+    def _is_cut(self, cursor: Cursor, name: str) -> Steps[bool]:
+        """Whether the next call begins where the end of one of a known tool should stand."""
+        return name in self._tools and (yield from cursor.comes_next((_BEGIN,)))

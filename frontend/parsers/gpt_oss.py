@@ -41,7 +41,7 @@ class Harmony(Parser):
             [
                 f"{builder.marker(_CHANNEL)} {builder.text(f'commentary to=functions.{tool.name} ')} "
                 f"{builder.marker('<|constrain|>')} {builder.text('json')} {builder.marker(_MESSAGE)} "
-                + builder.json(tool.parameters, is_lenient=tool.is_lenient)
+                + tool.arguments(builder)
                 for tool in tools
             ]
         )
@@ -100,7 +100,8 @@ class Harmony(Parser):
         body = yield from cursor.json_value()
         arguments = None if body is None else arguments_of(body)
         yield from cursor.skip_space()
-        if (yield from cursor.skip_any(_ENDS)) is None and not (yield from cursor.at_end()):
+        is_over = (yield from cursor.skip_any(_ENDS)) is not None or (yield from cursor.at_end())
+        if not is_over and not (yield from cursor.comes_next((_START, _CHANNEL))):
             return False
         if arguments is None:
             return False

@@ -20,6 +20,5 @@ class Granite(Hermes):
         return f"{builder.text('[')} {calls} {builder.text(']')}"
 
     def _is_over(self, cursor: Cursor) -> Steps[bool]:
-        yield from cursor.skip_space()
-        yield from cursor.skip_any(self.ends)
+        yield from cursor.skip_end(self.ends)
         return True

@@ -1,11 +1,14 @@
-"""Hermes and Qwen: `<tool_call>` around a JSON object with `name` and `arguments`, once for each call."""
+"""Hermes and Qwen: `<tool_call>` around a JSON object with `name` and `arguments`, once for each call.
+
+Models also write several objects into one, or begin the next one where one should end.
+"""
 
 from collections.abc import Sequence
 from typing import ClassVar
 
 from frontend.grammars.builder import GrammarBuilder
 from frontend.grammars.tool_calls import BoundTool, json_calls
-from frontend.parsers.call_json import calls_of
+from frontend.parsers.call_json import Calls, calls_of
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.parser import ToolParser
 
@@ -24,15 +27,30 @@ class Hermes(ToolParser):
 
     def read(self, cursor: Cursor) -> Steps[None]:
         while (yield from cursor.content_until(self.begins)) is not None:
+            calls = yield from self._calls(cursor)
+            if calls and (yield from self._is_over(cursor)):
+                cursor.calls(calls)
+            else:
+                cursor.reject()
+
+    def _calls(self, cursor: Cursor) -> Steps[Calls]:
+        """Those that follow one another with nothing but white space between."""
+        calls: Calls = []
+        while True:
+            end = cursor.position
             yield from cursor.skip_space()
             body = yield from cursor.json_value()
-            calls = None if body is None else calls_of(body)
-            if calls is None or not (yield from self._is_over(cursor)):
-                cursor.reject()
-                continue
-            cursor.calls(calls)
+            found = None if body is None else calls_of(body)
+            if found is None:
+                if calls:
+                    cursor.go_back(end)
+                return calls
+            calls += found
 
     def _is_over(self, cursor: Cursor) -> Steps[bool]:
-        """Whether the end marker follows, or nothing at all: it may have been the token that ended the output."""
+        """Whether the end marker follows, or the next call, or nothing at all: the marker may have been the token that
+        ended the output."""
         yield from cursor.skip_space()
-        return (yield from cursor.at_end()) or (yield from cursor.skip_any(self.ends)) is not None
+        if (yield from cursor.at_end()) or (yield from cursor.skip_any(self.ends)) is not None:
+            return True
+        return (yield from cursor.comes_next(self.begins))

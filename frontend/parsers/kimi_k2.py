@@ -20,7 +20,7 @@ class KimiK2(SectionedParser):
 
     @classmethod
     def _call_expression(cls, builder: GrammarBuilder, tool: BoundTool) -> str:
-        arguments = builder.json(tool.parameters, is_lenient=tool.is_lenient)
+        arguments = tool.arguments(builder)
         head = f"{builder.text(f'functions.{tool.name}:')} {builder.terminal('/[0-9]{1,3}/')}"
         return f"{head} {builder.marker(_ARGUMENTS)} {arguments}"
 

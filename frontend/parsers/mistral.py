@@ -29,11 +29,7 @@ class Mistral(ToolParser):
             calls = repeated(json_calls(builder, tools, "arguments"), builder.text(", "), many)
             return f"{builder.text('[')} {calls} {builder.text(']')}"
         call = builder.any_of(
-            [
-                f"{builder.text(tool.name)} {builder.marker(_ARGS)} "
-                + builder.json(tool.parameters, is_lenient=tool.is_lenient)
-                for tool in tools
-            ]
+            [f"{builder.text(tool.name)} {builder.marker(_ARGS)} " + tool.arguments(builder) for tool in tools]
         )
         return repeated(call, builder.marker(_CALLS), many)
 

@@ -25,7 +25,7 @@ class Parser(ABC):
         self.reasoning_run = 0, 0
         """Where the last run of reasoning begins and where it ends or has come to, its markers included: characters of
         the output."""
-        self._cursor = Cursor(callable_names)
+        self._cursor = Cursor(callable_names, self.markers)
         self._steps = self.read(self._cursor)
 
     def feed(self, text: str, start: int | None = None) -> list[Event]:

@@ -21,5 +21,5 @@ class Phi4(Hermes):
         return f"{builder.text('[')} {calls} {builder.text(']')} {builder.marker(cls.ends[0])}"
 
     def _is_over(self, cursor: Cursor) -> Steps[bool]:
-        yield from cursor.skip_any(self.ends)
+        yield from cursor.skip_end(self.ends)
         return True

@@ -5,19 +5,17 @@ Nothing else marks a call but its place at the beginning, so it must name a tool
 
 import ast
 import keyword
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
-from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.builder import PLAIN_ESCAPES, GrammarBuilder
 from frontend.grammars.tool_calls import BoundTool, CannotBind, repeated
 from frontend.parsers.call_json import Calls, object_of
 from frontend.parsers.cursor import Cursor, Steps
 from frontend.parsers.parser import ToolParser
+from frontend.parsers.python_values import NotPython, parsed, value_of_node
 from frontend.parsers.scanners import PythonScanner
 
 _BEGIN, _END = "<|python_start|>", "<|python_end|>"
-_NAMES = {"true": True, "false": False, "null": None}
 
 
 class Pythonic(ToolParser):
@@ -52,19 +50,13 @@ class Pythonic(ToolParser):
 
 def _call_expression(builder: GrammarBuilder, tool: BoundTool) -> str:
     """JSON's values are Python's but for the names, which are read, and some escapes in texts, which are left out."""
-    properties, required = tool.parameters.get("properties", {}), tool.parameters.get("required", [])
+    properties, required = tool.named()
     if not all(name.isidentifier() and not keyword.iskeyword(name) for name in properties):
         raise CannotBind("has properties that are no names in Python, which this model's format of calls needs")
     expression = ""
-    shared = {key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters}
     # Required ones first, so that only what follows an argument needs a comma.
     for name in sorted(properties, key=lambda name: name not in required):
-        schema = properties[name]
-        value = builder.json(
-            {**schema, **shared} if isinstance(schema, dict) else schema,
-            is_lenient=tool.is_lenient,
-            json_allowed_escapes='"\\bfnrt',
-        )
+        value = tool.value(builder, properties[name], json_allowed_escapes=PLAIN_ESCAPES)
         argument = f"{builder.text(f'{name}=')} {value}"
         if name in required:
             expression += f" {builder.text(', ')} {argument}" if expression else argument
@@ -76,40 +68,18 @@ def _call_expression(builder: GrammarBuilder, tool: BoundTool) -> str:
 
 
 def calls_in(text: str) -> Calls:
-    """The calls in a Python list; none when it has anything else. Nothing is evaluated."""
+    """The calls in a Python list; none when it has anything else."""
     try:
-        with warnings.catch_warnings():
-            # Of backslashes in strings that mean nothing; they are the model's.
-            warnings.simplefilter("ignore")
-            tree = ast.parse(text, mode="eval").body
-        if not isinstance(tree, ast.List):
-            return []
-        return [_call(node) for node in tree.elts]
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
+        tree = parsed(text)
+        return [_call(node) for node in tree.elts] if isinstance(tree, ast.List) else []
+    except (NotPython, RecursionError):
         return []
 
 
 def _call(node: ast.expr) -> tuple[str, str]:
     if not isinstance(node, ast.Call) or node.args:
-        raise ValueError("not a call with named arguments")
-    arguments = {keyword.arg: _value(keyword.value) for keyword in node.keywords}
+        raise NotPython
+    arguments = {keyword.arg: value_of_node(keyword.value) for keyword in node.keywords}
     if None in arguments:
-        raise ValueError("not a name")
+        raise NotPython
     return ast.unparse(node.func), object_of({str(name): value for name, value in arguments.items()})
-
-
-def _value(node: ast.expr) -> Any:
-    """A literal, with JSON's names beside Python's."""
-    if isinstance(node, ast.Name) and node.id in _NAMES:
-        return _NAMES[node.id]
-    if isinstance(node, ast.List | ast.Tuple):
-        return [_value(element) for element in node.elts]
-    if isinstance(node, ast.Dict):
-        keys = [None if key is None else _value(key) for key in node.keys]
-        if not all(isinstance(key, str) for key in keys):
-            raise ValueError("not a key of JSON")
-        return {key: _value(value) for key, value in zip(keys, node.values, strict=True)}
-    value = ast.literal_eval(node)
-    if not isinstance(value, str | int | float | None):
-        raise ValueError("not a value of JSON")
-    return value

@@ -1,4 +1,7 @@
-"""Qwen 3 Coder: a function tag within `<tool_call>`, a parameter tag for each argument; texts stand without quotes."""
+"""Qwen 3 Coder: a function tag within `<tool_call>`, a parameter tag for each argument; texts stand without quotes.
+
+Models also leave out `<tool_call>`, or its end, or write several function tags into one.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +20,7 @@ _PARAMETER, _PARAMETER_END = "<parameter=", "</parameter>"
 class Qwen3Coder(ToolParser):
     markers = (_BEGIN, _END)
     openings = (_BEGIN,)
+    other_begins = (_FUNCTION,)
 
     @classmethod
     def calls(cls, builder: GrammarBuilder, tools: Sequence[BoundTool], many: bool) -> str:
@@ -35,15 +39,20 @@ class Qwen3Coder(ToolParser):
         return f"{call} ({line_break} {builder.marker(_BEGIN)} {call})*" if many else call
 
     def read(self, cursor: Cursor) -> Steps[None]:
-        while (yield from cursor.content_until((_BEGIN,))) is not None:
-            yield from cursor.skip_space()
-            call = None
-            if (yield from cursor.skip(_FUNCTION)):
-                call = yield from self._call(cursor)
-            if call is None:
+        is_within = False
+        while (begin := (yield from cursor.content_until((_BEGIN, _FUNCTION)))) is not None:
+            is_function = begin == _FUNCTION
+            if not is_function:
+                yield from cursor.skip_space()
+                is_function = is_within = yield from cursor.skip(_FUNCTION)
+            call = (yield from self._call(cursor)) if is_function else None
+            # A function tag by itself is one of a call if it names a tool.
+            if call is None or not (is_within or call[0] in self._tools):
                 cursor.reject()
-            else:
-                cursor.call(*call)
+                is_within = False
+                continue
+            is_within = not (yield from cursor.skip_end((_END,)))
+            cursor.call(*call)
 
     def _call(self, cursor: Cursor) -> Steps[tuple[str, str] | None]:
         name = yield from cursor.until(">")
@@ -55,9 +64,7 @@ class Qwen3Coder(ToolParser):
         while True:
             yield from cursor.skip_space()
             if (yield from cursor.skip(_FUNCTION_END)):
-                yield from cursor.skip_space()
-                is_over = (yield from cursor.at_end()) or (yield from cursor.skip(_END))
-                return (name, object_of(arguments)) if is_over else None
+                return name, object_of(arguments)
             if not (yield from cursor.skip(_PARAMETER)):
                 return None
             key = yield from cursor.until(">")

@@ -4,6 +4,7 @@ import re
 from typing import ClassVar
 
 MAX_DEPTH = 256
+CONTROL = re.compile(r"[\x00-\x1f]")
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
 
 
@@ -14,8 +15,12 @@ class BracketScanner:
     """What may stand outside of strings beside brackets and quotes."""
     strings: ClassVar[dict[str, re.Pattern[str]]]
     """What may stand in a string, by its quote; a backslash and what follows it always may."""
+    irregular: ClassVar[re.Pattern[str]]
+    """What models write into strings that must not stand there as it is."""
 
     def __init__(self) -> None:
+        self.first_irregular: int | None = None
+        """Where the first of these stands."""
         self._open: list[str] = []
         self._quote = ""
         self.done = False
@@ -27,6 +32,9 @@ class BracketScanner:
         while not (self.done or self.failed):
             run = (self.strings[self._quote] if self._quote else self.plain).match(text, position)
             assert run is not None
+            if self._quote and self.first_irregular is None:
+                found = self.irregular.search(text, position, run.end())
+                self.first_irregular = None if found is None else found.start()
             position = run.end()
             if position == len(text):
                 break
@@ -57,12 +65,14 @@ class BracketScanner:
 
 class JsonScanner(BracketScanner):
     plain = re.compile(r"[\s0-9A-Za-z,:+.\-]*")
-    strings: ClassVar[dict[str, re.Pattern[str]]] = {'"': re.compile(r'[^"\\\x00-\x1f]*')}
+    strings: ClassVar[dict[str, re.Pattern[str]]] = {'"': re.compile(r'[^"\\]*')}
+    irregular = CONTROL
 
 
 class PythonScanner(BracketScanner):
     plain = re.compile(r"""[^"'()\[\]{}]*""")
     strings: ClassVar[dict[str, re.Pattern[str]]] = {
-        '"': re.compile(r'[^"\\\n]*'),
-        "'": re.compile(r"[^'\\\n]*"),
+        '"': re.compile(r'[^"\\]*'),
+        "'": re.compile(r"[^'\\]*"),
     }
+    irregular = re.compile("[\r\n]")

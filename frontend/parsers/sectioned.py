@@ -51,6 +51,8 @@ class SectionedParser(ToolParser):
         """Whether what follows the begin marker was a call; it is emitted then."""
 
     def _is_over(self, cursor: Cursor) -> Steps[bool]:
-        """Whether the call's end marker follows, or nothing at all."""
+        """Whether the call's end marker follows, or what comes after that, or nothing at all."""
         yield from cursor.skip_space()
-        return (yield from cursor.skip(self.end)) or (yield from cursor.at_end())
+        if (yield from cursor.skip(self.end)) or (yield from cursor.at_end()):
+            return True
+        return (yield from cursor.comes_next((self.begin, self.section_end)))

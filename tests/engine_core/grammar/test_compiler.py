@@ -1,6 +1,9 @@
 """Compiling strangers' grammars: what passes, what is refused, what is killed, and what is kept."""
 
+import errno
+import itertools
 import json
+import os
 import select
 import time
 from collections.abc import Iterator
@@ -88,6 +91,32 @@ def test_what_takes_too_long_is_killed_and_delays_nobody(compiler: GrammarCompil
     assert results[GOOD][1] is None
     assert results[GOOD][2] < seconds
     assert not psutil.Process(compiler.trials.pid).children(), "nothing of it is left"
+
+
+@pytest.mark.parametrize(("call", "number"), [("fork", errno.EAGAIN), ("fork", errno.ENOMEM), ("pipe", errno.EMFILE)])
+def test_a_child_that_cannot_be_had_refuses_one_grammar(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """The first child of the process that tries grammars; that process goes on."""
+    real, num_calls = getattr(os, call), itertools.count()
+    failing = 1 if call == "fork" else 0  # the first fork is of that process
+
+    def fail_once() -> object:
+        if next(num_calls) == failing:
+            raise OSError(number, os.strerror(number))
+        return real()
+
+    monkeypatch.setattr(os, call, fail_once)
+    compiler = GrammarCompiler(vocabulary)
+    monkeypatch.undo()
+    grammar, error, _ = compile_all(compiler, [GOOD])[GOOD]
+    assert grammar is None
+    assert error is not None
+    assert os.strerror(number) in error
+    assert "try again" in error
+    for text in (GOOD, 'start: "other"'):
+        assert compile_all(compiler, [text])[text][1] is None
+    compiler.close()
 
 
 def test_many_who_wait_for_one_grammar(compiler: GrammarCompiler) -> None:

@@ -42,6 +42,9 @@ def call(name: str, arguments: Any, key: str = "arguments") -> str:
 
 CITY_CALL, NESTED_CALL, NOW_CALL = call("look", CITY), call("look", NESTED), call("now", {})
 TWO = (("look", CITY), ("now", {}))
+LINES = {"place": 'a\n\tb "c"'}
+LINES_CALL = call("look", LINES).replace("\\n", "\n").replace("\\t", "\t")
+"""With control characters in its text as they are."""
 NO_CALL = [plain("No call < <t <tool {here} [1] f(x) 🦊 [TOOL <| functools.\n"), plain(""), plain(" \n")]
 
 
@@ -62,6 +65,15 @@ HERMES = [
         (("now", {}),),
         tagged('{"name": "look", "arguments": {"place": "x}}'),
     ),
+    Sample(tagged(LINES_CALL), (("look", LINES),)),
+    Sample(tagged(call("look", LINES_CALL[29:-1])), (("look", LINES),)),
+    Sample(f"<tool_call>\n{CITY_CALL}\n<tool_call>\n{NOW_CALL}\n</tool_call>", TWO),
+    Sample(f"<tool_call>\n{CITY_CALL}\n{NOW_CALL}\n</tool_call> done", TWO, "done"),
+    Sample(f"<tool_call>{CITY_CALL}{NOW_CALL}", TWO),
+    plain(f"<tool_call>\n{CITY_CALL}\n{{no}}\n</tool_call>"),
+    plain('<tool_call>{"name": "a\nb'),
+    plain('<tool_call>{"name": "a\n'),
+    plain('<tool_call>{"name": "a\n"]'),
     plain(tagged("{not json}")),
     plain(tagged(CITY_CALL + "}")),
     plain(tagged('{"name": "", "arguments": {}}')),
@@ -76,6 +88,10 @@ GRANITE = [
     Sample(f"<|tool_call|>[{CITY_CALL}, {NOW_CALL}]", TWO),
     Sample(f"Well:\n<tool_call>[{NESTED_CALL}]", (("look", NESTED),), "Well:"),
     Sample(tagged(CITY_CALL, NOW_CALL), TWO),
+    Sample(f"<|tool_call|>[{LINES_CALL}, {NOW_CALL}]", (("look", LINES), ("now", {}))),
+    Sample(f"<tool_call>{CITY_CALL}\n{NOW_CALL}</tool_call>", TWO),
+    Sample(f"<tool_call>{CITY_CALL}<tool_call>{NOW_CALL}", TWO),
+    Sample(f"<|tool_call|>[{NOW_CALL}]\n[1] a note", (("now", {}),), "[1] a note"),
     plain("<|tool_call|>[{]}"),
     plain(f"<|tool_call|>[{CITY_CALL}"),
     plain("<|tool_call|>[]"),
@@ -84,6 +100,9 @@ PHI4 = [
     Sample(f"<|tool_call|>[{CITY_CALL}, {NOW_CALL}]<|/tool_call|>", TWO),
     Sample(f"functools[{CITY_CALL}] done", (("look", CITY),), "done"),
     Sample(f"Use functools:\n<|tool_call|>[{NESTED_CALL}]<|/tool_call|>", (("look", NESTED),), "Use functools:"),
+    Sample(f"functools[{LINES_CALL}]", (("look", LINES),)),
+    Sample(f"<|tool_call|>[{CITY_CALL}]\n<|tool_call|>[{NOW_CALL}]", TWO),
+    Sample(f"<|tool_call|>[{CITY_CALL}]\n<|/tool_call|>", (("look", CITY),)),
     plain("functools.partial(f) and functools[1]"),
     plain("<|tool_call|>[1, 2]<|/tool_call|>"),
 ]
@@ -93,6 +112,7 @@ LLAMA3 = [
     Sample(f"\n{NESTED_CALL}\n", (("look", NESTED),)),
     Sample(f"Text <|python_tag|>{NOW_CALL}", (("now", {}),), "Text"),
     Sample(f"{NOW_CALL} and more", (("now", {}),), "and more"),
+    Sample(f"{LINES_CALL}\n{NOW_CALL}", (("look", LINES), ("now", {}))),
     plain(call("unknown", {})),
     plain(f"Text {NOW_CALL}"),
     plain('{"answer": 42}'),
@@ -107,6 +127,11 @@ PYTHONIC = [
         (("look", {"place": 'it\'s "])" [', "deep": {"a": [1, -2.5, True, None]}, "sure": False}),),
     ),
     Sample("[now()] done", (("now", {}),), "done"),
+    Sample("[look(place='a\n\tb \"c\"')]", (("look", LINES),)),
+    Sample("[look(place='''a\n\tb \"c\"''')]", (("look", LINES),)),
+    plain("[look(place='a\n"),
+    plain(r"[look(place='\ud800')]"),
+    plain("[look(days=1e999)]"),
     plain("[unknown(a=1)]"),
     plain("[look('Köln')]"),
     plain("[look(**{})]"),
@@ -123,6 +148,8 @@ MISTRAL = [
     Sample(f"[TOOL_CALLS] [{NESTED_CALL}]", (("look", NESTED),)),
     Sample(f"Hm. [TOOL_CALLS]look[ARGS]{json.dumps(CITY)}[TOOL_CALLS]now[CALL_ID]abcdefghi[ARGS]{{}}", TWO, "Hm."),
     Sample("[TOOL_CALLS]now{}", (("now", {}),)),
+    Sample(f"[TOOL_CALLS][{LINES_CALL}]", (("look", LINES),)),
+    Sample(f"[TOOL_CALLS]look[ARGS]{LINES_CALL[29:-1]}", (("look", LINES),)),
     plain("[TOOL_CALLS]"),
     plain("[TOOL_CALLS][ARGS]{}"),
     plain("[TOOL_CALLS]look[ARGS]{x"),
@@ -145,6 +172,26 @@ QWEN3_CODER = [
         coder("look", place="a\n</tool_call> </parameter> <tool_call>\n b", days="many"),
         (("look", {"place": "a\n</tool_call> </parameter> <tool_call>\n b", "days": "many"}),),
     ),
+    Sample(
+        coder("look", place="{'x': 1}", deep="{'x': [1, None, True], 'y': \"it's\"}", sure="False", note="None"),
+        (
+            (
+                "look",
+                {"place": "{'x': 1}", "deep": {"x": [1, None, True], "y": "it's"}, "sure": False, "note": None},
+            ),
+        ),
+    ),
+    Sample(
+        coder("look", deep="{'x': open('f')}", days="['p']"), (("look", {"deep": "{'x': open('f')}", "days": "['p']"}),)
+    ),
+    Sample(coder("look", place="Köln 🦊").removeprefix("<tool_call>\n"), (("look", CITY),)),
+    Sample(f"Well.\n{coder('now')[12:]}\nDone", (("now", {}),), "Well.\n\nDone"),
+    Sample(coder("look", place="Köln 🦊").removesuffix("\n</tool_call>") + "\n" + coder("now"), TWO),
+    Sample(coder("look", place="Köln 🦊").removesuffix("</tool_call>") + coder("now")[12:], TWO),
+    Sample(coder("look", deep=r"{'a': '\ud800'}"), (("look", {"deep": r"{'a': '\ud800'}"}),)),
+    Sample(coder("look", deep="{'a': 1e999}"), (("look", {"deep": "{'a': 1e999}"}),)),
+    plain(coder("unknown")[12:]),
+    plain("The tag <function=look> begins a call."),
     plain("<tool_call>\n<function=look>\n<parameter=place>\nx\n</parameter>\n"),
     plain("<tool_call>\n<function=>\n</function>\n</tool_call>"),
     plain(tagged(CITY_CALL)),
@@ -163,6 +210,9 @@ GLM = [
         glm("look", place="12", days="3", deep='{"a": ["</tool_call>"]}', note="null", extra="4"),
         (("look", {"place": "12", "days": 3, "deep": {"a": ["</tool_call>"]}, "note": None, "extra": 4}),),
     ),
+    Sample(glm("look", deep="{'x': [1, None]}"), (("look", {"deep": {"x": [1, None]}}),)),
+    Sample(glm("look", place="Köln 🦊").removesuffix("</tool_call>") + glm("now"), TWO),
+    Sample("<tool_call>see<tool_call>now</tool_call>", (("now", {}),), "<tool_call>see"),
     plain("<tool_call>look\n<arg_key>place</arg_key>\n<arg_value>x"),
     plain("<tool_call>look at this</tool_call>"),
     plain("<tool_call></tool_call>"),
@@ -188,6 +238,11 @@ DEEPSEEK = [
         (("now", {}),),
         "<｜tool▁call▁begin｜>now<｜tool▁sep｜>{<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
     ),
+    Sample(deepseek(f"look<｜tool▁sep｜>{LINES_CALL[29:-1]}"), (("look", LINES),)),
+    Sample(
+        deepseek(f"look<｜tool▁sep｜>{json.dumps(CITY)}", "now<｜tool▁sep｜>{}").replace("<｜tool▁call▁end｜>", ""),
+        TWO,
+    ),
     plain(deepseek("look{}")),
     plain("<｜tool▁calls▁begin｜>"),
     plain(deepseek(first_form("look", [1]))),
@@ -210,6 +265,13 @@ KIMI = [
         kimi(f"functions.look:7 <|tool_call_argument_begin|> {json.dumps(NESTED)} ") + "\nafter",
         (("look", NESTED),),
         "after",
+    ),
+    Sample(kimi(f"functions.look:0{KIMI_ARGUMENTS}{LINES_CALL[29:-1]}"), (("look", LINES),)),
+    Sample(
+        kimi(f"functions.look:0{KIMI_ARGUMENTS}{json.dumps(CITY)}", f"functions.now:1{KIMI_ARGUMENTS}{{}}").replace(
+            "<|tool_call_end|>", ""
+        ),
+        TWO,
     ),
     plain(kimi("functions.look:0<|tool_call_argument_begin|>no")),
     plain(kimi("functions.look:0")),
@@ -235,6 +297,12 @@ GPT_OSS = [
         "Think <tool_call> ü.",
     ),
     Sample(" to=functions.look" + message("commentary json", json.dumps(NESTED), ""), (("look", NESTED),)),
+    Sample(message("commentary to=functions.look", LINES_CALL[29:-1], "<|call|>"), (("look", LINES),)),
+    Sample(
+        message("commentary to=functions.look", json.dumps(CITY), "<|start|>assistant")
+        + message("commentary to=functions.now", "{}", "<|call|>"),
+        TWO,
+    ),
     Sample(message("analysis", "cut off", ""), reasoning="cut off"),
     plain(" to=functions.look" + message("commentary json", "{not", "")),
     plain(message("commentary to=functions.look", "[1]", "")),

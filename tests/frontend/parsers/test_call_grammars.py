@@ -126,6 +126,7 @@ FORBIDDEN = {
     ],
     "llama3_json": ["\t\x1f{call}", "Well.<|python_tag|>{call}", "<|python_tag|>{call}"],
     "pythonic": ["\t\x1f{call}", "Well.<|python_start|>{call}", "<|python_start|>{call}"],
+    "qwen3_coder": ["{body}", "Well.{body}", "Well.\n{call}", "{allowed}\n{call}", "{allowed}{body}"],
     "granite": ["<tool_call>{body}", "Well.\n<tool_call>{body}", "Well.\n{call}", "{allowed}\n{call}"],
     "phi4": ["functools{body}", "Well.\nfunctools{body}", "Well.\n{call}", "{allowed}\n{call}"],
     "kimi_k2": ["{body}", "Well.\n{body}", "Well.\n{call}", "{allowed}\n{call}"],
