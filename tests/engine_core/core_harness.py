@@ -42,6 +42,7 @@ class FakeExecutor(Executor):
         self.worker = FakeWorker(shape, num_blocks, lambda tokens: (sum(tokens) + len(tokens)) % 500 + 10)
         self.gate = threading.Event()
         self.gate.set()
+        self.has_dispatched = threading.Event()
         self.dead = False
         self.step_ns = 0
         """What results say of how long their steps took."""
@@ -74,6 +75,7 @@ class FakeExecutor(Executor):
         self.worker.dispatch(self._plan)
         self.most_pending = max(self.most_pending, self.worker.num_pending)
         self._is_asked_again = False
+        self.has_dispatched.set()
 
     def next_result(self) -> StepResult | None:
         """None the first time after a dispatch: whoever may plan a further step has done so before it gets a result."""

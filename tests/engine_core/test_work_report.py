@@ -10,7 +10,7 @@ from engine_core.ipc.control import Failed
 from engine_core.ipc.messages import Utility
 from engine_core.ipc.sampling_params import SamplingParams
 from engine_core.scheduler import Scheduler
-from tests.engine_core.core_harness import Harness, Reader, add
+from tests.engine_core.core_harness import TIMEOUT_MS, Harness, Reader, add
 
 
 def raise_at(monkeypatch: pytest.MonkeyPatch, method: str, number: int, error: Exception) -> None:
@@ -69,6 +69,7 @@ def test_an_exception_beside_steps(
     harness.executor.gate.clear()
     reader = Reader(harness.client())
     reader.socket.send(encode(add(1)))
+    assert harness.executor.has_dispatched.wait(TIMEOUT_MS / 1000)
 
     def fail(now: float) -> list[object]:
         raise OSError
