@@ -328,7 +328,8 @@ def test_what_cannot_be_honoured_is_refused(server: Server, client: openai.OpenA
     refused(lambda: create(tools=[strict], **asked), "tools")
     refused(lambda: create(extra_body={"guided_regex": "a(?=b)"}, **asked), "guided_regex")
     form: Any = {"format": {"type": "json_schema", "name": "a", "schema": unsupported}}
-    refused(lambda: client.responses.create(model=server.model, input="x", text=form, stream=stream), "text.format")
+    place = "text.format.schema.not"
+    refused(lambda: client.responses.create(model=server.model, input="x", text=form, stream=stream), place)
 
 
 def test_over_budget_is_refused_while_others_stream(server: Server, client: openai.OpenAI) -> None:
