@@ -59,7 +59,7 @@ def read_dependencies(schema: dict[str, Any]) -> None:
     """What a required property brings along is required."""
     for keyword in ("dependentRequired", "dependencies"):
         found = schema.get(keyword, {})
-        if not isinstance(found, dict) or not all(isinstance(names, list) for names in found.values()):
+        if not isinstance(found, dict) or not all(map(_is_names, found.values())):
             raise CannotHonour(keyword)
         for name, names in found.items():
             if name in required_of(schema):
@@ -67,6 +67,10 @@ def read_dependencies(schema: dict[str, Any]) -> None:
             elif not set(names) <= required_of(schema):
                 raise CannotHonour(keyword, f"cannot be honoured: {name[:64]!r} is not required")
         schema.pop(keyword, None)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def read_num_properties(schema: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from frontend.grammars.schema_rules import is_closed, required_of, types_of
+from frontend.grammars.schema_rules import is_closed, properties_of, required_of, types_of
 
 _MAX_COMPARED = 8
 """Schemas of one `oneOf` that are compared each with each, for want of a property that tells them apart."""
@@ -48,7 +48,7 @@ def _values_of(conjuncts: Sequence[Mapping[str, Any]], name: str | None) -> set[
         name in required_of(one) for one in conjuncts
     ):
         return None
-    inner = [one["properties"][name] for one in conjuncts if name in one.get("properties", ())]
+    inner = [properties_of(one)[name] for one in conjuncts if name in properties_of(one)]
     return next((values for one in inner if isinstance(one, Mapping) and (values := _values(one)) is not None), None)
 
 
@@ -93,7 +93,7 @@ def _exclude(one: Mapping[str, Any], other: Mapping[str, Any], resolve: Resolve,
             return True
     if common != {"object"}:
         return False
-    properties, others_properties = one.get("properties", {}), other.get("properties", {})
+    properties, others_properties = properties_of(one), properties_of(other)
     for name in required_of(one) | required_of(other):
         if name in properties and name in others_properties:
             if are_disjoint(properties[name], others_properties[name], resolve, depth + 1):

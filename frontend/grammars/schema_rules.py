@@ -45,8 +45,8 @@ class CannotHonour(ValueError):
 
 def types_of(schema: Mapping[str, Any]) -> frozenset[str]:
     """The types that a value may have; `number` where it need not be an integer, and then `integer` too."""
-    named = schema.get("type", TYPES)
-    types = frozenset((named,)) if isinstance(named, str) else frozenset(named)
+    named = schema.get("type", list(TYPES))
+    types = frozenset(one for one in (named if isinstance(named, list) else [named]) if isinstance(one, str))
     return types | {"integer"} if "number" in types else types
 
 
@@ -95,13 +95,20 @@ def _says_nothing(keyword: str, value: Any, schema: Mapping[str, Any]) -> bool:
         case "minProperties":
             return isinstance(value, int | float) and value <= len(required_of(schema))
         case "maxProperties":
-            return isinstance(value, int | float) and is_closed(schema) and value >= len(schema.get("properties", ()))
+            return isinstance(value, int | float) and is_closed(schema) and value >= len(properties_of(schema))
     return False
 
 
 def _is_given(dependency: Any, schema: Mapping[str, Any]) -> bool:
     """Whether what a property brings along is so anyway."""
-    return set(dependency) <= required_of(schema) if isinstance(dependency, list) else allows_all(dependency)
+    if isinstance(dependency, list):
+        return all(name in required_of(schema) for name in dependency if isinstance(name, str))
+    return allows_all(dependency)
+
+
+def properties_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    properties = schema.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
 
 
 def required_of(schema: Mapping[str, Any]) -> set[str]:

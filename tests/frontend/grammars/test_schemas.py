@@ -1,5 +1,6 @@
 """JSON schemas: a keyword is honoured, says nothing, or is refused by its place; what fits validates once parsed."""
 
+import contextlib
 import itertools
 import json
 import random
@@ -8,10 +9,12 @@ from functools import cache
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llguidance import LLMatcher
 
 from frontend.grammars.builder import GrammarBuilder
-from frontend.grammars.engine_schema import NotHonoured
+from frontend.grammars.engine_schema import EngineSchema, NotHonoured
 from frontend.grammars.schema_numbers import bounds
 from frontend.grammars.schema_rules import CannotHonour
 from tests.e2e.json_validator import is_valid
@@ -276,6 +279,25 @@ def test_what_cannot_be_honoured_is_named(schema: Any, path: str) -> None:
     with pytest.raises(NotHonoured) as caught:
         GrammarBuilder(lambda _: None).json(schema)
     assert caught.value.path == path
+
+
+KEYWORDS = sorted({*SAYS_NOTHING, "type", "enum", "const", "anyOf", "oneOf", "allOf", "not", "pattern", "$ref"})
+ODD_VALUES = st.recursive(
+    st.sampled_from(
+        [None, True, False, 0, 1, -1, 2.5, 1e300, 2**70, "", "a", "string", "object", "#", "#/a", "#a", "("]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*KEYWORDS, "a"]), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=600)
+@given(st.dictionaries(st.sampled_from([*KEYWORDS, "a"]), ODD_VALUES, max_size=6), st.booleans())
+def test_whatever_a_schema_is_it_is_taken_or_refused(schema: Any, is_lenient: bool) -> None:
+    """With whatever values its keywords have."""
+    with contextlib.suppress(NotHonoured):
+        written = EngineSchema(schema, is_lenient=is_lenient).schema
+        assert json.loads(json.dumps(written)) == written
 
 
 def test_advice_that_cannot_be_honoured_is_left_out() -> None:
