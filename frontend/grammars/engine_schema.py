@@ -65,11 +65,7 @@ class EngineSchema:
         self._num_parts += 1
         if self._num_parts > MAX_PARTS or depth > MAX_DEPTH:
             raise NotHonoured(path, f"is one of more than {MAX_PARTS} schemas, or in more than {MAX_DEPTH} of them")
-        try:
-            check_form(schema, path)
-        except ApiError as error:
-            place = error.param or path
-            raise NotHonoured(place, error.message.removeprefix(f"{place} ").rstrip(".")) from error
+        _check_form(schema, path)
         if isinstance(schema, bool):
             return schema
         document = document_of(schema, document)
@@ -111,7 +107,9 @@ class EngineSchema:
                     del own[wrong.keyword]
         try:
             if "propertyNames" in own:
-                apply_names(own, self._resolved(own.pop("propertyNames"), document))
+                names = self._resolved(own.pop("propertyNames"), document)
+                _check_form(names, f"{path}.propertyNames")
+                apply_names(own, names)
             self._one_of(own, document)
         except CannotHonour as wrong:
             if not self._is_lenient:
@@ -151,6 +149,14 @@ class EngineSchema:
             name = self._names[id(target.schema)] = f"d{len(self._names)}"
             self._waiting.append((name, target))
         return f"#/$defs/{name}"
+
+
+def _check_form(schema: Any, path: str) -> None:
+    try:
+        check_form(schema, path)
+    except ApiError as error:
+        place = error.param or path
+        raise NotHonoured(place, error.message.removeprefix(f"{place} ").rstrip(".")) from error
 
 
 def _put(written: dict[str, Any], keyword: str, value: Any) -> None:

@@ -9,9 +9,7 @@ from frontend.grammars.schema_rules import CannotHonour, assertions, required_of
 def apply_names(schema: dict[str, Any], names: Any) -> None:
     """Changes `schema`, which has `propertyNames` no more, so that its properties have such names. `names`: with no
     reference in it. Raises `CannotHonour`."""
-    rules = assertions({"type": "string", **names}) if isinstance(names, Mapping) else {}
-    if not isinstance(names, Mapping | bool):
-        raise CannotHonour("propertyNames", "must be a schema")
+    rules = assertions({"type": "string", **(names if isinstance(names, Mapping) else {})})
     if names is False or "string" not in types_of(rules):
         schema["maxProperties"] = 0
         return

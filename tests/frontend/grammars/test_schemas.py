@@ -134,6 +134,7 @@ def test_what_says_nothing_of_a_text(keyword: str) -> None:
         ({**OPEN, "unevaluatedProperties": {}}, ['{"a": 1, "b": 1}'], []),
         ({**CLOSED, "unevaluatedProperties": False, "$ref": "#/$defs/x", "$defs": {"x": {}}}, ['{"a": 1}'], []),
         ({**OPEN, "propertyNames": TEXT}, ['{"a": 1, "b": 1}'], []),
+        ({**OPEN, "propertyNames": True}, ['{"a": 1, "b": 1}'], []),
         ({**OPEN, "propertyNames": {"enum": ["a", "b"]}}, ['{"a": 1, "b": "x"}', "{}"], ['{"c": 1}', '{"a": "x"}']),
         ({**OPEN, "propertyNames": {"const": "b"}}, ['{"b": 1}', "{}"], ['{"a": 1}']),
         ({"type": "object", "propertyNames": {"pattern": "^x"}}, ['{"xy": 1}', "{}"], ['{"y": 1}']),
