@@ -1,5 +1,7 @@
 """Structured output with the demo model: what it answers keeps to what was asked, whatever else happens."""
 
+import concurrent.futures
+import contextlib
 import itertools
 import json
 import re
@@ -351,9 +353,9 @@ def test_over_budget_is_refused_while_others_stream(server: Server, client: open
             "response_format.json_schema",
         )
 
-    reader = threading.Thread(target=stream)
-    reader.start()
-    try:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as at_end:
+        reading = pool.submit(stream)
+        at_end.callback(stop.set)
         assert is_streaming.wait(60)
         start = time.monotonic()
         sentence = refuse(SLOW)
@@ -367,9 +369,7 @@ def test_over_budget_is_refused_while_others_stream(server: Server, client: open
             model=server.model, messages=QUESTION, max_tokens=5, response_format=huge
         )
         assert answer.choices
-    finally:
-        stop.set()
-        reader.join()
+    reading.result()
     times = [start, *(one for one in arrivals if start < one < end), end]
     assert max(later - earlier for earlier, later in itertools.pairwise(times)) < (end - start) / 2
 
