@@ -118,7 +118,7 @@ class RingRunner:
     def _bring_masks(self, timeout_ms: int) -> None:
         """While the step is under way; only who waits for a late part has it made, once."""
         assert timeout_ms > 0
-        if self._queue is not None:
+        if self._queue is not None and not self._queue.ended_ns:
             self._queue.ended_ns = time.monotonic_ns()
         if self._masks is None:
             return
