@@ -17,7 +17,7 @@ from tests.e2e.server import Server
 
 FIRST, SECOND = "sk-first", "sk-second"
 LARGE_TOOL = {"type": "function", "name": "f", "description": "x" * 14_000_000, "parameters": {"type": "object"}}
-LONG = {"prompt": "A list", "max_tokens": 1500, "ignore_eos": True}
+LONG = {"prompt": "A list", "max_tokens": 2000, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,9 @@ def test_one_key_does_not_fill_the_queue(guarded: Server) -> None:
     """Whatever the policy, which is fcfs here: of eight places one key has four, and another key finds room."""
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(client(guarded))
-        flood = [stack.enter_context(send(guarded, SECOND)) for _ in range(20)]
+        flood = [stack.enter_context(send(guarded, SECOND)) for _ in range(2)]
+        wait_for(first, running=2, waiting=0)
+        flood += [stack.enter_context(send(guarded, SECOND)) for _ in range(18)]
         wait_for(first, running=2, waiting=4)
         answers: list[httpx.Response] = []
         honest = threading.Thread(

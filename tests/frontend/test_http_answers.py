@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from engine_core.ipc.messages import AddRequest
+from engine_core.ipc.messages import PROTOCOL_VERSION, AddRequest
 from tests.frontend.support import END, MAX_MODEL_LEN, MODEL, Setup, deltas_of, events_of
 
 TEXT = "Grüße, 你好 🦊! The quick brown fox."
@@ -239,7 +239,7 @@ def test_a_long_prompt_is_encoded_beside_the_loop(setup):
 def test_status_endpoints(setup):
     assert setup.http.get("/health").status_code == 200
     assert setup.http.get("/ready").json()["status"] == "ready"
-    assert setup.http.get("/version").json()["protocol_version"] == 1
+    assert setup.http.get("/version").json()["protocol_version"] == PROTOCOL_VERSION
     metrics = setup.http.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
     assert "quire_steps 3" in metrics.text
