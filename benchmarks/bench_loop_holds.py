@@ -1,7 +1,7 @@
 """How long one request holds up a frontend's event loop, and what others feel of it.
 
-A real frontend before a stub core. Each heavy request is sent some times, one after the other; meanwhile another process
-asks for `/health` over and over. The hold is measured inside the frontend (`loop_watch.py`).
+A real frontend before a stub core. Each heavy request is sent some times, one after the other; meanwhile another
+process asks for `/health` over and over. The hold is measured inside the frontend (`loop_watch.py`).
 
     python -m benchmarks.bench_loop_holds
     python -m benchmarks.bench_loop_holds --only tools schema
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.update(process_environment())  # the frontend that is started here finds this source tree by it
     wanted = [one for one in heavy_requests() if not parsed.only or any(word in one.name for word in parsed.only)]
     with tempfile.TemporaryDirectory() as folder, WatchedServer(parsed.model, Path(folder)) as server:
-        print("| request | answered in, ms | longest hold, ms | in CPU time | collection | /health p50 | p99 | longest |")
+        print("| request | answered in, ms | longest hold | in CPU time | collection | /health p50 | p99 | longest |")
         print("|---|---|---|---|---|---|---|---|")
         for request in wanted:
             measure(server, request, parsed.rounds)

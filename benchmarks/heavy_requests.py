@@ -79,7 +79,12 @@ def _tool(number: int, **fields: Any) -> dict[str, Any]:
     properties = {
         f"argument_{i}": {"type": "string", "description": SENTENCE, "maxLength": 100 + i + number} for i in range(5)
     }
-    parameters = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
     function = {"name": f"function_{number}", "description": SENTENCE, "parameters": parameters, **fields}
     return {"type": "function", "function": function}
 

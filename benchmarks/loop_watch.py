@@ -1,8 +1,8 @@
 """A frontend whose event loop is watched from inside: how long one turn of it lasts.
 
 Started in the place of `python -m frontend`, with the same arguments and one more, the file for the figures. A timer
-ticks every millisecond; what lies between two ticks beyond that is a hold of the loop. Beside the time that passed stands the
-CPU time of the loop's thread: on a busy machine only that is the request's own doing.
+ticks every millisecond; what lies between two ticks beyond that is a hold of the loop. Beside the time that passed
+stands the CPU time of the loop's thread: on a busy machine only that is the request's own doing.
 """
 
 import asyncio

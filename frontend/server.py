@@ -23,6 +23,7 @@ from engine_core.ipc.heartbeat import Heartbeats
 from frontend.app import build_app
 from frontend.client import EngineClient
 from frontend.http_protocol import DeadlineHttpProtocol
+from frontend.preparation.pool import PreparationPool
 from frontend.state import FrontendState
 
 BACKLOG = 4096
@@ -42,6 +43,7 @@ class FrontendServer:
     def __init__(
         self,
         config: ServeConfig,
+        preparation: PreparationPool,
         listener: socket.socket,
         link: ControlLink,
         heartbeats: Heartbeats,
@@ -52,7 +54,7 @@ class FrontendServer:
         self._heartbeats = heartbeats
         self._heartbeat_index = heartbeat_index
         self._drain: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._state = FrontendState(config.frontend, EngineClient(config.core_endpoint()))
+        self._state = FrontendState(config.frontend, EngineClient(config.core_endpoint()), preparation)
 
     async def run(self) -> None:
         """Returns when the server has been drained."""
@@ -66,6 +68,7 @@ class FrontendServer:
         await self._finish(server, timeout)
         for task in tasks:
             task.cancel()
+        self._state.preparation.close()
         await self._state.client.close()
 
     async def _listen(self) -> AsyncioServer:
