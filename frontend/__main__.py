@@ -11,6 +11,8 @@ import uvloop
 from engine_core.config.engine_config import load_serve_config
 from engine_core.ipc.control import ControlLink, Failed
 from engine_core.ipc.heartbeat import Heartbeats
+from frontend.preparation.pool import PreparationPool
+from frontend.preparation.preparer import Preparer
 from frontend.server import FrontendServer
 from frontend.text.tokenizer_files import TokenizerError
 
@@ -29,9 +31,18 @@ def main() -> int:
     )
     link = ControlLink.from_fd(arguments.link_fd)
 
+    config = load_serve_config(arguments.config)
+    try:
+        # Before the loop and ZeroMQ have threads: it forks.
+        preparation = PreparationPool(Preparer.load(config.frontend))
+    except TokenizerError as error:
+        link.send(Failed(message=str(error), exit_code=2))
+        return 2
+
     async def serve() -> None:
         server = FrontendServer(
-            load_serve_config(arguments.config),
+            config,
+            preparation,
             socket.socket(fileno=arguments.listen_fd),
             link,
             Heartbeats(arguments.heartbeat_fd),
@@ -39,12 +50,8 @@ def main() -> int:
         )
         await server.run()
 
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve())
-    except TokenizerError as error:
-        link.send(Failed(message=str(error), exit_code=2))
-        return 2
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
     return 0
 
 

@@ -15,6 +15,7 @@ from frontend.api_keys import check_api_key
 from frontend.cors import cors_headers, is_preflight
 from frontend.errors import ApiError
 from frontend.json_response import json_response
+from frontend.preparation.asking import note_asking
 from frontend.routes import ROUTES, Route
 from frontend.state import FrontendState
 from frontend.web_pages import check_body_type, check_host
@@ -84,6 +85,7 @@ def _add_route(app: Sanic, route: Route, state: FrontendState) -> None:
         # A body beyond Sanic's buffer leaves reading paused, and a paused connection does not notice a hang-up.
         if request.transport is not None:
             request.transport.resume_reading()  # type: ignore[attr-defined]
+        note_asking(state.shares.key_of(request) or request.ip, len(request.body))
         return await handler(request, state, **path_values)
 
     app.add_route(answer, route.path, methods=_answered(route), name=_route_name(function_name, route.path))

@@ -14,23 +14,21 @@ import msgspec
 from engine_core.ipc.messages import ERROR_CONTEXT_LENGTH, MAX_SALT_CHARS
 from engine_core.ipc.sampling_params import SamplingParams
 from frontend.bad_words import bad_word_sequences
-from frontend.chat_template import ChatTemplate, RequestTemplates, check_kwargs
-from frontend.conversation import template_messages
 from frontend.errors import ApiError, bad_request
-from frontend.grammars.request_grammar import RequestGrammar, chat_grammar, plain_grammar
+from frontend.grammars.request_grammar import RequestGrammar
 from frontend.output_processor import OutputOptions
-from frontend.parsers.chat_parser import ParserPlan
-from frontend.protocol.chat import ChatCompletionRequest, ChatMessage
+from frontend.preparation.jobs import ChatJob, EncodeJob, GrammarJob, PreparedChat
+from frontend.preparation.pool import PreparationPool
+from frontend.protocol.chat import ChatCompletionRequest
 from frontend.protocol.common import MAX_CHOICES, GenerationRequest
 from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import from_validation
+from frontend.protocol.structure import StructureFields, structure_of
 from frontend.protocol.unsupported import refuse_unsupported
 from frontend.stop_strings import check_stop_strings
 from frontend.system_messages import takes_system_anywhere
-from frontend.text.control_tokens import unmarked
 from frontend.thinking_budget import thinking_fields
-from frontend.tokenizer import TextTokenizer
-from frontend.tools import callable_tools, template_tools
+from frontend.tools import callable_tools
 
 MAX_TOTAL_CHOICES = 512
 """Of one request; each is a request to the engine. Half of what may wait there by default (`--max-num-waiting`): one
@@ -67,7 +65,8 @@ class Limits:
 class Prompt:
     token_ids: "array[int]"
     text: str | None
-    """As the client sent it, where it sent text."""
+    """As the client sent it, where it sent text. Of a chat, as rendered, and whole also where the ids are truncated:
+    its end tells whether the model goes on with reasoning."""
 
 
 class InputProcessor:
@@ -75,61 +74,29 @@ class InputProcessor:
 
     def __init__(
         self,
-        tokenizer: TextTokenizer,
-        chat_template: ChatTemplate,
+        preparation: PreparationPool,
         limits: Limits,
         default_sampling: Mapping[str, float | int],
-        request_templates: RequestTemplates,
-        parsers: ParserPlan,
     ) -> None:
         self.limits = limits
-        self._tokenizer = tokenizer
-        self._chat_template = chat_template
+        self._preparation = preparation
+        self._preparer = preparation.preparer
+        self._tokenizer = self._preparer.tokenizer
         self._default_sampling = default_sampling
-        self._request_templates = request_templates
-        self._parsers = parsers
-        self.takes_system_anywhere = takes_system_anywhere(chat_template)
+        self.takes_system_anywhere = takes_system_anywhere(self._preparer.chat_template)
 
     async def chat_prompt(self, request: ChatCompletionRequest) -> Prompt:
-        text = self.render_chat(
-            request.messages,
-            tools=template_tools(request.tools, request.tool_choice),
-            add_generation_prompt=request.add_generation_prompt,
-            continue_final_message=bool(request.continue_final_message),
-            kwargs=request.chat_template_kwargs,
-            template=request.chat_template,
-        )
-        # The template writes the special tokens itself.
-        prompt = await self._encode(text, bool(request.add_special_tokens), "messages")
-        prompt = replace(prompt, text=unmarked(text))
-        return self._truncate(prompt, request, request.max_answer_tokens)
+        """The conversation alone, whatever is said of the answer."""
+        return self._chat_prompt(request, await self._preparation.run(ChatJob(request, wants_grammar=False)))
 
-    def render_chat(
-        self,
-        messages: list[ChatMessage],
-        *,
-        tools: list[dict[str, Any]] | None,
-        add_generation_prompt: bool | None,
-        continue_final_message: bool,
-        kwargs: dict[str, Any] | None,
-        template: str | None,
-    ) -> str:
-        """A conversation as the text that the model reads. `template`: the request's own."""
-        chat_template = self._chat_template if template is None else self._request_templates.compile(template)
-        if add_generation_prompt and continue_final_message:
-            raise bad_request(
-                "continue_final_message must not be combined with add_generation_prompt.", "continue_final_message"
-            )
-        plain = template_messages(messages)
-        if add_generation_prompt is None:
-            add_generation_prompt = not continue_final_message
-        return chat_template.render(
-            plain,
-            tools=tools,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            kwargs=check_kwargs(kwargs),
-        )
+    async def prepare_chat(self, request: ChatCompletionRequest) -> tuple[Prompt, RequestGrammar | None]:
+        """The conversation, and what the answer has to be, if the request says so."""
+        prepared = await self._preparation.run(ChatJob(request, wants_grammar=True))
+        return self._chat_prompt(request, prepared), prepared.grammar
+
+    def _chat_prompt(self, request: ChatCompletionRequest, prepared: PreparedChat) -> Prompt:
+        prompt = self._text_prompt(prepared.text, prepared.token_ids, "messages")
+        return replace(self._truncate(prompt, request, request.max_answer_tokens), text=prepared.text)
 
     async def completion_prompts(self, request: CompletionRequest) -> list[Prompt]:
         """Every form of `prompt` as a list of prompts."""
@@ -140,7 +107,8 @@ class InputProcessor:
         add_special_tokens = request.add_special_tokens is not False
         prompt = request.prompt
         if isinstance(prompt, str):
-            return [await self._encode(prompt, add_special_tokens, "prompt")]
+            (token_ids,) = await self._preparation.run(EncodeJob([prompt], add_special_tokens))
+            return [self._text_prompt(prompt, token_ids, "prompt")]
         if not prompt:
             raise bad_request("prompt must not be an empty list.", "prompt")
         if all(isinstance(entry, int) for entry in prompt):
@@ -152,7 +120,7 @@ class InputProcessor:
             raise bad_request("prompt must not mix texts and token ids.", f"prompt[{index}]")
         if lists:
             return [self._from_ids(entry, f"prompt[{index}]") for index, entry in enumerate(lists)]
-        all_token_ids = await self._tokenizer.encode_all_async(texts, add_special_tokens)
+        all_token_ids = await self._preparation.run(EncodeJob(texts, add_special_tokens))
         return [
             self._text_prompt(text, token_ids, f"prompt[{index}]")
             for index, (text, token_ids) in enumerate(zip(texts, all_token_ids, strict=True))
@@ -227,7 +195,7 @@ class InputProcessor:
     @property
     def knows_reasoning(self) -> bool:
         """Whether reasoning is told apart from the answer."""
-        return self._parsers.reasoning_format is not None
+        return self._preparer.parsers.reasoning_format is not None
 
     def _thinking_budget(self, request: GenerationRequest, prompt: Prompt, budget: int) -> dict[str, Any]:
         if not isinstance(request, ChatCompletionRequest) or not self.knows_reasoning:
@@ -235,17 +203,7 @@ class InputProcessor:
                 "thinking_token_budget needs a chat with a model whose reasoning is known (--reasoning-parser).",
                 "thinking_token_budget",
             )
-        return thinking_fields(budget, self._parsers_for(request), self._text_of(prompt), self._tokenizer)
-
-    def _parsers_for(self, request: ChatCompletionRequest) -> ParserPlan:
-        """A message that is gone on with has its reasoning behind it."""
-        return self._parsers.without_reasoning() if request.continue_final_message else self._parsers
-
-    def _text_of(self, prompt: Prompt) -> str:
-        """Its end tells whether the model goes on with reasoning, also where the prompt was truncated."""
-        if prompt.text is not None:
-            return prompt.text
-        return self._tokenizer.decode(list(prompt.token_ids), skip_special_tokens=False)
+        return thinking_fields(budget, self._preparer.parsers_for(request), prompt.text or "", self._tokenizer)
 
     def output_options(self, request: GenerationRequest) -> OutputOptions:
         stop_strings = request.stop_strings
@@ -266,8 +224,8 @@ class InputProcessor:
         tools = callable_tools(request.tools, request.tool_choice)
         return replace(
             self.output_options(request),
-            parsers=self._parsers_for(request).for_request(
-                self._text_of(prompt),
+            parsers=self._preparer.parsers_for(request).for_request(
+                prompt.text or "",
                 tools.schemas,
                 is_restricted=tools.is_restricted,
                 is_call_forced=tools.is_forced,
@@ -277,19 +235,12 @@ class InputProcessor:
             logprobs_of_content=bool(request.logprobs),
         )
 
-    def chat_grammar(self, request: ChatCompletionRequest, prompt: Prompt) -> RequestGrammar | None:
-        """What the answer has to be, if the request says so. Raises a 400."""
-        return chat_grammar(
-            request,
-            callable_tools(request.tools, request.tool_choice).rules(request.parallel_tool_calls is not False),
-            self._parsers_for(request),
-            self._text_of(prompt),
-            self._tokenizer.grammar_token_id,
-        )
-
-    def completion_grammar(self, request: GenerationRequest) -> RequestGrammar | None:
-        """The same for what has neither reasoning nor tools."""
-        return plain_grammar(request, self._tokenizer.grammar_token_id)
+    async def completion_grammar(self, request: GenerationRequest) -> RequestGrammar | None:
+        """What the answer has to be that has neither reasoning nor tools. Raises a 400."""
+        if structure_of(request) is None:
+            return None
+        fields = {name: getattr(request, name) for name in StructureFields.__struct_fields__}
+        return await self._preparation.run(GrammarJob(StructureFields(**fields)))
 
     def check_choices(self, request: GenerationRequest, num_prompts: int, num_samples: int) -> None:
         """Raises a 400 for an `n` out of range, `stream_options` without a stream, and what is not supported.
@@ -315,15 +266,15 @@ class InputProcessor:
             if value is not None and not 1 <= len(value) <= limit:
                 raise bad_request(f"{name} must have 1 to {limit} characters.", name)
 
-    async def _encode(self, text: str, add_special_tokens: bool, param: str) -> Prompt:
-        return self._text_prompt(text, await self._tokenizer.encode_async(text, add_special_tokens), param)
-
-    def _text_prompt(self, text: str, token_ids: list[int], param: str) -> Prompt:
+    def _text_prompt(self, text: str, token_ids: bytes, param: str) -> Prompt:
+        """`token_ids`: int32."""
         if not token_ids:
             raise bad_request(f"{param} must not be empty.", param)
+        column = array("i")
+        column.frombytes(token_ids)
         if self._tokenizer.num_tokens > self.limits.vocab_size:
-            self._check_token_ids((max(token_ids),), param)
-        return Prompt(array("i", token_ids), text)
+            self._check_token_ids((max(column),), param)
+        return Prompt(column, text)
 
     def _from_ids(self, token_ids: Sequence[int], param: str) -> Prompt:
         if not token_ids:

@@ -23,6 +23,7 @@ from frontend.app import build_app
 from frontend.client import EngineClient
 from frontend.draining import close_connections
 from frontend.http_protocol import DeadlineHttpProtocol
+from frontend.preparation.pool import PreparationPool
 from frontend.state import FrontendState
 from frontend.web_pages import served_hosts
 
@@ -41,6 +42,7 @@ class FrontendServer:
     def __init__(
         self,
         config: ServeConfig,
+        preparation: PreparationPool,
         listener: socket.socket,
         link: ControlLink,
         heartbeats: Heartbeats,
@@ -51,7 +53,7 @@ class FrontendServer:
         self._heartbeats = heartbeats
         self._heartbeat_index = heartbeat_index
         self._drain: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._state = FrontendState(config.frontend, EngineClient(config.core_endpoint()))
+        self._state = FrontendState(config.frontend, EngineClient(config.core_endpoint()), preparation)
 
     async def run(self) -> None:
         """Returns when the server has been drained."""
@@ -65,6 +67,7 @@ class FrontendServer:
         await self._finish(server, timeout)
         for task in tasks:
             task.cancel()
+        self._state.preparation.close()
         await self._state.client.close()
 
     async def _listen(self) -> AsyncioServer:

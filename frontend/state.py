@@ -9,16 +9,14 @@ from typing import Any
 
 from engine_core.config.engine_config import FrontendConfig
 from engine_core.ipc.messages import ERROR_ENGINE_DEAD, ERROR_SHUTTING_DOWN
-from frontend.chat_template import RequestTemplates, load_chat_template
 from frontend.client import EngineClient
 from frontend.errors import ApiError, unavailable
 from frontend.input_processor import InputProcessor, Limits
-from frontend.parsers.chat_parser import ParserPlan
+from frontend.preparation.pool import PreparationPool
 from frontend.responses.log import ResponseLog
 from frontend.shares import Shares
 from frontend.sse import KeepAlive
 from frontend.text.tokenizer_files import load_tokenizer_config
-from frontend.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ STALL_SECONDS = 60.0
 class FrontendState:
     """Made before the server starts; `input_processor` exists once the engine core has introduced itself."""
 
-    def __init__(self, config: FrontendConfig, client: EngineClient) -> None:
+    def __init__(self, config: FrontendConfig, client: EngineClient, preparation: PreparationPool) -> None:
         self.config = config
         self.client = client
         self.created = int(time.time())
@@ -40,12 +38,8 @@ class FrontendState:
         """Of the responses that run in the background in this process, by id."""
         self.num_open = 0
         """Handlers that generate or follow a response right now."""
-        self.tokenizer = TextTokenizer.from_folder(
-            config.model_path, sanitize_control_tokens=config.sanitize_control_tokens
-        )
-        self._chat_template = load_chat_template(
-            config.model_path, config.chat_template, self.tokenizer.special_tokens, self.tokenizer.control_tokens
-        )
+        self.preparation = preparation
+        self.tokenizer = preparation.preparer.tokenizer
         self._input_processor: InputProcessor | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -65,14 +59,7 @@ class FrontendState:
                 vocab_size=info.vocab_size,
                 eos_token_ids=self.config.eos_token_ids,
             )
-            self._input_processor = InputProcessor(
-                self.tokenizer,
-                self._chat_template,
-                limits,
-                self.config.default_sampling,
-                RequestTemplates(self._chat_template, self.config.trust_request_chat_template),
-                ParserPlan(self.config.tool_call_parser, self.config.reasoning_parser),
-            )
+            self._input_processor = InputProcessor(self.preparation, limits, self.config.default_sampling)
         return self._input_processor
 
     @property
@@ -80,7 +67,7 @@ class FrontendState:
         """What a client needs that renders and tokenizes itself: tokenizer_config.json, with the special tokens as
         texts and the chat template that is really used."""
         info = {**load_tokenizer_config(self.config.model_path), **self.tokenizer.special_tokens}
-        template = self._chat_template.sources.get("default")
+        template = self.preparation.preparer.chat_template.sources.get("default")
         return info if template is None else {**info, "chat_template": template}
 
     def model_name(self, asked: str | None) -> str:

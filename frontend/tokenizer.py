@@ -1,23 +1,12 @@
 """Text to token ids and back, by the `tokenizers` library alone: nothing here loads torch or transformers."""
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from frontend.text.control_tokens import END, START, ControlTokens, encode_marked
 from frontend.text.tokenizer_files import load_tokenizer
-
-SLOW_PROMPT_CHARS = 50_000
-"""Longer texts are encoded in a thread (the library gives up the interpreter lock), so that streams go on meanwhile."""
-SLOW_NUM_TOKENS = 10_000
-"""The same for what is done token by token."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class TextTokenizer:
@@ -47,7 +36,6 @@ class TextTokenizer:
         )
         self.num_tokens: int = tokenizer.get_vocab_size()
         """Of the vocabulary with what is added to it. It may be more than the model has embeddings for."""
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
         # A token's bytes are asked for again and again where log-probabilities are, so they are kept.
         self.token_bytes = lru_cache(maxsize=65536)(self._find_token_bytes)
         self.token_text = lru_cache(maxsize=65536)(self._find_token_text)
@@ -84,32 +72,6 @@ class TextTokenizer:
             return encode_marked(self.tokenizer, self._marked.split(text), add_special_tokens)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
-
-    def encode_all(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
-        return [self.encode(text, add_special_tokens) for text in texts]
-
-    async def encode_async(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Like `encode`, away from the event loop when the text is long."""
-        return (await self.encode_all_async([text], add_special_tokens))[0]
-
-    async def encode_all_async(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
-        """Like `encode_all`, away from the event loop when the texts are long together."""
-        is_slow = sum(map(len, texts)) > SLOW_PROMPT_CHARS
-        return await self._call(is_slow, self.encode_all, texts, add_special_tokens)
-
-    async def decode_async(self, token_ids: list[int], skip_special_tokens: bool) -> str:
-        """Like `decode`, away from the event loop when there are many tokens."""
-        return await self._call(len(token_ids) > SLOW_NUM_TOKENS, self.decode, token_ids, skip_special_tokens)
-
-    async def token_texts_async(self, token_ids: Sequence[int]) -> list[str]:
-        """`token_text` of each, away from the event loop when there are many."""
-        return await self._call(len(token_ids) > SLOW_NUM_TOKENS, lambda: [self.token_text(one) for one in token_ids])
-
-    async def _call(self, is_slow: bool, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if not is_slow:
-            return function(*args, **kwargs)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool) -> str:
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)

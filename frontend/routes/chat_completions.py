@@ -58,8 +58,7 @@ async def chat_order(chat: ChatCompletionRequest, state: FrontendState, request:
     if chat.top_logprobs is not None and not chat.logprobs:
         raise bad_request("top_logprobs must come with logprobs: true.", "top_logprobs")
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
-    prompt = await processor.chat_prompt(chat)
-    grammar = processor.chat_grammar(chat, prompt)
+    prompt, grammar = await processor.prepare_chat(chat)
     sampling = processor.sampling(
         chat,
         prompt,

@@ -49,7 +49,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
         )
         if completion.max_tokens == 0 and completion.scored_tops is None:
             return _echo_only(completion, prompts, answer, headers)
-        order = _order(completion, prompts, response_id, state, request)
+        order = await _order(completion, prompts, response_id, state, request)
         if order.beams:
             beams = BeamGeneration(order, completion.num_choices, state.tokenizer, state.client)
             return json_response(answer.whole(await beams.collect(), beams.usage()), headers=headers)
@@ -107,7 +107,7 @@ def _scored_only(
     return json_response(answer.whole(pieces, figures), headers=headers)
 
 
-def _order(
+async def _order(
     completion: CompletionRequest,
     prompts: list[Prompt],
     response_id: str,
@@ -118,7 +118,7 @@ def _order(
     # Outputs are compared by their log-probabilities, wanted or not.
     is_ranked = completion.num_samples > completion.num_choices and not completion.use_beam_search
     logprobs = 0 if is_ranked and completion.logprobs is None else completion.logprobs
-    grammar = processor.completion_grammar(completion)
+    grammar = await processor.completion_grammar(completion)
     samplings = [
         processor.sampling(
             completion,

@@ -5,13 +5,17 @@ import pytest
 from benchmarks.stub_config import frontend_config
 from frontend import state as state_module
 from frontend.client import EngineClient
+from frontend.preparation.pool import PreparationPool
+from frontend.preparation.preparer import Preparer
 from frontend.state import FrontendState
 from tests.frontend.support import write_model_folder
 
 
 def test_only_work_without_steps_is_a_stall(tmp_path, monkeypatch: pytest.MonkeyPatch):
     write_model_folder(tmp_path)
-    state = FrontendState(frontend_config(tmp_path), EngineClient("ipc://nowhere"))
+    config = frontend_config(tmp_path)
+    preparation = PreparationPool(Preparer.load(config))
+    state = FrontendState(config, EngineClient("ipc://nowhere"), preparation)
     now = 100.0
     monkeypatch.setattr(state_module.time, "monotonic", lambda: now)
     assert state.note_progress(5, 1) == 0
@@ -24,3 +28,4 @@ def test_only_work_without_steps_is_a_stall(tmp_path, monkeypatch: pytest.Monkey
     now = 200.0
     assert state.note_progress(6, 2) == 10
     state.client._context.term()
+    preparation.close()

@@ -1,8 +1,6 @@
 """Detokenization and stop strings: however a text is cut, the same text comes out."""
 
-import asyncio
 import itertools
-import threading
 
 import pytest
 from hypothesis import assume, given
@@ -208,27 +206,6 @@ def test_after_a_stop_string_nothing_counts():
     assert processor.num_output_tokens == len(piece.token_ids) <= len(ids)
     late = processor.push(TokenDelta(int32_array(ids), None, finished()))
     assert (late.text, late.finish_reason) == ("", None)
-
-
-def test_what_is_long_in_all_leaves_the_event_loop():
-    tokenizer = byte_level()
-    threads = set()
-    encode = tokenizer.encode
-
-    def noting(text: str, add_special_tokens: bool) -> list[int]:
-        threads.add(threading.current_thread().name.partition("_")[0])
-        return encode(text, add_special_tokens)
-
-    tokenizer.encode = noting  # type: ignore[method-assign]
-    texts = ["hello world " * 100] * 50
-    assert asyncio.run(tokenizer.encode_all_async(texts[:2], False)) == [encode(text, False) for text in texts[:2]]
-    assert threads == {"MainThread"}
-    threads.clear()
-    assert len(asyncio.run(tokenizer.encode_all_async(texts, False))) == 50
-    assert threads == {"tokenize"}
-    token_ids = encode("hello ", False) * 5000
-    assert asyncio.run(tokenizer.decode_async(token_ids, False)) == "hello " * 5000
-    assert asyncio.run(tokenizer.token_texts_async(token_ids)) == [tokenizer.token_text(one) for one in token_ids]
 
 
 @pytest.mark.parametrize("stop", ["", [""], ["a"] * 33, "x" * 1025])
