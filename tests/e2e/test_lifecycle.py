@@ -200,7 +200,8 @@ def test_what_stands_still_does_not_keep_a_server_from_stopping(start: Start, mo
 def test_a_killed_supervisor_leaves_no_process(start: Start) -> None:
     server = start("--frontends", "2").wait_until_ready()
     children = server.processes()
-    assert len(children) == 6  # core, worker, two frontends, the grammar process and its forking child
+    # Core, worker, two frontends with a forking child each, the grammar process and its forking child.
+    assert len(children) == 8
     load = Load(server).running()
     server.signal(signal.SIGKILL)
     assert server.wait() == -signal.SIGKILL

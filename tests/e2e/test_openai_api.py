@@ -253,5 +253,6 @@ def test_only_the_worker_loads_torch(server: Server) -> None:
 
     assert [loads_torch(pid) for pid in server.processes("gpu_workers")] == [True]
     others = [server.process.pid, *server.processes("engine_core"), *server.processes("frontend")]
-    assert len(others) == 4
+    # The frontend's forking child, too, and a preparation process for each of the long requests that came together.
+    assert len(others) >= 5
     assert not any(map(loads_torch, others))
