@@ -19,7 +19,7 @@ CUDA_CONTEXT_BYTES = 512 * MIB
 """The driver's context with the code of torch's, cuBLAS' and our kernels."""
 CUBLAS_WORKSPACE_BYTES = 32 * MIB
 GRAPH_BYTES = 3 * MIB // 2
-NUM_GRAPHS = 128
+NUM_GRAPHS = 116
 """About as many as `gpu_workers` captures by default; each keeps its nodes on the device, not its intermediates."""
 
 COMMUNICATION_BYTES = 256 * MIB

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 _DECODE_STEPS = ((8, 8), (256, 8), (512, 16), (8192, 64))
 _SHARED_STEPS = ((512, 32), (8192, 128))
-_MIXED_STEPS = ((64, 32), (2048, 64), (4096, 128), (16384, 512), (2**20, 2048))
+_MIXED_STEPS = ((64, 32), (512, 64), (1024, 128), (2048, 64), (4096, 256), (16384, 512), (2**20, 2048))
 """Up to that many, sizes lie that far apart."""
 _BESIDE = tuple((size + 32) for size in (512, 1024, 2048, 4096))
 """A prompt or chunk of a common length beside a few sequences that decode should cost little more than alone. Padded to

@@ -23,7 +23,7 @@ def test_every_step_fits(max_num_seqs: int, max_tokens: int) -> None:
         assert not size.is_decode
         assert num_tokens <= size.num_tokens <= max_tokens
         assert size.num_seqs == max_num_seqs
-        assert size.num_tokens - num_tokens < max(64, num_tokens // 8)
+        assert size.num_tokens - num_tokens <= max(64, num_tokens // 4)
 
 
 def test_a_common_beginning_is_read_apart_where_that_spares_enough() -> None:
