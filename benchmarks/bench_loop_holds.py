@@ -121,13 +121,15 @@ class WatchedServer:
 
 
 def _stub_core(config: ServeConfig, model: Path) -> StubCore:
-    ids = Tokenizer.from_file(str(model / "tokenizer.json")).encode("Yes, it does.", add_special_tokens=False).ids
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    ids = tokenizer.encode("Yes, it does.", add_special_tokens=False).ids
     shared: Any = SimpleNamespace(responses=ResponseStore(), has_left=lambda client: False)
     kept = ("store_response", "load_response")
     return StubCore(
         config.core_endpoint(),
         lambda add: Reply(token_ids=ids, endless=True, num_top=20),
         max_model_len=MAX_MODEL_LEN,
+        vocab_size=tokenizer.get_vocab_size(),
         utilities={
             "metrics": lambda arguments: "# TYPE quire_steps counter\nquire_steps 3\n" * 100,
             **{name: partial(METHODS[name], shared, b"a frontend") for name in kept},

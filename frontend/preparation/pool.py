@@ -54,7 +54,9 @@ class _Process:
 
     @property
     def is_alive(self) -> bool:
-        return self.is_usable and not select.select([self._pidfd], [], [], 0)[0]
+        poll = select.poll()  # `select.select` takes no descriptor from 1024 on
+        poll.register(self._pidfd, select.POLLIN)
+        return self.is_usable and not poll.poll(0)
 
     async def ask(self, frame: bytes) -> Reply:
         """Raises `_ProcessEnded`."""
