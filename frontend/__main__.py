@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import socket
 import sys
@@ -38,6 +39,9 @@ def main() -> int:
     except TokenizerError as error:
         link.send(Failed(message=str(error), exit_code=2))
         return 2
+    # Modules, tokenizer and templates stay for good: a collection in the middle of requests need not look at them.
+    gc.collect()
+    gc.freeze()
 
     async def serve() -> None:
         server = FrontendServer(
