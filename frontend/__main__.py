@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import logging
 import socket
 import sys
@@ -39,9 +38,6 @@ def main() -> int:
     except TokenizerError as error:
         link.send(Failed(message=str(error), exit_code=2))
         return 2
-    # Modules, tokenizer and templates stay for good: a collection in the middle of requests need not look at them.
-    gc.collect()
-    gc.freeze()
 
     async def serve() -> None:
         server = FrontendServer(

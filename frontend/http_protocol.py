@@ -43,7 +43,10 @@ class StrictHttp(Http):
     """True or "chunked" while the body comes."""
 
     async def http1(self) -> None:
-        await super().http1()
+        try:
+            await super().http1()
+        finally:
+            self.response_func = None  # a method of its own: after half an answer, a cycle
         if self.recv_buffer or self.request_body:
             await self.protocol.read_on()
 
@@ -58,6 +61,13 @@ class StrictHttp(Http):
         except MalformedRequest as error:
             raise BadRequest(str(error)) from error
         await super().http1_request_header()
+
+    async def error_response(self, exception: Exception) -> None:
+        try:
+            await super().error_response(exception)
+        finally:
+            # Sanic's frame has the exception, and its traceback the frame: a cycle for each client that hangs up.
+            exception.__traceback__ = None
 
     async def read(self) -> bytes | None:
         if self.request_bytes > self.request_max_size:

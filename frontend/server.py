@@ -19,11 +19,13 @@ from sanic.server.async_server import AsyncioServer
 from engine_core.config.engine_config import ServeConfig
 from engine_core.ipc.control import ControlLink, Drain, LinkClosed, Ready
 from engine_core.ipc.heartbeat import Heartbeats
+from frontend import garbage
 from frontend.app import build_app
 from frontend.client import EngineClient
 from frontend.draining import close_connections
 from frontend.http_protocol import DeadlineHttpProtocol
 from frontend.preparation.pool import PreparationPool
+from frontend.routes.documentation import openapi_json
 from frontend.state import FrontendState
 from frontend.web_pages import served_hosts
 
@@ -62,6 +64,7 @@ class FrontendServer:
         await self._state.client.connect(CONNECT_SECONDS)
         tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._state.keep_alive.run())]
         server = await self._listen()
+        garbage.hold()
         self._link.send(Ready(details={"pid": os.getpid()}))
         timeout = await _unless_failed(self._drain, tasks)
         await self._finish(server, timeout)
@@ -72,6 +75,7 @@ class FrontendServer:
 
     async def _listen(self) -> AsyncioServer:
         config = self._state.config
+        openapi_json(bool(config.api_key_digests))  # 10 ms that no request has to wait for
         hosts = served_hosts(self._listener.getsockname()[0], config.host, config.allowed_hosts)
         app: Sanic = build_app(self._state, hosts)
         server = await app.create_server(
@@ -104,6 +108,8 @@ class FrontendServer:
         state = self._state
         while True:
             self._heartbeats.beat(self._heartbeat_index, state.progress, state.client.num_open_requests)
+            if state.num_open == 0:
+                garbage.collect()
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _finish(self, server: AsyncioServer, timeout: float) -> None:

@@ -262,5 +262,6 @@ class StreamGroup:
 
     def close(self) -> None:
         """Ends all that still run."""
+        self._inbox.ready.clear()  # an unread stream would hold itself through the inbox
         for stream in self._streams:
             stream.close()

@@ -94,6 +94,7 @@ class PreparationPool:
         assert isinstance(job, AnyJob)
         try:
             async with self._turns.turn(asking().client):
+                await asyncio.sleep(0)  # reading a long body and writing it again are two turns of the loop
                 reply = await self._ask(encode_job(job))
         except TooManyWaiting:
             raise _overloaded("Too many long requests of this client wait to be prepared.") from None

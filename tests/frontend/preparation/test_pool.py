@@ -1,14 +1,24 @@
 """Jobs in preparation processes: the results of the loop, and what becomes of a process that ends."""
 
 import asyncio
+import os
 import select
 import signal
 
+import pytest
+
 from benchmarks.stub_config import frontend_config
-from frontend.preparation.jobs import EncodeJob
+from frontend.errors import ApiError
+from frontend.preparation import pool as pool_module
+from frontend.preparation import processes
+from frontend.preparation.jobs import AnyJob, ChatJob, DetokenizeJob, EncodeJob, GrammarJob
 from frontend.preparation.pool import PreparationPool
 from frontend.preparation.preparer import Preparer
+from frontend.protocol.chat import ChatCompletionRequest, ChatMessage
+from frontend.protocol.structure import StructureFields
 from tests.frontend.support import write_model_folder
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
 def test_a_heavy_job_has_the_result_of_the_loop_and_an_ended_process_is_replaced(tmp_path):
@@ -26,4 +36,74 @@ def test_a_heavy_job_has_the_result_of_the_loop_and_an_ended_process_is_replaced
             select.select([process._pidfd], [], [])
 
     asyncio.run(run())
+    pool.close()
+
+
+def chat_job(content: str, **fields: object) -> ChatJob:
+    request = ChatCompletionRequest(messages=[ChatMessage(role="user", content=content)], **fields)  # type: ignore[arg-type]
+    return ChatJob(request, wants_grammar=True)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        chat_job("refuse me", chat_template="{{ raise_exception('No.') }}"),
+        chat_job("Hello " * 2000, response_format={"type": "json_schema", "json_schema": {"schema": {"type": 3}}}),
+        GrammarJob(StructureFields(guided_grammar="no rule")),
+        DetokenizeJob(b'{"tokens": [-1]}' + b" " * 10_000, is_strict=False),
+    ],
+)
+def test_what_is_wrong_is_the_same_error_from_a_process(tmp_path, job: AnyJob):
+    write_model_folder(tmp_path)
+    pool = PreparationPool(Preparer.load(frontend_config(tmp_path, trust_request_chat_template=True)))
+    assert not job.is_light
+    with pytest.raises(ApiError) as here:
+        job.run(pool.preparer)
+    with pytest.raises(ApiError) as there:
+        asyncio.run(pool.run(job))  # type: ignore[arg-type]
+    pool.close()
+    assert here.value.status == 400
+    assert (there.value.body(), there.value.status) == (here.value.body(), here.value.status)
+
+
+def test_whole_numbers_of_any_length_reach_a_process(tmp_path):
+    write_model_folder(tmp_path)
+    pool = PreparationPool(Preparer.load(frontend_config(tmp_path)))
+    job = chat_job("Hello " * 2000, guided_json={"type": "integer", "maximum": 10**30})
+    assert asyncio.run(pool.run(job)) == job.run(pool.preparer)
+    pool.close()
+
+
+def test_a_template_that_takes_too_long_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    for module in (processes, pool_module):
+        monkeypatch.setattr(module, "JOB_SECONDS", 0.2)
+    write_model_folder(tmp_path)
+    pool = PreparationPool(Preparer.load(frontend_config(tmp_path, trust_request_chat_template=True)))
+    with pytest.raises(ApiError, match=r"takes more than 0\.2 seconds") as refusal:
+        asyncio.run(pool.run(chat_job("Hello", chat_template=ENDLESS)))
+    pool.close()
+    assert refusal.value.status == 400
+
+
+def test_the_loop_turns_during_a_job_and_a_client_that_hangs_up_ends_it(tmp_path):
+    write_model_folder(tmp_path)
+    pool = PreparationPool(Preparer.load(frontend_config(tmp_path, trust_request_chat_template=True)))
+
+    async def run() -> int:
+        await pool.run(EncodeJob(["The quick fox. " * 1000], True))
+        ended = os.dup(pool._idle[0]._pidfd)
+        endless = asyncio.create_task(pool.run(chat_job("Hello", chat_template=ENDLESS)))
+        light = EncodeJob(["A fox."], True)
+        for _ in range(100):
+            await asyncio.sleep(0)
+            await pool.run(light)
+        assert not endless.done()
+        endless.cancel()
+        await asyncio.wait([endless])
+        assert endless.cancelled()
+        assert select.select([ended], [], [], 30)[0], "its process is gone"
+        os.close(ended)
+        return pool._turns.num_running + pool._turns.num_waiting + len(pool._idle)
+
+    assert asyncio.run(run()) == 0
     pool.close()
