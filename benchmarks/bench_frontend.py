@@ -63,6 +63,8 @@ class Reader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last = time.monotonic()
+        if not self.first and b" 200 " not in data[:16]:
+            self._done.set_exception(RuntimeError(f"The frontend answered {data[:500]!r}."))
         self.first = self.first or self.last
         self.num_events += data.count(b"data: {")
         self._tail = (self._tail + data)[-32:]
@@ -96,7 +98,8 @@ async def read_streams(port: int, load: Load) -> tuple[float, int]:
 
 def measure(model_folder: Path, load: Load, cores: list[int]) -> None:
     """Starts stub and frontend, runs the load, prints one line."""
-    token_ids = Tokenizer.from_file(str(model_folder / "tokenizer.json")).encode(TEXT, add_special_tokens=False).ids
+    tokenizer = Tokenizer.from_file(str(model_folder / "tokenizer.json"))
+    token_ids = tokenizer.encode(TEXT, add_special_tokens=False).ids
     with tempfile.TemporaryDirectory() as folder:
         formats = {"tool_call_parser": "hermes", "reasoning_parser": "qwen3"} if load.with_parsers else {}
         config = serve_config(Path(folder), frontend_config(model_folder, **formats))
@@ -104,6 +107,7 @@ def measure(model_folder: Path, load: Load, cores: list[int]) -> None:
         config_file.write_bytes(msgspec.json.encode(config))
         command = [sys.executable, "-m", "benchmarks.stub_core", config.core_endpoint()]
         command += ["--steps-per-second", str(load.steps_per_second), "--token-ids", ",".join(map(str, token_ids))]
+        command += ["--vocab-size", str(tokenizer.get_vocab_size())]
         stub = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert stub.stdout is not None
         assert stub.stdin is not None

@@ -356,6 +356,7 @@ def main() -> None:
     parser.add_argument("endpoint")
     parser.add_argument("--steps-per-second", type=float, required=True)
     parser.add_argument("--token-ids", required=True, help="comma-separated script of every request")
+    parser.add_argument("--vocab-size", type=int, default=4096)
     arguments = parser.parse_args()
     token_ids = [int(token_id) for token_id in arguments.token_ids.split(",")]
 
@@ -364,7 +365,8 @@ def main() -> None:
         repeats = -(-count // len(token_ids))
         return Reply(token_ids=(token_ids * repeats)[:count])
 
-    core = StubCore(arguments.endpoint, script, step_seconds=1 / arguments.steps_per_second).start()
+    step_seconds = 1 / arguments.steps_per_second
+    core = StubCore(arguments.endpoint, script, step_seconds=step_seconds, vocab_size=arguments.vocab_size).start()
     print("listening", flush=True)
     try:
         while os.read(0, 1024):

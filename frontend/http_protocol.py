@@ -46,7 +46,8 @@ class StrictHttp(Http):
         try:
             await super().http1()
         finally:
-            self.response_func = None  # a method of its own: after half an answer, a cycle
+            # A method of its own: after half an answer, a cycle.
+            self.response_func = None  # type: ignore[assignment]
         if self.recv_buffer or self.request_body:
             await self.protocol.read_on()
 
