@@ -37,7 +37,7 @@ class FrontendState:
         self.response_logs: dict[str, ResponseLog] = {}
         """Of the responses that run in the background in this process, by id."""
         self.num_open = 0
-        """Handlers that generate or follow a response right now."""
+        """Handlers that prepare, generate or follow a response right now."""
         self.preparation = preparation
         self.tokenizer = preparation.preparer.tokenizer
         self._input_processor: InputProcessor | None = None

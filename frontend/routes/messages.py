@@ -52,7 +52,8 @@ async def count_tokens(request: Request, state: FrontendState) -> HTTPResponse:
     try:
         chat = as_chat(asked)
         chat.messages = arranged(chat.messages, processor.takes_system_anywhere)
-        prompt = await processor.chat_prompt(chat)
+        with state.counted():
+            prompt = await processor.chat_prompt(chat)
     except ApiError as error:
         raise own_names(error) from error
     return json_response(TokenCount(input_tokens=len(prompt.token_ids)), headers=warning_header(unknown))

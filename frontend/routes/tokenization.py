@@ -11,12 +11,14 @@ from frontend.state import FrontendState
 
 async def tokenize(request: Request, state: FrontendState) -> HTTPResponse:
     job = TokenizeJob(request.body, is_strict=state.config.strict_requests)
-    return _response(await state.preparation.run(job), state)
+    with state.counted():
+        return _response(await state.preparation.run(job), state)
 
 
 async def detokenize(request: Request, state: FrontendState) -> HTTPResponse:
     job = DetokenizeJob(request.body, is_strict=state.config.strict_requests)
-    return _response(await state.preparation.run(job), state)
+    with state.counted():
+        return _response(await state.preparation.run(job), state)
 
 
 def _response(answer: Answer, state: FrontendState) -> HTTPResponse:
