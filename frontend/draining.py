@@ -39,6 +39,6 @@ async def _cut_all(late: list[DeadlineHttpProtocol]) -> str:
     counts = {
         "with an answer that the client did not read": unread,
         "with a request that the client had not sent in full": half_sent,
-        "before the end of its answer": len(late) - unread - half_sent,
+        "whose answer had not ended": len(late) - unread - half_sent,
     }
     return f"Connections cut: {', '.join(f'{count} {which}' for which, count in counts.items() if count)}."

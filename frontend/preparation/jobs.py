@@ -43,7 +43,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, Generic[R], frozen=True):
-    """One piece of work with all that it needs."""
+    """One piece of work with all that it needs. Each kind below says what it is: a message type cannot be an abstract
+    class, so what a kind leaves out fails at its first use."""
 
     result_type: ClassVar[type]
 
@@ -84,7 +85,7 @@ class ChatJob(Job[PreparedChat], tag=True, frozen=True):
 class GrammarJob(Job[RequestGrammar | None], tag=True, frozen=True):
     """What the answer to plain texts has to be."""
 
-    result_type: ClassVar[type] = RequestGrammar | None  # type: ignore[assignment]
+    result_type: ClassVar[type] = RequestGrammar | None  # type: ignore[assignment]  # a union is no type to mypy
     request: StructureFields
 
     @property

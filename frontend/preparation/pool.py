@@ -21,9 +21,21 @@ from frontend.errors import ApiError, bad_request
 from frontend.preparation.asking import asking
 from frontend.preparation.jobs import AnyJob, Job, encode_job
 from frontend.preparation.preparer import Preparer
-from frontend.preparation.processes import GREETING, JOB_HEADER, JOB_SECONDS, REPLY_HEADER, Refused, Reply, fork_forker
+from frontend.preparation.processes import (
+    GREETING,
+    JOB_BYTES,
+    JOB_HEADER,
+    JOB_SECONDS,
+    REPLY_HEADER,
+    Refused,
+    Reply,
+    fork_forker,
+)
 from frontend.preparation.turns import TooManyWaiting, Turns
 
+LARGE_JOB_BYTES = 2**20
+"""From so many on, memory is taken for the reason why a process has ended: the tokenizer's library ends its process
+where memory is refused, and raises nothing."""
 NUM_PROCESSES = max(2, min(4, len(os.sched_getaffinity(0))))
 
 R = TypeVar("R")
@@ -121,6 +133,11 @@ class PreparationPool:
                 raise bad_request(
                     f"This request takes more than {JOB_SECONDS:g} seconds of a processor to be prepared: "
                     "its template, its texts or its structure ask for too much."
+                ) from None
+            if len(frame) >= LARGE_JOB_BYTES:
+                raise bad_request(
+                    f"This request's {len(frame)} bytes could not be prepared within the {JOB_BYTES / 2**30:g} GiB of "
+                    "memory that one request may have: shorter texts would do."
                 ) from None
             logger.warning("A preparation process has ended unexpectedly.")
             raise ApiError(500, "The process that prepared this request has ended.", code="internal_error") from None

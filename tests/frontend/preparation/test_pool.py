@@ -39,6 +39,25 @@ def test_a_heavy_job_has_the_result_of_the_loop_and_an_ended_process_is_replaced
     pool.close()
 
 
+def test_a_text_that_takes_too_much_memory_is_refused_and_the_next_one_is_not(tmp_path, monkeypatch):
+    """The tokenizer's library ends its process instead of raising an error."""
+    monkeypatch.setattr(processes, "JOB_BYTES", 64 * 2**20)
+    write_model_folder(tmp_path)
+    pool = PreparationPool(Preparer.load(frontend_config(tmp_path)))
+
+    async def run() -> None:
+        with pytest.raises(
+            ApiError, match=r"bytes could not be prepared within .* shorter texts would do\."
+        ) as refused:
+            await pool.run(EncodeJob(["word " * 2**20], True))
+        assert refused.value.status == 400
+        heavy = EncodeJob(["The quick fox. " * 1000], True)
+        assert await pool.run(heavy) == heavy.run(pool.preparer)
+
+    asyncio.run(run())
+    pool.close()
+
+
 def chat_job(content: str, **fields: object) -> ChatJob:
     request = ChatCompletionRequest(messages=[ChatMessage(role="user", content=content)], **fields)  # type: ignore[arg-type]
     return ChatJob(request, wants_grammar=True)
