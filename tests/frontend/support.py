@@ -168,8 +168,8 @@ def running_setup(folder: Path, **frontend_changes: Any) -> Iterator[Setup]:
     try:
         frontend.wait_ready()
         setup = Setup(core, frontend, tokenizer)
-        yield setup
-        setup.http.close()
+        with setup.http:
+            yield setup
     finally:
         frontend.stop()
         core.stop()

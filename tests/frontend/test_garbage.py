@@ -25,10 +25,11 @@ def test_requests_and_clients_that_hang_up_leave_no_cycles(tmp_path, monkeypatch
     monkeypatch.setattr(launcher, "Child", start)
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     with running_setup(tmp_path) as setup:
-        setup.say("Hello ", endless=True)
+        setup.say("Hello ")
         assert setup.chat(max_tokens=4).status_code == 200
         assert setup.chat(max_tokens=-1).status_code == 400
         assert setup.chat("long " * 4000, max_tokens=4).status_code == 400
+        setup.say("Hello ", reason=None)  # never finished, so each hang-up is an abort
         for _ in range(NUM_HANG_UPS):
             _hang_up(setup.frontend.url)
         setup.core.wait_for(lambda core: _num_aborted(core.received(AbortRequest)) == NUM_HANG_UPS)

@@ -51,7 +51,7 @@ def test_a_disconnect_aborts_at_once(setup, stream, padding):
 
 
 def test_a_stop_string_aborts_in_the_engine(setup):
-    setup.say("again and again", endless=True)
+    setup.say("again and again", reason=None)
     assert setup.chat(stop="and").json()["choices"][0]["message"]["content"] == "again "
     setup.core.wait_for(lambda core: core.received(AbortRequest) and core.num_running == 0)
 
@@ -173,7 +173,7 @@ def test_an_idle_frontend_drains_at_once(tmp_path):
 
 def test_the_supervisors_death_ends_it_at_once(tmp_path):
     with running_setup(tmp_path) as own:
-        own.say("one", endless=True)
+        own.say("one", reason=None)
         connection = raw_request(own, {"messages": USER, "stream": True})
         own.core.wait_for(lambda core: core.num_running == 1)
         own.frontend.child.link.close()
