@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from engine_core.ipc.row_fields import DEFAULT_ROW, SAMPLING_COLUMN_NAMES
 from engine_core.ipc.sampling_params import MAX_SEQUENCE_TOKENS
 from engine_core.ipc.step import (
     NUM_BLOCK_DELTAS,
@@ -47,21 +48,20 @@ class PlanWriter:
         """The record that resets a worker's row to this request."""
         sampling = request.sampling
         seed = (sampling.seed or 0) & (2**64 - 1)
+        self._plan.row_inits[self._num_row_inits] = DEFAULT_ROW
         record = self._plan.row_inits[self._num_row_inits]
         self._num_row_inits += 1
         record["row"] = request.row
         record["num_computed_tokens"] = num_computed
         record["num_prompt_tokens"] = request.num_prompt_tokens
         record["num_output_tokens"] = len(request.tokens) - request.num_prompt_tokens
-        record["min_tokens"] = sampling.min_tokens
-        record["top_k"] = sampling.top_k
-        record["num_logprobs"] = -1 if sampling.logprobs is None else sampling.logprobs
-        record["sample_index"] = sampling.sample_index
+        for name in SAMPLING_COLUMN_NAMES:
+            record[name] = getattr(sampling, name)
+        if sampling.logprobs is not None:
+            record["num_logprobs"] = sampling.logprobs
         record["seed_low"] = seed & 0xFFFFFFFF
         record["seed_high"] = seed >> 32
         record["penalty_slot"] = request.penalty_slot
-        for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
-            record[name] = getattr(sampling, name)
         history = request.tokens if request.penalty_slot >= 0 else ()
         record["history_offset"], record["history_length"] = self._append_bulk(history)
         record["bias_offset"], _ = self._append_bulk(list(sampling.logit_bias))
@@ -74,7 +74,6 @@ class PlanWriter:
 
     def _add_sequences(self, request: Request, record: np.void) -> None:
         sampling, tokens = request.sampling, request.tokens
-        record["num_sequences"], record["thinking_budget"] = 0, -1
         if not sampling.uses_sequences:
             return
         words = sequence_words(sampling, tokens, request.num_prompt_tokens)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from engine_core.ipc.messages import ERROR_CONTEXT_LENGTH, MAX_SALT_CHARS
-from engine_core.ipc.sampling_params import SamplingParams
+from engine_core.ipc.sampling_params import SamplingParams, passed_on_types
 from frontend.bad_words import bad_word_sequences
 from frontend.errors import ApiError, bad_request
 from frontend.grammars.request_grammar import RequestGrammar
@@ -34,21 +34,7 @@ MAX_TOTAL_CHOICES = 512
 """Of one request; each is a request to the engine. Half of what may wait there by default (`--max-num-waiting`): one
 client's batch leaves room for the others."""
 
-_SAMPLING_FIELDS = (
-    "min_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "logit_bias",
-    "seed",
-    "stop_token_ids",
-    "ignore_eos",
-    "allowed_token_ids",
-)
+_PASSED_ON = tuple(passed_on_types())
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +141,7 @@ class InputProcessor:
         values: dict[str, Any] = dict(self._default_sampling)
         # Without a word of the client the endpoint's or the model's default holds, as far as the context goes.
         models_max_tokens = values.pop("max_tokens", None)
-        for name in _SAMPLING_FIELDS:
+        for name in _PASSED_ON:
             value = getattr(request, name)
             if value is not None:
                 values[name] = value

@@ -7,17 +7,9 @@ well, because the host decides from them which of the sampler's operations a ste
 import numpy as np
 import torch
 
+from engine_core.ipc.row_fields import NUM_ROW_FIELDS, ROW_FIELD_INDEX, ROW_INIT_DTYPE
 from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS
-from engine_core.ipc.step import (
-    NUM_BLOCK_DELTAS,
-    NUM_GIVEN,
-    NUM_ROW_FIELDS,
-    NUM_ROW_INITS,
-    ROW_FIELD_INDEX,
-    ROW_INIT_DTYPE,
-    StepPlan,
-    StepShape,
-)
+from engine_core.ipc.step import NUM_BLOCK_DELTAS, NUM_GIVEN, NUM_ROW_INITS, StepPlan, StepShape
 from gpu_workers.operations import HostOperations, StepInputs
 from gpu_workers.sampling.row_sequences import RowSequences
 

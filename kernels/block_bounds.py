@@ -238,7 +238,7 @@ class BlockBounds:
             "bounds_ptr": self.bounds,
             "fields_stride": step.fields.stride(0),
             **self._blocks.constants(),
-            **step.columns.constants("temperature", "top_k", "seed_low", "seed_high", "sample_index"),
+            **step.constants("temperature", "top_k", "seed_low", "seed_high", "sample_index"),
         }
         self._find = bind(_block_bounds_kernel, {**arguments, "thresholds_ptr": None}, varying, num_warps=1)
         arguments["thresholds_ptr"] = thresholds

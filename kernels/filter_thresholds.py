@@ -200,10 +200,10 @@ class FilterThresholds:
             "fields_stride": step.fields.stride(0),
             "vocab_size": vocab_size,
             **self._blocks.constants(),
-            **step.columns.constants("temperature", "top_k", "top_p"),
+            **step.constants("temperature", "top_k", "top_p"),
         }
         varying = {"blocks_per_program": 1}
-        least = step.columns.constants("min_p")
+        least = step.constants("min_p")
         names = tuple(varying)
         arguments = {**inputs, **varying, "mass_ptr": mass}
         self._count = bind(histogram_kernel, {**arguments, **least}, names, 4, overlaps=True)

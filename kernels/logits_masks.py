@@ -171,10 +171,10 @@ def keep_allowed(logits: torch.Tensor, step: SampledRows, allowed_ids: torch.Ten
         step.fields.stride(0),
         allowed_ids.stride(0),
         logits.shape[1],
-        ALLOWED_LENGTH=step.columns.allowed_length,
         IDS_BLOCK=triton.next_power_of_2(allowed_ids.shape[1]),
         BLOCK=_FILL_BLOCK,
         num_warps=8,
+        **step.constants("allowed_length"),
     )
 
 
@@ -210,12 +210,9 @@ def follow_sequences(
         step.fields.stride(0),
         sequences.stride(0),
         logits.shape[1],
-        NUM_PROMPT_TOKENS=step.columns.num_prompt_tokens,
-        NUM_OUTPUT_TOKENS=step.columns.num_output_tokens,
-        NUM_SEQUENCES=step.columns.num_sequences,
-        THINKING_BUDGET=step.columns.thinking_budget,
         LENGTH=length,
         SEQUENCES_BLOCK=triton.next_power_of_2(most),
         BLOCK=_FILL_BLOCK,
         num_warps=8,
+        **step.constants("num_prompt_tokens", "num_output_tokens", "num_sequences", "thinking_budget"),
     )

@@ -149,9 +149,9 @@ def add_logit_bias(logits: torch.Tensor, step: SampledRows, bias_ids: torch.Tens
         step.fields.stride(0),
         bias_ids.stride(0),
         logits.shape[1],
-        BIAS_LENGTH=step.columns.bias_length,
         BLOCK=triton.next_power_of_2(bias_ids.shape[1]),
         num_warps=4,
+        **step.constants("bias_length"),
     )
 
 
@@ -176,10 +176,10 @@ def apply_penalties(
         prompt_mask.stride(0),
         output_counts.stride(0),
         vocab_size,
-        PENALTY_SLOT=step.columns.penalty_slot,
-        REPETITION=step.columns.repetition_penalty,
-        PRESENCE=step.columns.presence_penalty,
-        FREQUENCY=step.columns.frequency_penalty,
+        PENALTY_SLOT=step.columns["penalty_slot"],
+        REPETITION=step.columns["repetition_penalty"],
+        PRESENCE=step.columns["presence_penalty"],
+        FREQUENCY=step.columns["frequency_penalty"],
         BLOCK=_PENALTIES_BLOCK,
         num_warps=8,
     )
@@ -201,9 +201,7 @@ def hold_back_stops(logits: torch.Tensor, step: SampledRows, stop_ids: torch.Ten
         step.fields.stride(0),
         stop_ids.stride(0),
         logits.shape[1],
-        STOP_LENGTH=step.columns.stop_length,
-        NUM_PROMPT_TOKENS=step.columns.num_prompt_tokens,
-        MIN_TOKENS=step.columns.min_tokens,
         BLOCK=triton.next_power_of_2(stop_ids.shape[1]),
         num_warps=1,
+        **step.constants("stop_length", "num_prompt_tokens", "min_tokens"),
     )

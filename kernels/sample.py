@@ -158,7 +158,7 @@ class TokenSampler:
             "fields_stride": step.fields.stride(0),
             "counts_stride": output_counts.stride(0),
             "vocab_size": vocab_size,
-            **step.columns.constants("temperature", "top_k", "seed_low", "seed_high", "sample_index", "penalty_slot"),
+            **step.constants("temperature", "top_k", "seed_low", "seed_high", "sample_index", "penalty_slot"),
             **Blocks.of(vocab_size).constants(),
         }
         self._finish_greedy = _bind_finish(arguments, last_token, None, None)

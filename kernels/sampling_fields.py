@@ -7,7 +7,7 @@ Legend: N = scheduled rows of the step, S = max_num_seqs, F = fields of a record
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -23,40 +23,6 @@ made of NaN becomes, and no difference of it is NaN."""
 
 
 @dataclass(frozen=True, slots=True)
-class FieldColumns:
-    """In which column of the records each field stands that the kernels read."""
-
-    num_prompt_tokens: int
-    num_output_tokens: int
-    min_tokens: int
-    top_k: int
-    sample_index: int
-    seed_low: int
-    seed_high: int
-    penalty_slot: int
-    bias_length: int
-    stop_length: int
-    allowed_length: int
-    num_sequences: int
-    thinking_budget: int
-    temperature: int
-    top_p: int
-    min_p: int
-    repetition_penalty: int
-    presence_penalty: int
-    frequency_penalty: int
-
-    @classmethod
-    def from_index(cls, index: Mapping[str, int]) -> "FieldColumns":
-        """From the columns of all fields by name (`ROW_FIELD_INDEX` of the plan's records)."""
-        return cls(**{field.name: index[field.name] for field in fields(cls)})
-
-    def constants(self, *names: str) -> dict[str, int]:
-        """The columns of `names` as a kernel's constants, whose names are in capitals."""
-        return {name.upper(): getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True, slots=True)
 class SampledRows:
     """The scheduled rows of a step as the sampler sees them; padded entries have row 0 and sample nothing."""
 
@@ -68,7 +34,8 @@ class SampledRows:
     """int32 [N]: the number of tokens before the sampled one."""
     fields: torch.Tensor
     """int32 [S, F]: the records."""
-    columns: FieldColumns
+    columns: Mapping[str, int]
+    """In which column of the records each field stands."""
 
     def __post_init__(self) -> None:
         for name in ("rows", "samples", "seq_lens"):
@@ -83,6 +50,10 @@ class SampledRows:
         return SampledRows(
             self.rows[:num_rows], self.samples[:num_rows], self.seq_lens[:num_rows], self.fields, self.columns
         )
+
+    def constants(self, *names: str) -> dict[str, int]:
+        """The columns of the fields `names` as a kernel's constants, whose names are in capitals."""
+        return {name.upper(): self.columns[name] for name in names}
 
     def check_logits(self, logits: torch.Tensor) -> None:
         """Logits are float32 [N, V], whose rows may lie apart."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from benchmarks.kernel_rows.case import Bench, Case, assert_near
-from engine_core.ipc.step import NUM_ROW_FIELDS, ROW_FIELD_INDEX, ROW_INIT_DTYPE
+from engine_core.ipc.row_fields import DEFAULT_ROW, NUM_ROW_FIELDS, ROW_FIELD_INDEX
 from kernels import reference_sampling
 from kernels.reference_random import row_keys
 
@@ -16,11 +16,10 @@ SPREAD = 4.0
 
 
 def records(num_rows: int, **values: float) -> np.ndarray:
-    """One record a row, without penalties or biases; `values` are the same in all, seeds are not."""
-    made = np.zeros(num_rows, ROW_INIT_DTYPE)
+    """One record a row, greedy and without penalties or biases; `values` are the same in all, seeds are not."""
+    made = np.full(num_rows, DEFAULT_ROW)
     made["row"] = np.arange(num_rows)
-    made["penalty_slot"] = -1
-    made["top_p"] = made["repetition_penalty"] = 1.0
+    made["temperature"] = 0.0
     made["seed_low"] = np.arange(num_rows) + 11
     for name, value in values.items():
         made[name] = value
@@ -31,7 +30,7 @@ class Logits:
     """Logits of a step in several sets, its rows and their records."""
 
     def __init__(self, bench: Bench, num_rows: int, **values: float) -> None:
-        from kernels.sampling_fields import FieldColumns, SampledRows
+        from kernels.sampling_fields import SampledRows
 
         self.bench = bench
         self.vocab_size = bench.pick(128256, 300)
@@ -48,8 +47,7 @@ class Logits:
 
         fields = torch.tensor(self.records.view(np.int32).reshape(num_rows, NUM_ROW_FIELDS), device=bench.device)
         rows, samples = integers(np.arange(num_rows)), integers(np.ones(num_rows))
-        columns = FieldColumns.from_index(ROW_FIELD_INDEX)
-        self.step = SampledRows(rows, samples, integers(self.positions), fields, columns)
+        self.step = SampledRows(rows, samples, integers(self.positions), fields, ROW_FIELD_INDEX)
 
     def scaled(self) -> torch.Tensor:
         """Of the last set, on the CPU, as the references take them: (logit - row maximum) / temperature."""

@@ -36,6 +36,7 @@ import msgspec
 import numpy as np
 
 from engine_core.ipc.arrays import ArrayLayout
+from engine_core.ipc.row_fields import ROW_INIT_DTYPE
 from engine_core.ipc.sampling_params import (
     MAX_ALLOWED_TOKEN_IDS,
     MAX_BAD_WORDS,
@@ -102,46 +103,6 @@ class StepShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         one += MAX_ALLOWED_TOKEN_IDS + (MAX_SEQUENCES + 1) * MAX_SEQUENCE_TOKENS
         return one + max(self.max_num_batched_tokens, 64 * self.max_num_seqs)
 
-
-# All fields take 4 bytes, so that a device can read the records as one int32 matrix [num_row_inits, NUM_ROW_FIELDS].
-ROW_INIT_DTYPE = np.dtype(
-    [
-        ("row", "<i4"),
-        ("num_computed_tokens", "<i4"),
-        ("num_prompt_tokens", "<i4"),
-        ("num_output_tokens", "<i4"),  # already there when the row starts (a resume)
-        ("min_tokens", "<i4"),
-        ("top_k", "<i4"),  # 0: all
-        ("num_logprobs", "<i4"),  # -1: none wanted
-        ("sample_index", "<i4"),
-        ("seed_low", "<u4"),
-        ("seed_high", "<u4"),
-        ("penalty_slot", "<i4"),  # -1: no penalties; else an index into the pool of token counts
-        ("history_offset", "<i4"),  # bulk: prompt and output token ids, present when penalty_slot >= 0
-        ("history_length", "<i4"),
-        ("bias_offset", "<i4"),  # bulk: `bias_length` token ids, then as many float32 values (bit patterns)
-        ("bias_length", "<i4"),
-        ("stop_offset", "<i4"),  # bulk: token ids that may not be sampled before min_tokens
-        ("stop_length", "<i4"),
-        ("allowed_offset", "<i4"),  # bulk: the only ids that can be sampled
-        ("allowed_length", "<i4"),  # 0: all can
-        # bulk: `num_sequences` sequences of MAX_SEQUENCE_TOKENS ids each, the last id first, -1 where they are shorter:
-        # what begins thinking, what ends it, bad words. Behind them the latest tokens of the output, of position p
-        # at index p % MAX_SEQUENCE_TOKENS.
-        ("sequences_offset", "<i4"),
-        ("num_sequences", "<i4"),
-        ("thinking_budget", "<i4"),  # -1: none
-        ("thinking_begin", "<i4"),  # output tokens before the first that is thinking, or THINKING_...
-        ("temperature", "<f4"),
-        ("top_p", "<f4"),
-        ("min_p", "<f4"),
-        ("repetition_penalty", "<f4"),
-        ("presence_penalty", "<f4"),
-        ("frequency_penalty", "<f4"),
-    ]
-)
-NUM_ROW_FIELDS = ROW_INIT_DTYPE.itemsize // 4
-ROW_FIELD_INDEX = {name: offset // 4 for name, (_, offset, *_) in ROW_INIT_DTYPE.fields.items()}  # type: ignore[union-attr]
 
 # What the logits before a prompt's token say of it, and the most likely tokens in its place; all of 4 bytes as well.
 SCORE_DTYPE = np.dtype(

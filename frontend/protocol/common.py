@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from engine_core.ipc.sampling_params import passed_on_types
 from frontend.api_keys import api_key_of
 from frontend.protocol.structure import StructureFields
 
@@ -18,7 +20,29 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationRequest(StructureFields, kw_only=True):
+class NamedSamplingFields(StructureFields, kw_only=True):
+    """Sampling parameters that code reads by their names."""
+
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+
+
+if TYPE_CHECKING:
+    SamplingFields = NamedSamplingFields
+else:  # all that the schema passes on
+    SamplingFields = msgspec.defstruct(
+        "SamplingFields",
+        [(name, kind | None, None) for name, kind in passed_on_types().items()],
+        bases=(NamedSamplingFields,),
+        kw_only=True,
+    )
+
+
+class GenerationRequest(SamplingFields, kw_only=True):
     """Fields that mean the same for every way to ask for text. None: not given, the server's default holds."""
 
     model: str | None = None
@@ -26,20 +50,8 @@ class GenerationRequest(StructureFields, kw_only=True):
     stream_options: StreamOptions | None = None
     n: int | None = None
     max_tokens: int | None = None
-    min_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
-    seed: int | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
     priority: int | None = None
@@ -49,7 +61,6 @@ class GenerationRequest(StructureFields, kw_only=True):
     truncate_prompt_tokens: int | None = None
     prompt_logprobs: int | None = None
     bad_words: list[str] | None = None
-    allowed_token_ids: list[int] | None = None
     thinking_token_budget: int | None = None
     use_beam_search: bool | None = None
     length_penalty: float | None = None

@@ -7,6 +7,7 @@ which kernels a step launches is decided before the step's results are known.
 import numpy as np
 import torch
 
+from engine_core.ipc.row_fields import NUM_ROW_FIELDS, ROW_FIELD_INDEX, needs_of
 from engine_core.ipc.sampling_params import (
     MAX_ALLOWED_TOKEN_IDS,
     MAX_LOGIT_BIAS,
@@ -16,11 +17,9 @@ from engine_core.ipc.sampling_params import (
 from engine_core.ipc.step import (
     MAX_SEQUENCES,
     NUM_BLOCK_DELTAS,
-    NUM_ROW_FIELDS,
     NUM_ROW_INITS,
     NUM_SHARED_KEYS,
     NUM_SHARING_SEQS,
-    ROW_FIELD_INDEX,
     StepPlan,
     StepShape,
     plan_layout,
@@ -30,9 +29,6 @@ from kernels.step_tensors import PlanPlaces, RowTensors, StepTensors
 
 MAX_HELD_BACK = MAX_STOP_TOKEN_IDS + 64
 """Stop token ids and EOS ids of one row that may not be sampled before `min_tokens`."""
-
-RANDOM, FILTERS, BIAS, HELD_BACK, PENALTIES, LOGPROBS, ALLOWED, SEQUENCES = (1 << bit for bit in range(8))
-"""What a row needs of the sampler, as bits."""
 
 
 def plan_places(shape: StepShape) -> PlanPlaces:
@@ -110,7 +106,7 @@ class DeviceRows:
         num_inits = int(plan.header[NUM_ROW_INITS])
         if num_inits:
             inits = plan.row_inits[:num_inits]
-            self._needs[inits["row"]] = _needs(inits)
+            self._needs[inits["row"]] = needs_of(inits)
         return int(np.bitwise_or.reduce(self._needs[plan.rows[: plan.num_seqs]]))
 
     def prepare(self, plan: StepPlan, slot: torch.Tensor, num_padded_seqs: int, num_padded_tokens: int) -> None:
@@ -134,14 +130,3 @@ class DeviceRows:
         """Runs what skips rows, and the kernel that applies plans, on a plan that resets row 0 and its first block."""
         self.skip(np.zeros(1, np.int64))
         self._preparation.apply_plan(self._empty_plan, 1, 1)
-
-
-def _needs(inits: np.ndarray) -> np.ndarray:
-    """Bits for each of the records [N]."""
-    random = (inits["temperature"] > 0) & (inits["top_k"] != 1)
-    filters = random & ((inits["top_k"] > 0) | (inits["top_p"] < 1) | (inits["min_p"] > 0))
-    bits = np.where(random, RANDOM, 0) | np.where(filters, FILTERS, 0)
-    bits |= np.where(inits["bias_length"] > 0, BIAS, 0) | np.where(inits["stop_length"] > 0, HELD_BACK, 0)
-    bits |= np.where(inits["penalty_slot"] >= 0, PENALTIES, 0) | np.where(inits["num_logprobs"] >= 0, LOGPROBS, 0)
-    bits |= np.where(inits["allowed_length"] > 0, ALLOWED, 0) | np.where(inits["num_sequences"] > 0, SEQUENCES, 0)
-    return bits.astype(np.int32)

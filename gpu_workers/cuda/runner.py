@@ -16,6 +16,7 @@ import torch
 
 from engine_core.config.engine_config import EngineConfig
 from engine_core.ipc.ring import Ring
+from engine_core.ipc.sampling_params import LOGPROBS
 from engine_core.ipc.step import (
     NUM_BULK,
     StepPlan,
@@ -25,7 +26,7 @@ from engine_core.ipc.step import (
     result_layout,
 )
 from gpu_workers.cuda.device_queue import DeviceQueue
-from gpu_workers.cuda.device_rows import LOGPROBS, DeviceRows
+from gpu_workers.cuda.device_rows import DeviceRows
 from gpu_workers.cuda.pinned_blocks import PinnedBlocks
 from gpu_workers.cuda.prompt_scores import PromptScores
 from gpu_workers.cuda.publisher import LaunchedStep, Publisher

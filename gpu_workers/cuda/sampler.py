@@ -9,23 +9,24 @@ from dataclasses import dataclass
 
 import torch
 
-from engine_core.ipc.sampling_params import MAX_LOGPROBS
-from engine_core.ipc.step import ROW_FIELD_INDEX, StepShape, result_layout
-from gpu_workers.cuda.device_rows import (
+from engine_core.ipc.row_fields import ROW_FIELD_INDEX
+from engine_core.ipc.sampling_params import (
     ALLOWED,
     BIAS,
     FILTERS,
     HELD_BACK,
     LOGPROBS,
+    MAX_LOGPROBS,
     PENALTIES,
     RANDOM,
     SEQUENCES,
-    DeviceRows,
 )
+from engine_core.ipc.step import StepShape, result_layout
+from gpu_workers.cuda.device_rows import DeviceRows
 from kernels.logits_masks import follow_sequences, keep_allowed
 from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back_stops
 from kernels.sample import TokenSampler
-from kernels.sampling_fields import FieldColumns, SampledRows
+from kernels.sampling_fields import SampledRows
 from kernels.token_logprobs import token_logprobs
 from kernels.token_masks import apply_token_masks
 
@@ -55,9 +56,7 @@ class DeviceSampler:
         self._shape = shape
         self._num_top = min(MAX_LOGPROBS, vocab_size)
         step = rows.step
-        self._all_rows = SampledRows(
-            step.rows, step.samples, step.seq_lens, rows.rows.fields, FieldColumns.from_index(ROW_FIELD_INDEX)
-        )
+        self._all_rows = SampledRows(step.rows, step.samples, step.seq_lens, rows.rows.fields, ROW_FIELD_INDEX)
         self._logits = logits
         self._tokens = TokenSampler(logits, self._all_rows, rows.rows.last_token, rows.rows.output_counts)
         self._raw = raw

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine_core.config.engine_config import EngineConfig
+from engine_core.ipc.row_fields import DEFAULT_ROW
 from engine_core.ipc.sampling_params import MAX_SEQUENCE_TOKENS
 from engine_core.ipc.step import (
     NUM_LOADS,
@@ -18,7 +19,6 @@ from engine_core.ipc.step import (
     NUM_SCORED,
     NUM_SCORED_TOPS,
     NUM_STORES,
-    ROW_INIT_DTYPE,
     LateMasks,
     StepPlan,
     StepResult,
@@ -32,7 +32,6 @@ from gpu_workers.late_masks import Forward
 from gpu_workers.model_runner import ModelRunner
 
 GONE = -1
-NEUTRAL = {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "num_logprobs": -1, "penalty_slot": -1}
 Pairs = list[tuple[int, int]]
 
 
@@ -86,8 +85,8 @@ class PlanBuilder:
         return offset, len(values)
 
     def start_row(self, request: Request) -> None:
-        record = np.zeros(1, ROW_INIT_DTYPE)
-        values = {**NEUTRAL, **request.sampling}
+        record = np.full(1, DEFAULT_ROW)
+        values = {"temperature": 0.0, **request.sampling}
         bias, stops = values.pop("bias", {}), values.pop("stops", [])
         values.pop("prompt_logprobs", None)
         allowed, sequences = values.pop("allowed", []), values.pop("sequences", None)
@@ -95,7 +94,7 @@ class PlanBuilder:
             record[name] = value
         record["row"], record["num_computed_tokens"] = request.row, request.num_computed
         record["num_prompt_tokens"], record["num_output_tokens"] = len(request.prompt), len(request.output)
-        if values["penalty_slot"] >= 0:
+        if record["penalty_slot"] >= 0:
             record["history_offset"], record["history_length"] = self._append(request.prompt + request.output)
         record["bias_offset"], record["bias_length"] = self._append(list(bias))
         self._append(np.array(list(bias.values()), np.float32).view(np.int32))

@@ -3,18 +3,15 @@
 import numpy as np
 import torch
 
-from engine_core.ipc.step import NUM_ROW_FIELDS, ROW_FIELD_INDEX, ROW_INIT_DTYPE
-from kernels.sampling_fields import FieldColumns, SampledRows
+from engine_core.ipc.row_fields import DEFAULT_ROW, NUM_ROW_FIELDS, ROW_FIELD_INDEX
+from kernels.sampling_fields import SampledRows
 from tests.kernels.device import DEVICE
-
-COLUMNS = FieldColumns.from_index(ROW_FIELD_INDEX)
 
 
 def make_records(count: int, **values: object) -> np.ndarray:
-    """`count` records of requests that ask for nothing, but for `values` (scalars or one value a record)."""
-    records = np.zeros(count, ROW_INIT_DTYPE)
-    records["penalty_slot"] = -1
-    records["top_p"] = records["repetition_penalty"] = 1.0
+    """`count` records of greedy requests that ask for nothing, but for `values` (scalars or one value a record)."""
+    records = np.full(count, DEFAULT_ROW)
+    records["temperature"] = 0.0
     for name, value in values.items():
         records[name] = value
     return records
@@ -37,4 +34,4 @@ def make_step(
         torch.from_numpy(np.ascontiguousarray(array, dtype=np.int32)).to(DEVICE)
         for array in (rows, samples, seq_lens, fields)
     )
-    return SampledRows(rows, samples, seq_lens, fields, COLUMNS)
+    return SampledRows(rows, samples, seq_lens, fields, ROW_FIELD_INDEX)

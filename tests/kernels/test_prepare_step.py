@@ -6,21 +6,20 @@ import torch
 
 from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is imported
 
-from engine_core.ipc.sampling_params import MAX_LOGIT_BIAS
-from engine_core.ipc.step import NUM_SHARED_KEYS, NUM_SHARING_SEQS, ROW_INIT_DTYPE, StepPlan, StepShape, plan_layout
-from gpu_workers.cuda.device_rows import (
+from engine_core.ipc.row_fields import DEFAULT_ROW
+from engine_core.ipc.sampling_params import (
     ALLOWED,
     BIAS,
     FILTERS,
     HELD_BACK,
     LOGPROBS,
-    MAX_HELD_BACK,
+    MAX_LOGIT_BIAS,
     PENALTIES,
     RANDOM,
     SEQUENCES,
-    DeviceRows,
-    plan_places,
 )
+from engine_core.ipc.step import NUM_SHARED_KEYS, NUM_SHARING_SEQS, StepPlan, StepShape, plan_layout
+from gpu_workers.cuda.device_rows import MAX_HELD_BACK, DeviceRows, plan_places
 from kernels.reference_inputs import apply_block_deltas
 from kernels.reference_inputs import prepare_inputs as reference_inputs
 from kernels.step_tensors import StepTensors
@@ -46,8 +45,7 @@ class Step:
         return offset, len(values)
 
     def start(self, index: int, **fields: object) -> None:
-        record = np.zeros(1, ROW_INIT_DTYPE)
-        record["penalty_slot"], record["num_logprobs"], record["top_p"] = -1, -1, 1.0
+        record = np.full(1, DEFAULT_ROW)
         for name, value in fields.items():
             record[name] = value
         self.plan.row_inits[index] = record[0]
