@@ -28,7 +28,7 @@ import torch
 from benchmarks.environment import ROOT, environment
 from benchmarks.figures import markdown, number
 from benchmarks.shapes import SHAPES, write_model_folder
-from engine_core.config.memory_plan import GIB
+from engine_core.planning.memory_plan import GIB
 from frontend.cli.flags import make_args
 from frontend.cli.resolve import Resolved, resolve
 from frontend.client import Finished

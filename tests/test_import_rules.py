@@ -14,8 +14,9 @@ OURS = ("frontend", "engine_core", "gpu_workers", "kernels", "quire", "tests", "
 ALLOWED = {
     "engine_core/ipc": (),
     "engine_core/config": (),
+    "engine_core/planning": ("engine_core.ipc", "engine_core.config"),
     "engine_core": (),
-    "frontend": ("engine_core.ipc", "engine_core.config"),
+    "frontend": ("engine_core.ipc", "engine_core.config", "engine_core.planning"),
     "gpu_workers": ("engine_core.ipc", "engine_core.config", "kernels"),
     "kernels": (),
     "quire.py": ("frontend", "engine_core.ipc", "engine_core.config"),
@@ -111,7 +112,10 @@ def test_source_obeys_the_rules(file: str) -> None:
         ("engine_core/x.py", "import importlib\nimportlib.import_module(f'gpu_workers.models.{name}')"),
         ("engine_core/ipc/x.py", "from engine_core.config.errors import ConfigError"),
         ("engine_core/config/x.py", "from engine_core.ipc.control import Drain"),
+        ("engine_core/config/x.py", "from engine_core.planning.memory_plan import MemoryPlan"),
+        ("engine_core/planning/x.py", "from engine_core.scheduler import Scheduler"),
         ("gpu_workers/x.py", "from engine_core.scheduler import Scheduler"),
+        ("gpu_workers/x.py", "from engine_core.planning.memory_plan import MemoryPlan"),
         ("gpu_workers/x.py", "import pickle"),
         ("gpu_workers/x.py", "torch.load(path)"),
         ("kernels/x.py", "from gpu_workers.worker import Worker"),
@@ -129,6 +133,7 @@ def test_packages_that_must_stay_empty() -> None:
         "engine_core/__init__.py",
         "engine_core/ipc/__init__.py",
         "engine_core/config/__init__.py",
+        "engine_core/planning/__init__.py",
         "kernels/__init__.py",
     ):
         assert (ROOT / file).read_text().strip() == "", file

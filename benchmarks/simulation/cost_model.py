@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.simulation.gpus import Gpu
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.model_config import ModelConfig
-from engine_core.config.model_memory import head_sizes, kv_bytes_per_token
-from gpu_workers.cuda.step_sizes import StepSizes
+from engine_core.config.step_sizes import StepSizes
+from engine_core.planning.model_memory import head_sizes, kv_bytes_per_token
 
 _KNEE = 3.0
 _MAX_NARROW_TOKENS = 32

@@ -1,8 +1,8 @@
 """The start-up report: what was resolved and what it will cost, on one screen."""
 
 from engine_core.config.engine_config import EngineConfig, SchedulerConfig
-from engine_core.config.memory_plan import MemoryPlan, format_bytes
-from engine_core.config.model_memory import num_parameters
+from engine_core.planning.memory_plan import MemoryPlan, format_bytes
+from engine_core.planning.model_memory import num_parameters
 from frontend.cli.resolve import Resolved
 from frontend.version import quire_version
 

@@ -22,11 +22,11 @@ from engine_core.config.engine_config import (
     ServeConfig,
 )
 from engine_core.config.errors import ConfigError
-from engine_core.config.hang_timeout import default_hang_timeout
 from engine_core.config.hash_key import read_hash_key
-from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan, with_host_tier
 from engine_core.config.model_config import ModelConfig, load_model_config, read_json_object
 from engine_core.ipc.sampling_params import MAX_LOGPROBS
+from engine_core.planning.hang_timeout import default_hang_timeout
+from engine_core.planning.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan, with_host_tier
 from frontend.api_keys import digest_of
 from frontend.chat_template import load_chat_template
 from frontend.cli.flags import ServeArgs

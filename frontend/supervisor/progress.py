@@ -4,8 +4,8 @@ import sys
 import time
 from typing import Any
 
-from engine_core.config.memory_plan import format_bytes
 from engine_core.ipc.control import Progress
+from engine_core.planning.memory_plan import format_bytes
 
 
 class ProgressDisplay:

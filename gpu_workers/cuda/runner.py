@@ -15,6 +15,7 @@ from contextlib import nullcontext
 import torch
 
 from engine_core.config.engine_config import EngineConfig
+from engine_core.config.step_sizes import StepSize, StepSizes
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.sampling_params import LOGPROBS
 from engine_core.ipc.step import (
@@ -32,7 +33,6 @@ from gpu_workers.cuda.prompt_scores import PromptScores
 from gpu_workers.cuda.publisher import LaunchedStep, Publisher
 from gpu_workers.cuda.sampler import DeviceSampler
 from gpu_workers.cuda.step_graphs import StepGraphs
-from gpu_workers.cuda.step_sizes import StepSize, StepSizes
 from gpu_workers.forward_context import ForwardContext
 from gpu_workers.late_masks import MaskArrivals
 from gpu_workers.loader import ProgressCallback

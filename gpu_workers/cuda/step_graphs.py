@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gpu_workers.cuda.step_sizes import StepSize
+from engine_core.config.step_sizes import StepSize
 from gpu_workers.loader import ProgressCallback
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from engine_core.config.engine_config import SchedulerConfig
-from engine_core.config.hang_timeout import BASE_SECONDS, default_hang_timeout
 from engine_core.config.model_config import ModelConfig
 from engine_core.ipc.heartbeat import Heartbeats, core_line, grammar_line, worker_line
+from engine_core.planning.hang_timeout import BASE_SECONDS, default_hang_timeout
 from frontend.supervisor.hangs import MAX_INTERVAL, HangWatch, Watched
 
 CORE, WORKER, FRONTEND = 0, 1, 2

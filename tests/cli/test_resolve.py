@@ -10,7 +10,7 @@ from engine_core.config import devices
 from engine_core.config.devices import DeviceMemory
 from engine_core.config.engine_config import ServeConfig
 from engine_core.config.errors import ConfigError
-from engine_core.config.hang_timeout import default_hang_timeout
+from engine_core.planning.hang_timeout import default_hang_timeout
 from frontend.api_keys import digest_of
 from frontend.cli import resolve as resolve_module
 from frontend.cli.flags import make_args

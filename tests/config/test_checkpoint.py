@@ -15,7 +15,7 @@ from engine_core.config.checkpoint import MAX_HEADER_BYTES, hold_the_same, read_
 from engine_core.config.consistency import EMBEDDING, OUTPUT, with_checkpoint
 from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import load_model_config
-from engine_core.config.model_memory import num_parameters, weight_bytes
+from engine_core.planning.model_memory import num_parameters, weight_bytes
 from tests.config.models import make_model_folder, safetensors_header, write_safetensors
 
 

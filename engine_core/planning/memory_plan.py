@@ -16,8 +16,8 @@ from engine_core.config.engine_config import CacheConfig, SchedulerConfig, block
 from engine_core.config.errors import ConfigError
 from engine_core.config.layer_groups import BlockDemand, LayerGroups, layer_groups
 from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
-from engine_core.config.model_memory import kv_bytes_per_token, packed_bytes, share_of_rank, weight_bytes
-from engine_core.config.worker_memory import WorkerMemory, worker_memory
+from engine_core.planning.model_memory import kv_bytes_per_token, packed_bytes, share_of_rank, weight_bytes
+from engine_core.planning.worker_memory import WorkerMemory, worker_memory
 
 GIB = 2**30
 DEFAULT_CPU_KV_BYTES = GIB

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpu_workers.cuda.step_sizes import StepSize, StepSizes
+from engine_core.config.step_sizes import StepSize, StepSizes
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import math
 
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.model_config import ModelConfig
-from engine_core.config.model_memory import num_parameters
+from engine_core.planning.model_memory import num_parameters
 
 BASE_SECONDS = 60.0
 """Enough for anything that is not a step on a CPU."""

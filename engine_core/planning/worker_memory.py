@@ -10,7 +10,7 @@ import msgspec
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.layer_groups import LayerGroups
 from engine_core.config.model_config import ModelConfig
-from engine_core.config.model_memory import head_sizes
+from engine_core.planning.model_memory import head_sizes
 
 MIB = 2**20
 CPU_RUNTIME_BYTES = 256 * MIB

@@ -10,10 +10,10 @@ from engine_core.config.checkpoint import read_checkpoint
 from engine_core.config.devices import DeviceMemory
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.errors import ConfigError
-from engine_core.config.memory_plan import MemoryPlan, MemoryRequest, format_bytes, make_memory_plan
 from engine_core.config.model_config import load_model_config
-from engine_core.config.model_memory import num_parameters
-from engine_core.config.worker_memory import (
+from engine_core.planning.memory_plan import MemoryPlan, MemoryRequest, format_bytes, make_memory_plan
+from engine_core.planning.model_memory import num_parameters
+from engine_core.planning.worker_memory import (
     CPU_ROW_BYTES,
     CUBLAS_WORKSPACE_BYTES,
     CUDA_CONTEXT_BYTES,
