@@ -61,6 +61,7 @@ def test_pieces_join_to_the_text_and_split_no_character(name, text):
 def test_an_output_that_ends_within_a_character_loses_only_that(name, text, cut):
     tokenizer = TOKENIZERS[name]
     ids = tokenizer.encode(text + "🦊", add_special_tokens=False)[:-cut]
+    assume(tokenizer.special_token_ids.isdisjoint(ids))  # those are left out
     detokenizer = Detokenizer(tokenizer, [], skip_special_tokens=True)
     out = "".join(detokenizer.step(token_id) for token_id in ids) + detokenizer.flush()
     assert "�" not in out
