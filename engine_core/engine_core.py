@@ -13,7 +13,7 @@ import zmq
 
 from engine_core.admission import Admission, Refused
 from engine_core.block_events import BlockEventFeed
-from engine_core.clients import TOO_SLOW, Client, Clients, final_reply, make_welcome, refuse_malformed, send_to
+from engine_core.clients import TOO_SLOW, Client, Clients, make_welcome, refuse_malformed, send_to
 from engine_core.config.engine_config import EngineConfig
 from engine_core.executors.base import Executor
 from engine_core.grammar.requests import GrammarLink, GrammarRequests
@@ -23,14 +23,10 @@ from engine_core.ipc.codec import ProtocolError, decode_client_message, encode
 from engine_core.ipc.control import ControlLink, Drain, LinkClosed
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import (
-    ERROR_DEADLINE,
     ERROR_GRAMMAR,
     ERROR_INVALID,
-    ERROR_MASK_TIMEOUT,
     ERROR_READER_TOO_SLOW,
     ERROR_SHUTTING_DOWN,
-    FINISH_ABORT,
-    FINISH_LENGTH,
     PROTOCOL_VERSION,
     AbortRequest,
     AddRequest,
@@ -45,11 +41,11 @@ from engine_core.ipc.step import ENDED_NS, STARTED_NS, StepResult
 from engine_core.kv_cache_manager import make_kv_cache_manager
 from engine_core.metrics import Metrics
 from engine_core.open_requests import OpenRequests
-from engine_core.request import Request, RequestStatus
+from engine_core.request_ends import RequestEnds
 from engine_core.response_store import ResponseStore
 from engine_core.scheduler import Scheduler
 from engine_core.step_pacing import StepPacing
-from engine_core.step_records import Finished, ScheduledStep
+from engine_core.step_records import ScheduledStep
 from engine_core.timeline import Timeline
 from engine_core.utilities import answer
 from engine_core.work_report import WorkReport
@@ -105,9 +101,17 @@ class EngineCore:
         self._block_events = BlockEventFeed(kv_cache_manager.events, self.epoch, replica)
         self._open = OpenRequests()
         self._admission = Admission(config, self._open)
+        self.ends = RequestEnds(
+            self._open,
+            self._clients,
+            self.scheduler,
+            self.grammars,
+            self._block_events,
+            self.metrics,
+            self.timeline,
+            config.scheduler.mask_timeout,
+        )
         self._inflight: deque[ScheduledStep] = deque()
-        self._may_schedule = False
-        """Whether anything happened since the scheduler last had nothing to run."""
         self._may_hash = False
         """Whether prompts wait whose blocks are not hashed yet."""
         self._stop_at: float | None = None  # set by Drain: monotonic seconds
@@ -135,17 +139,8 @@ class EngineCore:
 
     def fail_all(self, code: str, message: str) -> None:
         """Answers every open request with one error: the engine does not go on, so nothing else is touched."""
-        for request in self._open.all():
-            if (client := self._clients.get(request.client)) is not None:
-                client.add_error(RequestError(handle=request.handle, code=code, message=message))
+        self.ends.reply_to_all(code, message)
         self._clients.send(self._router, self.num_collected)
-
-    def abort_requests(self, id_prefix: str) -> int:
-        """Ends the requests whose ids begin so; their clients are told. Returns how many there were."""
-        found = [request for request in self._open.all() if request.request_id.startswith(id_prefix)]
-        for request in found:
-            self._end(self._abort(request))
-        return len(found)
 
     def has_left(self, identity: bytes) -> bool:
         """Whether a client is gone; one that left without a word is found out by this."""
@@ -154,7 +149,7 @@ class EngineCore:
             return True
         if not self._clients.is_gone(self._router, self.num_collected, client):
             return False
-        self._forget(client)
+        self.ends.forget(client)
         return True
 
     # Receive
@@ -182,11 +177,7 @@ class EngineCore:
             except zmq.Again:
                 break
             self._on_frame(identity, b"".join(frames))
-        for request in self._open.expired(time.time()):
-            self._end_with_error(request, ERROR_DEADLINE, "The request's deadline has passed.")
-        timeout = self._config.scheduler.mask_timeout
-        for request in self.grammars.overdue(time.monotonic() - timeout):
-            self._end_with_error(request, ERROR_MASK_TIMEOUT, f"The grammar's mask has not come for {timeout:g} s.")
+        self.ends.fail_overdue()
 
     def _timeout_ms(self) -> int:
         """0: a step could be planned, or has ended."""
@@ -207,8 +198,8 @@ class EngineCore:
                 self.scheduler.add(request)
                 self._idle_check.is_due = True
             else:
-                self._end_with_error(request, ERROR_GRAMMAR, f"The grammar cannot be honoured: {error}.")
-        self._may_schedule = True
+                self.ends.fail(request, ERROR_GRAMMAR, f"The grammar cannot be honoured: {error}.")
+        self.scheduler.may_run = True
 
     def _on_frame(self, identity: bytes, frame: bytes) -> None:
         client = self._clients.get(identity)
@@ -225,23 +216,23 @@ class EngineCore:
             self._on_add(client, message)
         elif isinstance(message, AbortRequest):
             for request in [client.requests[h] for h in message.handles if h in client.requests]:
-                self._end(self._abort(request, message.reason))
+                self.ends.abort(request, message.reason)
         elif isinstance(message, Credit):
             client.credit += message.amount
         elif isinstance(message, SubscribeBlockEvents):
             self._block_events.subscribe(client)
         elif isinstance(message, Bye):
-            self._forget(client)
+            self.ends.forget(client)
         elif isinstance(message, Utility):
             send_to(self._router, identity, encode(answer(self, identity, message)))
 
     def _on_hello(self, identity: bytes, hello: Hello) -> None:
         """Greets a client; one that greets again starts anew."""
         if (client := self._clients.get(identity)) is not None:
-            self._forget(client)
+            self.ends.forget(client)
         if len(self._clients) >= _MANY_CLIENTS:
             for gone in self._clients.probe_idle(self._router, self.num_collected):
-                self._forget(gone)
+                self.ends.forget(gone)
         if hello.version == PROTOCOL_VERSION:
             self._clients.add(identity, hello.credit)
         else:
@@ -251,7 +242,7 @@ class EngineCore:
     def _on_add(self, client: Client, message: AddRequest) -> None:
         if client.num_final_replies > _MAX_UNREAD_REPLIES:
             logger.warning("A client reads none of its replies; it is dropped.")
-            self._forget(client)
+            self.ends.forget(client)
             return
         known = self._open.get(message.request_id)
         if known is not None and known.client == client.identity and known.handle == message.handle:
@@ -274,20 +265,19 @@ class EngineCore:
         client.requests[request.handle] = request
         self._open.add(request)
         if len(request.tokens) >= request.limit:  # a resume that had all its tokens already
-            request.transition(RequestStatus.FINISHED)
-            self._end(Finished(request, FINISH_LENGTH, None, request.num_prior_tokens))
+            self.ends.complete(request)
             return
         if request.sampling.grammar is not None:
             self.grammars.hold(request)
             return
         self.scheduler.add(request)
-        self._may_schedule = self._idle_check.is_due = True
+        self._idle_check.is_due = True
 
     # Schedule and dispatch
 
     def _wait_ns(self) -> int | None:
         """How long the next step's planning has to wait, in nanoseconds; None: for an event."""
-        return self._pacing.wait_ns(self.scheduler.num_waiting, time.monotonic_ns()) if self._may_schedule else None
+        return self._pacing.wait_ns(self.scheduler.num_waiting, time.monotonic_ns()) if self.scheduler.may_run else None
 
     def _schedule(self) -> ScheduledStep | None:
         """The next step, planned into the next free slot; None when nothing can or may run now."""
@@ -298,11 +288,9 @@ class EngineCore:
             return None
         self._plan_ns = time.monotonic_ns()
         self.work.begin("planning", self.scheduler.next_step_id)
-        step = self.scheduler.schedule(
+        return self.scheduler.schedule(
             plan, self._plan_ns / 1e9, self._pacing.enough_tokens(self.scheduler.num_waiting)
         )
-        self._may_schedule = step is not None
-        return step
 
     def _dispatch(self, step: ScheduledStep) -> None:
         self._executor.dispatch()
@@ -332,61 +320,18 @@ class EngineCore:
         self.num_collected += 1
         self.metrics.step(step.num_prompt_tokens, outputs, now)
         for finished in outputs.finished:
-            self._reply(finished, now)
-        self._may_schedule = True
+            self.ends.finished(finished, now)
         self.timeline.collected(step.step_id, started_ns, ended_ns, collect_ns, time.monotonic_ns())
 
     def _send(self) -> None:
         for client in self._clients.send(self._router, self.num_collected):
-            self._forget(client)
+            self.ends.forget(client)
         for request in self._clients.take_overfull():
-            self._end_with_error(request, ERROR_READER_TOO_SLOW, TOO_SLOW)
+            self.ends.fail(request, ERROR_READER_TOO_SLOW, TOO_SLOW)
         for client in self._block_events.send(self._router):
-            self._forget(client)
+            self.ends.forget(client)
 
-    # Ends of requests and clients
-
-    def _reply(self, finished: Finished, now: float) -> None:
-        """Queues the final reply of a request that has left the scheduler."""
-        if (client := self._close(finished.request)) is not None:
-            client.add_finished(final_reply(finished, now))
-
-    def _end(self, finished: Finished) -> None:
-        """A request ended outside a step."""
-        now = time.monotonic()
-        self.metrics.finished(finished.reason, finished.request, now)
-        self._reply(finished, now)
-        self._may_schedule = True
-
-    def _abort(self, request: Request, reason: str = FINISH_ABORT) -> Finished:
-        """Ends a request wherever it is."""
-        if not self.grammars.is_held(request):
-            return self.scheduler.abort(request, reason)
-        request.transition(RequestStatus.FINISHED)
-        return Finished(request, reason, None, request.num_prior_tokens)
-
-    def _end_with_error(self, request: Request, code: str, message: str) -> None:
-        self._abort(request)
-        self.metrics.finished("error", request, time.monotonic())
-        if (client := self._close(request)) is not None:
-            client.add_error(RequestError(handle=request.handle, code=code, message=message))
-        self._may_schedule = True
-
-    def _close(self, request: Request) -> Client | None:
-        """Forgets an ended request; returns its client if that is still there."""
-        self._open.remove(request)
-        self.grammars.close(request)
-        self.timeline.ended(request, time.monotonic())
-        if (client := self._clients.get(request.client)) is not None:
-            client.requests.pop(request.handle, None)
-        return client
-
-    def _forget(self, client: Client) -> None:
-        """A client is gone: its requests are of no use to anybody."""
-        self._clients.remove(client)
-        self._block_events.unsubscribe(client)
-        for request in list(client.requests.values()):
-            self._end(self._abort(request))
+    # Draining
 
     @property
     def is_draining(self) -> bool:

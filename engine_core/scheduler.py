@@ -60,6 +60,8 @@ class Scheduler:
         self.policy = make_policy(config)
         self.num_running = 0
         self.num_preemptions = 0
+        self.may_run = False
+        """Whether anything happened since there last was nothing that could run."""
         self._demand = BlockDemand.of(self.kv.windows, self.kv.block_size, config.max_num_batched_tokens)
         self._eos = eos_token_ids
         self._retirement = Retirement(self.table, kv_cache_manager)
@@ -95,6 +97,7 @@ class Scheduler:
         assert len(request.tokens) < request.limit, request
         self.policy.push(request)
         self._hashing.add(request)
+        self.may_run = True
 
     def abort(self, request: Request, reason: str = FINISH_ABORT) -> Finished:
         """Ends a request that has not ended yet."""
@@ -115,6 +118,7 @@ class Scheduler:
         if self.num_preemptions == num_preemptions:
             rows, counts = self._admit(writer, rows, counts, now, enough_tokens)
         if len(rows) == 0:
+            self.may_run = False
             return None
         table = self.table
         samples = writer.finish(step_id, table, rows, counts)
@@ -144,6 +148,7 @@ class Scheduler:
         """Takes in a result, in the order of the steps. What it names only for ended requests is dropped."""
         assert step.step_id == result.step_id == self._retirement.last_collected + 1, (step.step_id, result.step_id)
         self.kv.now = now
+        self.may_run = True
         table = self.table
         counts = step.samples & (step.generation == table.generation[step.rows])
         has_token = result.num_sampled[: len(step.rows)] > 0
@@ -353,6 +358,7 @@ class Scheduler:
         if not was_waiting:
             self._retirement.add(request)
         self.policy.end(request, was_waiting)
+        self.may_run = True
         return Finished(request, reason, stop_token_id, known - request.num_prompt_tokens)
 
     def _leave_running(self, request: Request) -> None:

@@ -100,7 +100,7 @@ def _reset_prefix_cache(core: "EngineCore", client: bytes, arguments: dict[str, 
 
 def _abort_requests(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> int:
     """Ends requests of any client by the beginning of their ids; returns how many."""
-    return core.abort_requests(msgspec.convert(arguments, AbortArguments).prefix)
+    return core.ends.abort_all(msgspec.convert(arguments, AbortArguments).prefix)
 
 
 METHODS: dict[str, Callable[["EngineCore", bytes, dict[str, Any]], Any]] = {

@@ -97,7 +97,6 @@ class Replica:
         self._unstarted: dict[int, int] = {}
         """Prompt tokens by handle, of admitted requests without a first token."""
         self._pacing = StepPacing(config.scheduler, may_hold=self.scheduler.kv.host is None)
-        self._may_schedule = False
         self._core_free = self._gpu_free = self._stores_end = self._loads_end = 0.0
 
     def add(self, request: TraceRequest) -> None:
@@ -130,7 +129,7 @@ class Replica:
         """When something will have happened that the core can take in; infinite: never."""
         arrival = self._arrivals[0].arrival if self._arrivals else math.inf
         end = self._inflight[0].ends_at if self._inflight else math.inf
-        wait_ns = self._wait_ns() if self._may_schedule else None
+        wait_ns = self._wait_ns() if self.scheduler.may_run else None
         plan = math.inf if wait_ns is None else self._core_free + wait_ns / 1e9
         return max(self._core_free, min(arrival, end, plan))
 
@@ -140,15 +139,13 @@ class Replica:
     def _turn(self, now: float) -> None:
         while self._arrivals and self._arrivals[0].arrival <= now:
             self._admit(self._arrivals.popleft())
-            self._may_schedule = True
         self._core_free = now
         while self._inflight and self._inflight[0].ends_at <= self._core_free:
             ended = self._inflight.popleft()
             self._pacing.collected(round((ended.ends_at - ended.seconds) * 1e9), round(ended.ends_at * 1e9))
             self._collect(ended.step)
-            self._may_schedule = True
-        while self._may_schedule and self._wait_ns() == 0:
-            self._may_schedule = self._dispatch()
+        while self.scheduler.may_run and self._wait_ns() == 0:
+            self._dispatch()
         while self._inflight and self.scheduler.hash_ahead():
             pass
 
@@ -178,13 +175,13 @@ class Replica:
             )
         )
 
-    def _dispatch(self) -> bool:
+    def _dispatch(self) -> None:
         """Plans one more step if there is one, and lets the GPU run it as soon as it can."""
         step = self.scheduler.schedule(
             self._plan, self._core_free, self._pacing.enough_tokens(self.scheduler.num_waiting)
         )
         if step is None:
-            return False
+            return
         costs, cache, plan = self._costs, self._config.cache, self._plan
         self._core_free += costs.core_seconds(len(step.rows)) / 2
         self._core_free += int(plan.header[NUM_ROW_INITS]) * costs.start_seconds
@@ -206,7 +203,6 @@ class Replica:
         self._gpu_free = starts_at + seconds
         self.record.busy_seconds += seconds
         self._inflight.append(_InFlight(step, self._gpu_free, seconds))
-        return True
 
     def _num_entries(self) -> int:
         """Blocks in the tables of all that runs, those of several requests counted once for each."""
