@@ -25,7 +25,6 @@ from benchmarks.simulation.gpus import GPUS
 from benchmarks.works import WORKS, make_work
 from engine_core import garbage
 from engine_core.config.engine_config import EngineConfig
-from engine_core.config.model_config import DTYPE_BYTES
 from engine_core.engine_core import EngineCore
 from engine_core.ipc.control import ControlLink, Drain
 from engine_core.ipc.heartbeat import Heartbeats
@@ -120,7 +119,7 @@ def send_all(endpoint: str, work_name: str, vocab_size: int) -> None:
 
 def measure(config: EngineConfig, work_name: str) -> ModelledDevice:
     """Runs the work to its end."""
-    device = ModelledDevice(config, CostModel(config.model, DTYPE_BYTES[config.dtype], config.scheduler, GPUS["h200"]))
+    device = ModelledDevice(config, CostModel(config.model, config.dtype, config.scheduler, GPUS["h200"]))
     ours, theirs = ControlLink.pair()
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/core.sock"

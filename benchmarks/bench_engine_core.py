@@ -170,7 +170,7 @@ def engine_config(
     )
     return EngineConfig(
         model=model,
-        cache=CacheConfig(block_size=BLOCK_SIZE, num_blocks=num_blocks, bytes_per_block=0, dtype="float32"),
+        cache=CacheConfig(block_size=BLOCK_SIZE, num_blocks=num_blocks, dtype="float32"),
         scheduler=SchedulerConfig(
             max_num_seqs=num_seqs,
             max_num_batched_tokens=max(8192, num_seqs),

@@ -28,7 +28,6 @@ from benchmarks.offline_sides import PeerError, PeerProcess, Quire, Side
 from benchmarks.roofline import ROOT, measure_apart
 from benchmarks.shapes import SHAPES, TITLES, write_model_folder
 from benchmarks.works import WARM_UP, WORKS, make_work
-from engine_core.config.model_config import DTYPE_BYTES
 from frontend.cli.flags import make_args
 from frontend.cli.resolve import Resolved, resolve
 
@@ -138,7 +137,7 @@ def gaps_of(
 def all_figures(arguments: argparse.Namespace, resolved: Resolved, runs: Runs, ceilings: Ceilings) -> list[Figure]:
     """Every work's figures: ours compare with the peer where one ran, else with what is kept of other engines."""
     engine = resolved.engine
-    costs = Costs.of(engine.model, DTYPE_BYTES[engine.dtype])
+    costs = Costs.of(engine.model, engine.dtype)
     limits = engine.scheduler.max_num_seqs, engine.scheduler.max_num_batched_tokens
     figures: list[Figure] = []
     for name in arguments.works:

@@ -102,8 +102,7 @@ class Bench:
     def __init__(self, engine: LocalEngine) -> None:
         self._engine = engine
         self._random = random.Random(0)
-        cache = engine.config.cache
-        self._block_size, self._bytes_per_block = cache.block_size, cache.bytes_per_block
+        self._kv_layout = engine.config.kv_layout()
         self._filler = self._tokens(engine.config.scheduler.max_model_len - 1)
 
     def wait_for_memory(self) -> float:
@@ -114,7 +113,7 @@ class Bench:
         return time.perf_counter() - started
 
     def measure(self, num_tokens: int, repeats: int, fresh: bool) -> Row:
-        row = Row(num_tokens, num_tokens // self._block_size * self._bytes_per_block)
+        row = Row(num_tokens, num_tokens // self._kv_layout.block_size * self._kv_layout.block_bytes)
         for repeat in range(WARM_UP, repeats):
             prompt = self._tokens(num_tokens + 1)
             computed = self._ask(prompt)

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.works import Work
-from engine_core.config.model_config import ModelConfig
+from engine_core.config.kv_layout import KVLayout
+from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Costs:
     """Of one query with one key and value, all layers and heads."""
 
     @classmethod
-    def of(cls, model: ModelConfig, dtype_bytes: int) -> "Costs":
+    def of(cls, model: ModelConfig, dtype: str) -> "Costs":
         """Of a dense model; norms and biases are too small to count."""
         q_size = model.num_attention_heads * model.head_dim
         kv_size = model.num_key_value_heads * model.head_dim
@@ -54,8 +55,8 @@ class Costs:
         layers = model.num_hidden_layers * (attention + 3 * model.hidden_size * model.intermediate_size)
         table = model.vocab_size * model.hidden_size
         return cls(
-            weight_bytes=(layers + table) * dtype_bytes,
-            kv_bytes=2 * model.num_hidden_layers * kv_size * dtype_bytes,
+            weight_bytes=(layers + table) * DTYPE_BYTES[dtype],
+            kv_bytes=KVLayout.of(model, model.num_hidden_layers, 1, dtype).block_bytes,
             layer_flops=2 * layers,
             head_flops=2 * table,
             pair_flops=4 * model.num_hidden_layers * model.num_attention_heads * model.head_dim,

@@ -48,7 +48,7 @@ def serve_config(run_dir: Path, frontend: FrontendConfig) -> ServeConfig:
     )
     engine = EngineConfig(
         model=model,
-        cache=CacheConfig(block_size=16, num_blocks=8, bytes_per_block=1, dtype="float32"),
+        cache=CacheConfig(block_size=16, num_blocks=8, dtype="float32"),
         scheduler=SchedulerConfig(
             max_num_seqs=8,
             max_num_batched_tokens=64,

@@ -147,7 +147,7 @@ def make_host_tier(config: EngineConfig) -> HostTier | None:
     cache, shape = config.cache, StepShape(**config.step_capacities())
     if not cache.num_host_blocks:
         return None
-    beside_others = LOAD_BYTES_BESIDE_OTHERS // max(1, cache.bytes_per_block)
+    beside_others = LOAD_BYTES_BESIDE_OTHERS // config.kv_layout().block_bytes
     return HostTier(
         cache.num_host_blocks, shape.max_stores, shape.max_loads, min(max(1, beside_others), shape.max_loads)
     )

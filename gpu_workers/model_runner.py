@@ -76,10 +76,10 @@ class ModelRunner:
         """Allocates cache and rows, then runs each kind of step once so that the first request finds all warm; reports
         those steps."""
         dtype = torch_dtype(self._config.cache.dtype)
-        cache_shape, num_host_blocks = self._model.kv_cache_shape, self._config.cache.num_host_blocks
-        self._kv_cache = self._operations.make_kv_cache(cache_shape, dtype)
-        if num_host_blocks:
-            arena = self._operations.make_kv_cache((num_host_blocks, *cache_shape[1:]), dtype)
+        layout, cache = self._config.kv_layout(), self._config.cache
+        self._kv_cache = self._operations.make_kv_cache(layout.cache_shape(cache.num_blocks), dtype)
+        if cache.num_host_blocks:
+            arena = self._operations.make_kv_cache(layout.cache_shape(cache.num_host_blocks), dtype)
             self._host_blocks = HostBlocks(self._kv_cache, arena)
         self._new_batch(self._config.scheduler.max_num_penalty_rows)
         self._warm_up(progress)

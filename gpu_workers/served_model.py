@@ -38,11 +38,3 @@ class ServedModel:
             fill_dummy_weights(self.module, self._config.seed, progress)
         else:
             load_weights(self.module, Path(self._config.model.path), progress)
-
-    @property
-    def kv_cache_shape(self) -> tuple[int, ...]:
-        """[num_blocks, layers_per_block, 2, num_kv_heads, block_size, head_dim] of one rank."""
-        model, cache = self._config.model, self._config.cache
-        num_kv_heads = max(1, model.num_key_value_heads // self._config.parallel.tensor_parallel_size)
-        layers_per_block = self._config.layer_groups().layers_per_block
-        return (cache.num_blocks, layers_per_block, 2, num_kv_heads, cache.block_size, model.head_dim)

@@ -17,7 +17,6 @@ from benchmarks.simulation.trace import work_trace
 from benchmarks.works import make_work
 from engine_core.config.engine_config import EngineConfig
 from engine_core.config.errors import ConfigError
-from engine_core.config.model_config import DTYPE_BYTES
 
 MEASURED: dict[str, dict[str, dict[str, Any]]] = json.loads(
     Path(__file__).with_name("measured.json").read_text(encoding="utf-8")
@@ -46,7 +45,7 @@ def compare(gpu_name: str, gpu: Gpu, engine_of: Callable[[str], EngineConfig]) -
     comparisons = []
     for shape, measured in MEASURED[gpu_name].items():
         engine = engine_of(shape)
-        costs = CostModel(engine.model, DTYPE_BYTES[engine.dtype], engine.scheduler, gpu)
+        costs = CostModel(engine.model, engine.dtype, engine.scheduler, gpu)
         for name, microseconds in measured["steps_us"].items():
             comparisons.append(Comparison(shape, name, microseconds / 1e6, _step_seconds(costs, name)))
         for name, seconds in measured["works_s"].items():

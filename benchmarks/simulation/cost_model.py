@@ -21,9 +21,10 @@ import numpy as np
 
 from benchmarks.simulation.gpus import Gpu
 from engine_core.config.engine_config import SchedulerConfig
-from engine_core.config.model_config import ModelConfig
+from engine_core.config.kv_layout import KVLayout
+from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
 from engine_core.config.step_sizes import StepSizes
-from engine_core.planning.model_memory import head_sizes, kv_bytes_per_token
+from engine_core.planning.model_memory import head_sizes
 
 _KNEE = 3.0
 _MAX_NARROW_TOKENS = 32
@@ -36,13 +37,13 @@ _LOGIT_PASSES = 3
 class CostModel:
     """Seconds of steps of one model on one GPU."""
 
-    def __init__(self, model: ModelConfig, dtype_bytes: int, scheduler: SchedulerConfig, gpu: Gpu) -> None:
+    def __init__(self, model: ModelConfig, dtype: str, scheduler: SchedulerConfig, gpu: Gpu) -> None:
         hidden, inner = model.hidden_size, model.intermediate_size
         q_size, kv_size = head_sizes(model)
         qkv_size = q_size + 2 * kv_size
         layer = [hidden * qkv_size, q_size * hidden, hidden * 2 * inner, inner * hidden]
         self._gpu = gpu
-        self._dtype_bytes = dtype_bytes
+        self._dtype_bytes = DTYPE_BYTES[dtype]
         self._num_layers = model.num_hidden_layers
         self._layer_matrices = np.array(layer, np.float64)
         self._head_matrix = np.array([model.vocab_size * hidden], np.float64)
@@ -50,8 +51,8 @@ class CostModel:
         # Two norms read and write the residual and their input, RoPE reads and writes all heads, the activation reads
         # two and writes one.
         moved = 2 * 4 * hidden + 2 * qkv_size + 3 * inner
-        self._moved_bytes = model.num_hidden_layers * moved * dtype_bytes
-        self._layer_kv_bytes = kv_bytes_per_token(model, dtype_bytes, 1)
+        self._moved_bytes = model.num_hidden_layers * moved * self._dtype_bytes
+        self._layer_kv_bytes = KVLayout.of(model, 1, 1, dtype).token_bytes
         self._pair_flops = 4 * q_size  # of a layer
         num_sliding = len(model.sliding_layers)
         self._kinds = [(model.num_hidden_layers - num_sliding, np.inf), (num_sliding, model.sliding_window)]
@@ -111,9 +112,9 @@ class CostModel:
         )
         return float(kv_bytes[is_decode].sum()) * seconds_a_byte + float(chunks[~is_decode].sum())
 
-    def copy_seconds(self, num_blocks: int, bytes_per_block: int) -> float:
+    def copy_seconds(self, num_blocks: int, block_bytes: int) -> float:
         """Of blocks between the KV cache and host memory, one direction."""
-        return num_blocks * bytes_per_block / self._gpu.host_bytes_per_second
+        return num_blocks * block_bytes / self._gpu.host_bytes_per_second
 
     def core_seconds(self, num_seqs: int) -> float:
         """CPU time of the engine core for a step, planning and update together, but for its starts."""

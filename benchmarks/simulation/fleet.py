@@ -16,7 +16,6 @@ from benchmarks.simulation.replica import Record, Replica
 from benchmarks.simulation.routers import ROUND_ROBIN, ROUTERS
 from benchmarks.simulation.trace import TraceRequest
 from engine_core.config.engine_config import EngineConfig
-from engine_core.config.model_config import DTYPE_BYTES
 
 _POLL_SECONDS = 0.1
 
@@ -72,7 +71,7 @@ def _split(number: int, simulation: Simulation) -> list[_Job]:
 
 def _run(job: _Job, on_ended: OnEnded) -> list[Record]:
     engine = job.engine
-    costs = CostModel(engine.model, DTYPE_BYTES[engine.dtype], engine.scheduler, job.gpu)
+    costs = CostModel(engine.model, engine.dtype, engine.scheduler, job.gpu)
     replicas = [Replica(engine, costs, on_ended) for _ in range(job.num_replicas)]
     if job.num_replicas == 1:
         for request in job.requests:

@@ -77,7 +77,7 @@ class Replica:
 
     def __init__(self, config: EngineConfig, costs: CostModel, on_ended: Callable[[int], object]) -> None:
         """`on_ended` is called with how many requests have just ended."""
-        cache = config.cache
+        cache, self._block_bytes = config.cache, config.kv_layout().block_bytes
         self.scheduler = Scheduler(config.scheduler, make_kv_cache_manager(config, _HASH_KEY), ())
         self.record = Record(num_blocks=cache.num_blocks)
         self.num_unfinished = 0
@@ -182,16 +182,16 @@ class Replica:
         )
         if step is None:
             return
-        costs, cache, plan = self._costs, self._config.cache, self._plan
+        costs, plan = self._costs, self._plan
         self._core_free += costs.core_seconds(len(step.rows)) / 2
         self._core_free += int(plan.header[NUM_ROW_INITS]) * costs.start_seconds
         dispatched = self._core_free + costs.launch_seconds
         self._pacing.dispatched(step.num_tokens, round(dispatched * 1e9))
         if plan.num_stores:
-            seconds = costs.copy_seconds(plan.num_stores, cache.bytes_per_block)
+            seconds = costs.copy_seconds(plan.num_stores, self._block_bytes)
             self._stores_end = max(self._stores_end, dispatched) + seconds
         if plan.num_loads:
-            seconds = costs.copy_seconds(plan.num_loads, cache.bytes_per_block)
+            seconds = costs.copy_seconds(plan.num_loads, self._block_bytes)
             self._loads_end = max(self._loads_end, dispatched) + seconds
         starts_at = max(self._gpu_free, dispatched, self._stores_end, self._loads_end)
         table = self.scheduler.table

@@ -8,8 +8,10 @@ from typing import Literal
 
 import msgspec
 
+from engine_core.config.kv_layout import KVLayout
 from engine_core.config.layer_groups import BlockDemand, LayerGroups, layer_groups
 from engine_core.config.model_config import ModelConfig
+from engine_core.config.rank_share import share_of_rank
 
 PolicyName = Literal["fcfs", "priority", "fair"]
 
@@ -29,8 +31,6 @@ class CacheConfig(_Config, frozen=True, kw_only=True):
     block_size: int
     """Tokens in a block."""
     num_blocks: int
-    bytes_per_block: int
-    """All layers together, keys and values, on one rank."""
     dtype: str
     enable_prefix_caching: bool = True
     num_host_blocks: int = 0
@@ -127,6 +127,11 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
     def layer_groups(self) -> LayerGroups:
         """Which of the model's layers share block tables."""
         return layer_groups(self.model, self.scheduler.max_model_len)
+
+    def kv_layout(self) -> KVLayout:
+        """How each rank's cache is laid out."""
+        share = share_of_rank(self.model, self.parallel.tensor_parallel_size)
+        return KVLayout.of(share, self.layer_groups().layers_per_block, self.cache.block_size, self.cache.dtype)
 
     def block_demand(self) -> BlockDemand:
         """How many blocks a request takes."""

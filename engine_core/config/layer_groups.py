@@ -42,6 +42,10 @@ class LayerGroups:
         return next((i, group.layers.index(layer)) for i, group in enumerate(self.groups) if layer in group.layers)
 
     @property
+    def num_layers(self) -> int:
+        return sum(len(group.layers) for group in self.groups)
+
+    @property
     def windows(self) -> tuple[int, ...]:
         """The sliding window of each group, 0 for none."""
         return tuple(group.sliding_window for group in self.groups)

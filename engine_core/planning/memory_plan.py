@@ -14,9 +14,11 @@ from engine_core.config.checkpoint import TensorInfo
 from engine_core.config.devices import DeviceMemory
 from engine_core.config.engine_config import CacheConfig, SchedulerConfig, block_demand
 from engine_core.config.errors import ConfigError
+from engine_core.config.kv_layout import KVLayout
 from engine_core.config.layer_groups import BlockDemand, LayerGroups, layer_groups
 from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
-from engine_core.planning.model_memory import kv_bytes_per_token, packed_bytes, share_of_rank, weight_bytes
+from engine_core.config.rank_share import share_of_rank
+from engine_core.planning.model_memory import packed_bytes, weight_bytes
 from engine_core.planning.worker_memory import WorkerMemory, worker_memory
 
 GIB = 2**30
@@ -47,17 +49,27 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     device: DeviceMemory
     weight_bytes: int
     worker: WorkerMemory
-    kv_bytes_per_token: int
-    """Of all layers that see the token."""
+    kv_layout: KVLayout
     groups: LayerGroups
     demand: BlockDemand
-    bytes_per_block: int
-    block_size: int
     num_blocks: int
     max_model_len: int
     num_host_blocks: int = 0
     """Of the second tier, in the machine's memory."""
     tensor_parallel_size: int = 1
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Of all layers that see the token."""
+        return self.groups.num_layers * self.kv_layout.token_bytes
+
+    @property
+    def bytes_per_block(self) -> int:
+        return self.kv_layout.block_bytes
+
+    @property
+    def block_size(self) -> int:
+        return self.kv_layout.block_size
 
     @property
     def kv_cache_bytes(self) -> int:
@@ -100,14 +112,11 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
         decoding = self.demand.at_end(num_tokens)
         return max(0, self.num_blocks - self.demand.peak(num_tokens) + decoding) / decoding
 
-    def cache_config(
-        self, dtype: str, enable_prefix_caching: bool, prefix_hash_key_file: str | None = None
-    ) -> CacheConfig:
+    def cache_config(self, enable_prefix_caching: bool, prefix_hash_key_file: str | None = None) -> CacheConfig:
         return CacheConfig(
             block_size=self.block_size,
             num_blocks=self.num_blocks,
-            bytes_per_block=self.bytes_per_block,
-            dtype=dtype,
+            dtype=self.kv_layout.dtype,
             enable_prefix_caching=enable_prefix_caching,
             num_host_blocks=self.num_host_blocks,
             prefix_hash_key_file=prefix_hash_key_file,
@@ -152,11 +161,9 @@ def make_memory_plan(
                 request.cuda_graphs,
                 tensor_parallel_size,
             ),
-            kv_bytes_per_token=kv_bytes_per_token(share, value_bytes, model.num_hidden_layers),
+            kv_layout=KVLayout.of(share, groups.layers_per_block, request.block_size, dtype),
             groups=groups,
             demand=block_demand(groups, request.block_size, scheduler),
-            bytes_per_block=kv_bytes_per_token(share, value_bytes, groups.layers_per_block) * request.block_size,
-            block_size=request.block_size,
             num_blocks=0,
             max_model_len=scheduler.max_model_len,
             tensor_parallel_size=tensor_parallel_size,

@@ -1,20 +1,10 @@
 """What a model itself takes, from its shape and its checkpoint's headers; what a worker needs around it stands in
-`worker_memory.py`.
-
-    KV bytes per token = 2 (keys and values) x layers x KV heads x head_dim x bytes per value
-
-A block holds the tokens' keys and values of one group's layers (`layer_groups.py`): of all layers where there is one.
-
-With tensor parallelism each rank has its share of heads and of the MLP's inner features; embeddings, output matrix and
-norms are whole on each, as in `gpu_workers/layers/`.
-"""
-
-import msgspec
+`worker_memory.py`."""
 
 from engine_core.config.checkpoint import TensorInfo
 from engine_core.config.consistency import EMBEDDING, OUTPUT
-from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
+from engine_core.config.rank_share import share_of_rank
 
 _PACKED_DTYPES = ("float32", "bfloat16")
 """As in `kernels/reference_linear.py`, which cannot be imported here."""
@@ -22,36 +12,6 @@ _SPLIT_WHOLLY = ("q_proj", "gate_proj", "up_proj")
 _SPLIT_BY_KV_HEADS = ("k_proj", "v_proj")
 _SPLIT_INPUTS = ("o_proj", "down_proj")
 """Their biases are whole on each rank."""
-_MOST_RANKS_PROPOSED = 64
-
-
-def share_of_rank(model: ModelConfig, num_ranks: int) -> ModelConfig:
-    """What one of `num_ranks` tensor-parallel ranks has of a model. Where KV heads are fewer than ranks, several ranks
-    keep the same one. Raises `ConfigError` for a number that does not divide the model, and names those that do."""
-    if not _divides(model, num_ranks):
-        fitting = map(str, fitting_rank_counts(model, _MOST_RANKS_PROPOSED))
-        raise ConfigError(
-            f"--tensor-parallel-size {num_ranks} does not divide {model.num_attention_heads} attention heads, "
-            f"{model.num_key_value_heads} KV heads and {model.intermediate_size} inner features of the MLP; "
-            f"{' or '.join(fitting)} would do."
-        )
-    return msgspec.structs.replace(
-        model,
-        num_attention_heads=model.num_attention_heads // num_ranks,
-        num_key_value_heads=max(1, model.num_key_value_heads // num_ranks),
-        intermediate_size=model.intermediate_size // num_ranks,
-    )
-
-
-def fitting_rank_counts(model: ModelConfig, most: int) -> list[int]:
-    """Tensor parallel sizes up to `most` that divide the model."""
-    return [size for size in range(1, most + 1) if _divides(model, size)]
-
-
-def _divides(model: ModelConfig, num_ranks: int) -> bool:
-    kv_heads = model.num_key_value_heads
-    shares_kv_heads = kv_heads % num_ranks == 0 or num_ranks % kv_heads == 0
-    return shares_kv_heads and not (model.num_attention_heads % num_ranks or model.intermediate_size % num_ranks)
 
 
 def weight_bytes(
@@ -102,7 +62,3 @@ def num_parameters(model: ModelConfig) -> int:
 def head_sizes(model: ModelConfig) -> tuple[int, int]:
     """Features of one token's queries and of its keys."""
     return model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
-
-
-def kv_bytes_per_token(model: ModelConfig, dtype_bytes: int, num_layers: int) -> int:
-    return 2 * num_layers * model.num_key_value_heads * model.head_dim * dtype_bytes

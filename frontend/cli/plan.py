@@ -13,8 +13,9 @@ from msgspec import Meta
 from engine_core.config.devices import GPU_MEMORY_MIB, DeviceMemory, absent_gpu, probe_device
 from engine_core.config.engine_config import EngineConfig
 from engine_core.config.errors import ConfigError
+from engine_core.config.rank_share import fitting_rank_counts, share_of_rank
 from engine_core.planning.memory_plan import GIB, DoesNotFit, MemoryPlan
-from engine_core.planning.model_memory import fitting_rank_counts, num_parameters, share_of_rank
+from engine_core.planning.model_memory import num_parameters
 from frontend.cli.flags import ServeArgs, convert_settings, parse_size
 from frontend.cli.report import headline, memory_lines
 from frontend.cli.resolve import ModelFiles, default_model_name, read_model, resolve_engine

@@ -117,7 +117,7 @@ def _group_lines(plan: MemoryPlan) -> list[str]:
         kind = [group for group in groups.groups if group.sliding_window == window]
         num_layers = sum(len(group.layers) for group in kind)
         seen = f"the last {window:,} tokens" if window else "all tokens"
-        size = plan.bytes_per_block // plan.block_size * num_layers // groups.layers_per_block
+        size = num_layers * plan.kv_layout.token_bytes
         lines.append(
             f"    {num_layers} layers see {seen}: {format_bytes(size)} a token, {len(kind)} block "
             f"table{'s' if len(kind) > 1 else ''} of {groups.layers_per_block} layers"

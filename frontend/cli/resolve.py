@@ -140,7 +140,7 @@ def resolve_engine(
         plan = _add_host_tier(args, plan, machine)
     engine = EngineConfig(
         model=model,
-        cache=plan.cache_config(dtype, args.enable_prefix_caching, _hash_key_file(args.prefix_hash_key_file)),
+        cache=plan.cache_config(args.enable_prefix_caching, _hash_key_file(args.prefix_hash_key_file)),
         scheduler=scheduler,
         parallel=ParallelConfig(tensor_parallel_size=tensor_parallel_size),
         device=device.device,

@@ -71,7 +71,7 @@ class CudaRunner:
         """Allocates all that steps need, compiles or loads every kernel, captures the graphs."""
         config, shape, device = self._config, self._shape, self._queue.device
         model, max_num_seqs = config.model, shape.max_num_seqs
-        cache_shape = self._model.kv_cache_shape
+        layout = config.kv_layout()
         dtype = torch_dtype(config.dtype)
         self._rows = DeviceRows(shape, model.vocab_size, config.scheduler.max_num_penalty_rows, device)
         self._hidden = torch.zeros(max_num_seqs, model.hidden_size, dtype=dtype, device=device)
@@ -79,19 +79,16 @@ class CudaRunner:
         raw = torch.zeros(config.scheduler.max_scored_rows, model.vocab_size, dtype=torch.float32, device=device)
         self._sampler = DeviceSampler(self._rows, shape, self._logits, raw)
         self._scores = PromptScores(self._model.module, shape, raw)
-        cache_dtype, group_size = (
-            torch_dtype(config.cache.dtype),
-            model.num_attention_heads // model.num_key_value_heads,
-        )
+        cache_dtype, group_size = torch_dtype(layout.dtype), model.num_attention_heads // model.num_key_value_heads
         self._windows = config.layer_groups().windows
-        use_wgmma = hopper_attention.supports(device, cache_dtype, model.head_dim, group_size, cache_shape[4])
+        use_wgmma = hopper_attention.supports(device, cache_dtype, layout.head_dim, group_size, layout.block_size)
         self._workspaces = {
             window: make_attention_workspace(
                 max_num_seqs,
                 shape.max_num_batched_tokens,
-                cache_shape[3],
+                layout.num_kv_heads,
                 group_size,
-                model.head_dim,
+                layout.head_dim,
                 device,
                 dtype=cache_dtype,
                 sliding_window=window,
@@ -100,7 +97,7 @@ class CudaRunner:
             )
             for window in dict.fromkeys(self._windows)
         }
-        self._kv_cache = torch.zeros(cache_shape, dtype=cache_dtype, device=device)
+        self._kv_cache = torch.zeros(layout.cache_shape(config.cache.num_blocks), dtype=cache_dtype, device=device)
         sizes = self._sizes.all()
         self._queue.synchronize()  # what was allocated here was filled on another stream
         self._queue.enter()

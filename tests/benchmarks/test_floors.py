@@ -37,11 +37,11 @@ QWEN = ModelConfig(
 
 def floor(model: ModelConfig, name: str) -> tuple[Work, list[float]]:
     work = make_work(name, model.vocab_size)
-    return work, work_floor(work, Costs.of(model, 2), CEILINGS, 256, 8192)
+    return work, work_floor(work, Costs.of(model, "bfloat16"), CEILINGS, 256, 8192)
 
 
 def test_costs_of_the_published_models() -> None:
-    llama, qwen = Costs.of(LLAMA, 2), Costs.of(QWEN, 2)
+    llama, qwen = Costs.of(LLAMA, "bfloat16"), Costs.of(QWEN, "bfloat16")
     assert llama.weight_bytes == pytest.approx(15.01e9, rel=1e-3)
     assert llama.kv_bytes == 131_072
     assert qwen.weight_bytes == pytest.approx(1.19e9, rel=5e-3)  # the tied matrix is read as the LM head

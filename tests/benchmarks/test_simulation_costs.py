@@ -13,12 +13,11 @@ from benchmarks.simulation.cost_model import CostModel, num_pairs
 from benchmarks.simulation.gpus import H100, H200, find_gpu
 from engine_core.config.engine_config import EngineConfig
 from engine_core.config.errors import ConfigError
-from engine_core.config.model_config import DTYPE_BYTES
 
 
 def costs_of(shape: str, gpu: str = "h200") -> CostModel:
     engine = engine_of(shape)
-    return CostModel(engine.model, DTYPE_BYTES[engine.dtype], engine.scheduler, find_gpu(gpu))
+    return CostModel(engine.model, engine.dtype, engine.scheduler, find_gpu(gpu))
 
 
 def engine_of(shape: str) -> EngineConfig:
@@ -78,7 +77,7 @@ def test_layers_with_a_window_read_no_more_than_it() -> None:
     costs = costs_of("gemma3-1b")
     near, far = (step(costs, [length] * 64, [1] * 64, 64) for length in (1000, 8000))
     of_all = msgspec.structs.replace(engine_of("gemma3-1b").model, sliding_window=0, sliding_layers=())
-    without = CostModel(of_all, 2, engine_of("gemma3-1b").scheduler, H200)
+    without = CostModel(of_all, "bfloat16", engine_of("gemma3-1b").scheduler, H200)
     assert step(without, [1000] * 64, [1] * 64, 64) > near
     assert step(without, [8000] * 64, [1] * 64, 64) > 2 * far
     assert step(without, [500] * 64, [1] * 64, 64) == step(costs, [500] * 64, [1] * 64, 64)

@@ -37,7 +37,8 @@ def test_what_follows_from_the_model(tmp_path: Path) -> None:
     assert (engine.device, engine.dtype, engine.load_format) == ("cpu", "float32", "safetensors")
     assert engine.scheduler.max_model_len == frontend.max_model_len == 128
     assert engine.scheduler.max_num_batched_tokens == 2048
-    assert engine.cache.num_blocks == GIB // engine.cache.bytes_per_block
+    assert engine.cache.num_blocks == GIB // engine.kv_layout().block_bytes
+    assert result.plan.kv_layout == engine.kv_layout()
     assert frontend.served_model_names == ("tiny",)
     assert frontend.model_path == str(tmp_path / "tiny")
     assert frontend.chat_template is None
@@ -274,7 +275,7 @@ def test_the_host_tier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Host tier" not in format_report(plain)
     result = resolved(folder, kv_offload_gib=0.5)
     cache = result.engine.cache
-    assert cache.num_host_blocks == GIB // 2 // cache.bytes_per_block
+    assert cache.num_host_blocks == GIB // 2 // result.engine.kv_layout().block_bytes
     assert result.plan.host_bytes == GIB // 2
     assert "Host tier      512.0 MiB of the machine's memory: 131,072 blocks, 2,097,152 tokens" in format_report(result)
 

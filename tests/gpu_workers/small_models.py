@@ -89,7 +89,7 @@ def engine_config(path: Path, **changes: Any) -> EngineConfig:
         "max_num_penalty_rows": 3,
     }
     dtype = changes.pop("dtype", "float32")
-    cache: dict[str, Any] = {"block_size": 4, "num_blocks": 100, "bytes_per_block": 0, "num_host_blocks": 0}
+    cache: dict[str, Any] = {"block_size": 4, "num_blocks": 100, "num_host_blocks": 0}
     for part in (scheduler, cache):
         part.update({name: changes.pop(name) for name in list(changes) if name in part})
     return EngineConfig(
