@@ -40,7 +40,7 @@ from engine_core.ipc.step import (
 )
 from frontend.cli.flags import ServeArgs
 from frontend.cli.resolve import resolve
-from gpu_workers.cuda.runner import CudaRunner
+from gpu_workers.running.runner import Runner
 from gpu_workers.threads import share_interpreter
 from kernels import programmatic
 
@@ -85,7 +85,7 @@ class Profiler:
         config = resolve(args).engine
         share_interpreter()
         self.shape = StepShape(**config.step_capacities())
-        self.runner = CudaRunner(config)
+        self.runner = Runner(config)
         self.runner.load(lambda done, total: None)
         self.runner.start(lambda done, total: None)
         plans, results = plan_layout(self.shape), result_layout(self.shape)

@@ -2,22 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+
+from gpu_workers.operations import StepAttention
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardContext:
-    """One step. What `attention` has for each layer group and `workspace` are the device's own: only its operations
-    look inside."""
+    """One step."""
 
     input_ids: torch.Tensor  # [num_tokens]
     positions: torch.Tensor  # [num_tokens]
     logits_indices: torch.Tensor  # [num_sampled]: the tokens whose logits are wanted
-    kv_cache: torch.Tensor  # [num_blocks, layers_per_block, 2, num_kv_heads, block_size, head_dim]
-    attention: Sequence[Any]  # [num_groups]
-    workspace: Any
+    attention: Sequence[StepAttention]  # [num_groups]
     wanted: torch.Tensor | None = None  # [num_wanted]: tokens that this layer goes on with behind attention; None: all
 
     def choose(self, x: torch.Tensor) -> torch.Tensor:

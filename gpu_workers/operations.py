@@ -1,42 +1,98 @@
 """The operations that a device must offer to layers, runner and sampler, and the module of `kernels` that offers them.
 
-Formulas and shapes stand with the references in `kernels`. What is `Any` here belongs to the device alone: only its own
-operations make such objects and look inside them.
+Formulas and shapes stand with the kernels and their references. What is `Any` here belongs to the device alone: only
+its own operations make such objects and look inside them.
 """
 
 import importlib
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from engine_core.config.errors import ConfigError
+from kernels.step_tensors import RowTensors, SampledRows, StepTensors
 
 _MODULES = {"cpu": "kernels.cpu", "cuda": "kernels.cuda"}
 
 
-class StepInputs(Protocol):
-    """One step's tokens, one scheduled row after the other. Legend: T tokens, N scheduled rows."""
+class StepAttention(Protocol):
+    """Attention in the layers of a group in one step. Legend: T tokens, H KV heads, G query heads each, D head_dim."""
 
-    @property
-    def input_ids(self) -> Tensor: ...  # [T]
-    @property
-    def positions(self) -> Tensor: ...  # [T]
-    @property
-    def slot_mapping(self) -> Tensor: ...  # [num_groups, T]
-    @property
-    def query_start_loc(self) -> Tensor: ...  # [N + 1]
-    @property
-    def seq_lens(self) -> Tensor: ...  # [N]
-    @property
-    def block_tables(self) -> Tensor: ...  # [num_groups, N, blocks of the longest row]
+    def write(
+        self,
+        qkv: Tensor,  # [T, (H·G + 2·H)·D]
+        rope_rows: Any,
+        layer: int,
+        q_norm: Tensor | None,
+        k_norm: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        """Normalizes and rotates, writes keys and values into the cache, returns the queries [T, H·G, D]."""
+
+    def attend(
+        self,
+        query: Tensor,
+        layer: int,
+        scale: float,
+        soft_cap: float = 0.0,
+        alibi_slopes: Tensor | None = None,  # float32 [H·G]
+        sinks: Tensor | None = None,  # float32 [H·G]
+    ) -> Tensor:
+        """Over the cache: [T, H·G·D]."""
+
+
+class AttentionBackend(Protocol):
+    """Attention of the layer groups with one cache layout and one sliding window. Rows and step have their places."""
+
+    def __init__(
+        self,
+        kv_cache: Tensor,
+        rows: RowTensors,
+        step: StepTensors,
+        group_size: int,
+        sliding_window: int,
+        max_shared_tokens: int,
+    ) -> None:
+        """Makes the workspace. `max_shared_tokens`: of steps whose rows' common beginning is read once for all."""
+
+    @staticmethod
+    def shares_beginnings(windows: tuple[int, ...]) -> bool:
+        """Whether there are sizes of steps for such beginnings, given the window of each layer group."""
+
+    def plan(
+        self, groups: Sequence[int], num_seqs: int, num_tokens: int, is_decode: bool, has_shared: bool
+    ) -> Sequence[StepAttention]:
+        """Works out what all layers need in the step of that padded size; one for each of the layer groups."""
+
+
+class Preparation(Protocol):
+    """`StepPreparation` of `kernels/prepare_step.py`."""
+
+    def apply_plan(self, slot: Tensor, num_inits: int, num_deltas: int) -> None: ...
+    def prepare_inputs(
+        self, slot: Tensor, num_seqs: int, num_tokens: int, num_padded_seqs: int, num_padded_tokens: int
+    ) -> None: ...
+
+
+class Tokens(Protocol):
+    """`TokenSampler` of `kernels/sample.py`."""
+
+    def sample(
+        self, num_rows: int, sampled: Tensor, num_sampled: Tensor, any_drawn: bool, any_filtered: bool
+    ) -> None: ...
 
 
 class Operations(Protocol):
-    """What layers need of a device. A GPU's runner and sampler launch their own kernels beside these."""
+    """All that differs between devices beside the queue."""
 
+    # Memory and weights
+    def make_kv_cache(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor: ...
     def pack_weight(self, weight: Tensor) -> Any: ...
+    def make_rope_table(self, table: Tensor, dtype: torch.dtype) -> Tensor: ...
+
+    # Layers
     def embed(self, weight: Tensor, input_ids: Tensor) -> Tensor: ...
     def linear(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor: ...
     def linear_act_and_mul(self, x: Tensor, packed: Any, bias: Tensor | None, activation: str) -> Tensor: ...
@@ -46,80 +102,41 @@ class Operations(Protocol):
     def gather_add_rms_norm(
         self, x: Tensor, residual: Tensor, indices: Tensor, weight: Tensor, eps: float
     ) -> Tensor: ...
-    def make_rope_table(self, table: Tensor, dtype: torch.dtype) -> Tensor: ...
     def gather_rope(self, cos_sin: Tensor, positions: Tensor) -> Any: ...
-    def rope_write_kv(
-        self,
-        qkv: Tensor,
-        rope_rows: Any,
-        kv_cache: Tensor,
-        layer: int,
-        plan: Any,
-        q_norm: Tensor | None,
-        k_norm: Tensor | None,
-        eps: float,
-    ) -> Tensor: ...
-    def paged_attention(
-        self, query: Tensor, kv_cache: Tensor, layer: int, plan: Any, scale: float, workspace: Any, soft_cap: float
-    ) -> Tensor: ...
 
+    def product_kind(
+        self, num_rows: int, num_out: int, num_in: int, device: torch.device, dtype: torch.dtype
+    ) -> Hashable:
+        """Only where kernels are compiled before they can serve."""
 
-class HostOperations(Operations, Protocol):
-    """What the CPU's runner and sampler need beside them."""
-
-    # Memory
-    def make_kv_cache(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor: ...
-    def make_workspace(self) -> Any: ...
-
-    # Rows
-    def plan_attention(
-        self,
-        kv_cache: Tensor,
-        block_tables: Tensor,
-        slot_mapping: Tensor,
-        query_start_loc: Tensor,
-        seq_lens: Tensor,
-        sliding_window: int,
-    ) -> Any: ...
-    def apply_block_deltas(self, block_tables: Tensor, deltas: Tensor) -> None: ...
-    def prepare_inputs(
-        self,
-        rows: Tensor,
-        num_query_tokens: Tensor,
-        num_given: Tensor,
-        token_ids: Tensor,
-        last_token: Tensor,
-        num_computed_tokens: Tensor,
-        block_tables: Tensor,
-        block_size: int,
-    ) -> StepInputs: ...
-
-    # Sampling
-    def make_finite(self, logits: Tensor) -> Tensor: ...
-    def greedy(self, logits: Tensor) -> Tensor: ...
+    # Sampling, on the logits of the scheduled rows
+    def add_logit_bias(self, logits: Tensor, step: SampledRows, bias_ids: Tensor, bias_values: Tensor) -> None: ...
     def apply_penalties(
+        self, logits: Tensor, step: SampledRows, prompt_mask: Tensor, output_counts: Tensor
+    ) -> None: ...
+    def hold_back_stops(self, logits: Tensor, step: SampledRows, stop_ids: Tensor) -> None: ...
+    def keep_allowed(self, logits: Tensor, step: SampledRows, allowed_ids: Tensor) -> None: ...
+    def follow_sequences(
         self,
         logits: Tensor,
-        prompt_mask: Tensor,
-        output_counts: Tensor,
-        repetition: Tensor,
-        presence: Tensor,
-        frequency: Tensor,
+        step: SampledRows,
+        sequences: Tensor,
+        latest_tokens: Tensor,
+        thinking_begin: Tensor,
+        last_token: Tensor,
     ) -> None: ...
-    def apply_token_masks(self, logits: Tensor, index: Tensor, masks: Tensor) -> None: ...
-    def filter_thresholds(self, logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor: ...
-    def row_keys(
-        self, seed_low: np.ndarray, seed_high: np.ndarray, sample_index: np.ndarray, positions: np.ndarray
-    ) -> Tensor: ...
-    def sample_gumbel(self, logits: Tensor, threshold: Tensor, keys: Tensor) -> Tensor: ...
+    def apply_token_masks(self, logits: Tensor, mask_rows: Tensor, masks: Tensor) -> None: ...
     def token_logprobs(
         self, logits: Tensor, token_ids: Tensor, num_top: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
 
-
-def load_host_operations() -> HostOperations:
-    """The operations of the CPU, all of them."""
-    return cast(HostOperations, load_operations("cpu"))
+    # What keeps the places of its tensors
+    @property
+    def PagedAttention(self) -> type[AttentionBackend]: ...
+    @property
+    def StepPreparation(self) -> Callable[..., Preparation]: ...
+    @property
+    def TokenSampler(self) -> Callable[..., Tokens]: ...
 
 
 def load_operations(device: str) -> Operations:

@@ -7,9 +7,7 @@ their own because ZeroMQ's sockets belong to one thread at a time.
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import zmq
 
@@ -25,7 +23,7 @@ from engine_core.ipc.worker_messages import (
     WorkerReady,
     encode_worker_message,
 )
-from gpu_workers.loader import ProgressCallback
+from gpu_workers.running.runner import Runner
 from gpu_workers.threads import keep_freed_memory, share_interpreter
 
 PROGRESS_INTERVAL_NS = 50_000_000
@@ -33,44 +31,6 @@ PROGRESS_INTERVAL_NS = 50_000_000
 
 class ParentGone(Exception):
     """The lifeline was closed: nobody is left to work for."""
-
-
-class Runner(Protocol):
-    """What runs steps: `ModelRunner` on a CPU, `CudaRunner` on a GPU."""
-
-    def load(self, progress: ProgressCallback) -> None: ...
-    def start(self, progress: ProgressCallback) -> None: ...
-    def open(
-        self,
-        plan_ring: Ring,
-        result_ring: Ring,
-        finished: Callable[[int], None],
-        sleep: Callable[[int], None],
-    ) -> None:
-        """From now on there may be steps. `finished(n)` is called in order, from one thread, when the result of step n
-        is written and its plan is needed no longer. `sleep(ms)` returns when a late part may have come, or after so
-        many milliseconds."""
-
-    def step(self, sequence: int) -> None:
-        """Runs or queues the plan with that sequence number."""
-
-    def close(self) -> None:
-        """Finishes what was queued."""
-
-    @property
-    def failure_fd(self) -> int | None:
-        """Readable when a queued step has failed; None where steps are not queued."""
-
-    def check(self) -> None:
-        """Raises what a queued step has failed with."""
-
-    @property
-    def weight_bytes(self) -> int: ...
-    @property
-    def kv_cache_bytes(self) -> int: ...
-    @property
-    def device_free_bytes(self) -> int:
-        """What is left of the device's memory; 0 where that says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +94,7 @@ class Worker:
     def run(self) -> None:
         """Loads, reports ready, serves. Raises `ParentGone`, or `ConfigError` while it starts."""
         links = self._links
-        self._runner = make_runner(self._config, links.rank)
+        self._runner = Runner(self._config, links.rank)
         self._runner.load(self._report_weights)
         self._check_lifeline()
         if self._config.device == "cpu":
@@ -143,8 +103,7 @@ class Worker:
             share_interpreter()
         self._runner.start(self._report_warm_up)
         self._runner.open(links.plan_ring, links.result_ring, self._finished, self._sleep)
-        if self._runner.failure_fd is not None:
-            self._poller.register(self._runner.failure_fd, zmq.POLLIN)
+        self._poller.register(self._runner.failure_fd, zmq.POLLIN)
         ready = WorkerReady(
             rank=links.rank,
             weight_bytes=self._runner.weight_bytes,
@@ -203,14 +162,3 @@ class Worker:
     def _check_lifeline(self) -> None:
         if self._links.lifeline_fd in dict(self._poller.poll(0)):
             raise ParentGone
-
-
-def make_runner(config: EngineConfig, rank: int) -> Runner:
-    """The runner for the configured device; the other one's kernels are not imported."""
-    if config.device == "cuda":
-        from gpu_workers.cuda.runner import CudaRunner
-
-        return CudaRunner(config, tp_rank=rank)
-    from gpu_workers.model_runner import ModelRunner
-
-    return ModelRunner(config, tp_rank=rank)

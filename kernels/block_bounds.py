@@ -30,8 +30,9 @@ import triton.language as tl
 
 from kernels.launch import Launch, bind
 from kernels.programmatic import let_dependents_start, wait_for_earlier_kernels
-from kernels.sampling_fields import LARGEST, SampledRows, load_float
+from kernels.sampling_fields import LARGEST, load_float
 from kernels.sampling_random import DEPTH_UNIT, MOST_NOISE_ABOVE, depth, row_key
+from kernels.step_tensors import SampledRows
 
 _MOST_TOKENS = 1024
 """Of a block: each lane of a warp has 32, eight loads of 16 bytes in flight."""

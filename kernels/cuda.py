@@ -1,55 +1,52 @@
-"""The operations of the CUDA device under the names by which layers call them: Triton kernels, and cuBLAS for products
-of many rows.
-
-What runner and sampler launch around a forward pass (`prepare_step`, `attention_tasks`, the sampling kernels) they
-import themselves: it has no counterpart of the same shape on a CPU.
-"""
+"""The operations of the CUDA device under the names by which layers, runner and sampler call them (`Operations` in
+`gpu_workers/operations.py`): Triton kernels, and cuBLAS for products of many rows."""
 
 import functools
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from kernels import hopper_linear
-from kernels import paged_attention as attention_kernels
-from kernels import rope_write_kv as rope_kernels
 from kernels.activation import act_and_mul
-from kernels.attention_workspace import AttentionWorkspace
+from kernels.attention_backend import PagedAttention
 from kernels.embedding import embed
+from kernels.logits_masks import follow_sequences, keep_allowed
+from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back_stops
+from kernels.prepare_step import StepPreparation
 from kernels.rms_norm import add_rms_norm, gather_add_rms_norm, rms_norm
+from kernels.sample import TokenSampler
 from kernels.skinny_linear import skinny_linear
-from kernels.skinny_tiles import SkinnyTile, SkinnyWorkspace, choose, make_skinny_workspace
+from kernels.skinny_tiles import MAX_ROWS, SkinnyTile, SkinnyWorkspace, choose, make_skinny_workspace
+from kernels.token_logprobs import token_logprobs
+from kernels.token_masks import apply_token_masks
 
 __all__ = [
     "PackedWeight",
-    "StepAttention",
+    "PagedAttention",
+    "StepPreparation",
+    "TokenSampler",
+    "add_logit_bias",
     "add_rms_norm",
+    "apply_penalties",
+    "apply_token_masks",
     "embed",
+    "follow_sequences",
     "gather_add_rms_norm",
     "gather_rope",
+    "hold_back_stops",
+    "keep_allowed",
     "linear",
     "linear_act_and_mul",
     "logits",
+    "make_kv_cache",
     "make_rope_table",
     "pack_weight",
-    "paged_attention",
+    "product_kind",
     "rms_norm",
-    "rope_write_kv",
+    "token_logprobs",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class StepAttention:
-    """What attention needs in every layer of a group in one step, beside the task map in the workspace."""
-
-    workspace: AttentionWorkspace
-    block_tables: torch.Tensor  # int32 [max_num_seqs, max_blocks], by row
-    slot_mapping: torch.Tensor  # int32 [num_tokens]; -1: nothing is written
-    has_long: bool
-    """Whether some sequence may have more query tokens than the short variant takes."""
-    has_shared: bool
-    """Whether the task map has the rows' common beginning apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +88,13 @@ def is_fused(num_rows: int, num_out: int, num_in: int, device: torch.device, dty
     )
 
 
+def product_kind(num_rows: int, num_out: int, num_in: int, device: torch.device, dtype: torch.dtype) -> Hashable:
+    """Equal for numbers of rows that the same kernels multiply: few rows have kernels of their own."""
+    if num_rows <= MAX_ROWS:
+        return num_rows
+    return is_fused(num_rows, num_out, num_in, device, dtype)
+
+
 def linear_act_and_mul(
     x: torch.Tensor, packed: PackedWeight, bias: torch.Tensor | None, activation: str
 ) -> torch.Tensor:
@@ -114,6 +118,11 @@ def logits(hidden: torch.Tensor, packed: PackedWeight, out: torch.Tensor | None 
     return torch.mm(hidden, weight, out_dtype=torch.float32, out=out)
 
 
+def make_kv_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A cache of zeros."""
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
 def make_rope_table(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The table stays in float32: the kernel rotates in float32 anyway, and it is small."""
     return table
@@ -122,41 +131,3 @@ def make_rope_table(table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def gather_rope(cos_sin: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Nothing is gathered: the kernel looks each position up in the table itself."""
     return cos_sin, positions
-
-
-def rope_write_kv(
-    qkv: torch.Tensor,
-    rope_rows: tuple[torch.Tensor, torch.Tensor],
-    kv_cache: torch.Tensor,
-    layer: int,
-    plan: StepAttention,
-    q_norm: torch.Tensor | None = None,
-    k_norm: torch.Tensor | None = None,
-    eps: float = 1e-6,
-) -> torch.Tensor:
-    """As the reference; the queries [T, H·G, D] are a view into `qkv`, which is overwritten."""
-    cos_sin, positions = rope_rows
-    return rope_kernels.rope_write_kv(qkv, cos_sin, positions, plan.slot_mapping, kv_cache, layer, q_norm, k_norm, eps)
-
-
-def paged_attention(
-    query: torch.Tensor,
-    kv_cache: torch.Tensor,
-    layer: int,
-    plan: StepAttention,
-    scale: float,
-    workspace: object,
-    soft_cap: float = 0.0,
-) -> torch.Tensor:
-    """As the reference; the memory that it needs is part of the plan."""
-    return attention_kernels.paged_attention(
-        query,
-        kv_cache,
-        layer,
-        plan.workspace,
-        plan.block_tables,
-        scale,
-        has_long=plan.has_long,
-        has_shared=plan.has_shared,
-        soft_cap=soft_cap,
-    )

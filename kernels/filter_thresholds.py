@@ -42,7 +42,8 @@ from kernels.filter_candidates import gather_kernel
 from kernels.filter_narrowing import NUM_PIVOTS, NUM_ROUNDS, final_interval, narrowing_kernel
 from kernels.launch import bind
 from kernels.programmatic import let_dependents_start, wait_for_earlier_kernels
-from kernels.sampling_fields import SampledRows, load_float, load_scaled
+from kernels.sampling_fields import load_float, load_scaled
+from kernels.step_tensors import SampledRows
 
 _TILE = tl.constexpr(512)
 

@@ -24,7 +24,8 @@ import triton
 import triton.language as tl
 
 from kernels.checks import check_dense
-from kernels.sampling_fields import LOWEST, SampledRows, make_finite
+from kernels.sampling_fields import LOWEST, make_finite
+from kernels.step_tensors import SampledRows
 
 _FILL_BLOCK = 4096
 _NOT_BEGUN = tl.constexpr(-1)

@@ -23,7 +23,8 @@ import triton
 import triton.language as tl
 
 from kernels.checks import check_dense, check_rows
-from kernels.sampling_fields import LOWEST, SampledRows, load_float, make_finite
+from kernels.sampling_fields import LOWEST, load_float, make_finite
+from kernels.step_tensors import SampledRows
 
 _PENALTIES_BLOCK = 2048
 

@@ -32,8 +32,9 @@ from kernels.checks import check_dense, check_rows
 from kernels.filter_thresholds import FilterThresholds
 from kernels.launch import Launch, bind
 from kernels.programmatic import let_dependents_start, wait_for_earlier_kernels
-from kernels.sampling_fields import SampledRows, load_float, make_finite
+from kernels.sampling_fields import load_float, make_finite
 from kernels.sampling_random import gumbel_noise, hash_tokens, row_key, to_uniform
+from kernels.step_tensors import SampledRows
 
 _NO_TOKEN = tl.constexpr(2**31 - 1)
 """Above every token id."""

@@ -1,12 +1,15 @@
-"""What lies on a GPU between two steps: the rows, the inputs of the step that runs, and where a plan has what they are
-made from. `prepare_step.py` fills them, the sampling kernels and the forward pass read them.
+"""What lies on the device between two steps: the rows, the inputs of the step that runs, and where a plan has what
+these are made from. `prepare_step.py` fills them, the sampling kernels and the forward pass read them.
 
-Legend: S = rows, F = fields of a row's record, V = vocabulary.
+Legend: S = rows, N = scheduled rows of the step, F = fields of a row's record, V = vocabulary.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+
+from kernels.checks import check_dense, check_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +63,41 @@ class StepTensors:
     positions: torch.Tensor  # [max tokens]; 0 where padded
     slot_mapping: torch.Tensor  # [groups, max tokens]; -1 where padded
     shared: torch.Tensor  # [2]: so many keys in the same blocks, and with them so many of the first sequences begin
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRows:
+    """The scheduled rows of a step as the sampler sees them; padded entries have row 0 and sample nothing."""
+
+    rows: torch.Tensor
+    """int32 [N]: which row each one is."""
+    samples: torch.Tensor
+    """int32 [N]: 0 where no token is sampled in this step; nothing of such a row is touched."""
+    seq_lens: torch.Tensor
+    """int32 [N]: the number of tokens before the sampled one."""
+    fields: torch.Tensor
+    """int32 [S, F]: the records."""
+    columns: Mapping[str, int]
+    """In which column of the records each field stands."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "samples", "seq_lens"):
+            check_dense(getattr(self, name), (len(self.rows),), torch.int32)
+        check_dense(self.fields, (len(self.fields), self.fields.shape[1]), torch.int32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def first(self, num_rows: int) -> "SampledRows":
+        """The first `num_rows` of them."""
+        return SampledRows(
+            self.rows[:num_rows], self.samples[:num_rows], self.seq_lens[:num_rows], self.fields, self.columns
+        )
+
+    def constants(self, *names: str) -> dict[str, int]:
+        """The columns of the fields `names` as a kernel's constants, whose names are in capitals."""
+        return {name.upper(): self.columns[name] for name in names}
+
+    def check_logits(self, logits: torch.Tensor) -> None:
+        """Logits are float32 [N, V], whose rows may lie apart."""
+        check_rows(logits, (len(self.rows), logits.shape[1]), torch.float32)

@@ -30,7 +30,7 @@ class Logits:
     """Logits of a step in several sets, its rows and their records."""
 
     def __init__(self, bench: Bench, num_rows: int, **values: float) -> None:
-        from kernels.sampling_fields import SampledRows
+        from kernels.step_tensors import SampledRows
 
         self.bench = bench
         self.vocab_size = bench.pick(128256, 300)

@@ -22,7 +22,6 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         head_dim, bias = config.head_dim, config.attention_bias
-        self._operations = build.operations
         self._group, self._place = build.layer_groups.place(layer)
         self._rope = int(config.sliding_rope is not None and layer in config.sliding_layers)
         self._scale = (config.query_pre_attn_scalar or head_dim) ** -0.5
@@ -44,12 +43,8 @@ class SelfAttention(nn.Module):
 
     def _attend(self, qkv: torch.Tensor, rope_rows: Any, context: ForwardContext) -> torch.Tensor:
         """`qkv` [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] to [num_tokens, num_heads * head_dim]."""
-        kv_cache, plan, place = context.kv_cache, context.attention[self._group], self._place
+        attention, place = context.attention[self._group], self._place
         q_norm = None if self.q_norm is None else self.q_norm.weight
         k_norm = None if self.k_norm is None else self.k_norm.weight
-        query = self._operations.rope_write_kv(
-            qkv, rope_rows, kv_cache, place, plan, q_norm=q_norm, k_norm=k_norm, eps=self._eps
-        )
-        return self._operations.paged_attention(
-            query, kv_cache, place, plan, self._scale, context.workspace, self._soft_cap
-        )
+        query = attention.write(qkv, rope_rows, place, q_norm, k_norm, self._eps)
+        return attention.attend(query, place, self._scale, self._soft_cap)

@@ -28,8 +28,7 @@ from engine_core.ipc.step import (
     result_layout,
 )
 from engine_core.token_sequences import sequence_words, thinking_begin
-from gpu_workers.late_masks import Forward
-from gpu_workers.model_runner import ModelRunner
+from tests.gpu_workers.ring_runner import RingRunner
 
 GONE = -1
 Pairs = list[tuple[int, int]]
@@ -148,13 +147,9 @@ class Driver:
     """Runs requests to their end on one runner; blocks are handed out in random order, and return at the end or when a
     sliding window has passed them."""
 
-    def __init__(self, config: EngineConfig, runner: ModelRunner | None = None) -> None:
+    def __init__(self, config: EngineConfig, runner: RingRunner | None = None) -> None:
         self.config = config
-        if runner is None:
-            runner = ModelRunner(config)
-            runner.load(lambda done, total: None)
-            runner.start(lambda done, total: None)
-        self.runner = runner
+        self.runner = runner or RingRunner(config)
         self.shape = StepShape(**config.step_capacities())
         self._windows = config.layer_groups().windows
         plans, results = plan_layout(self.shape), result_layout(self.shape)
@@ -260,8 +255,7 @@ class Driver:
 
         self._skipped = np.array([i for i in bound if self._is_late(chosen[i])], np.int64)
 
-        def masks(forward: Forward) -> tuple[np.ndarray, np.ndarray]:
-            assert forward() is not None
+        def masks() -> tuple[np.ndarray, np.ndarray]:
             made = LateMasks.over(late_layout(self.shape), bytearray(late_layout(self.shape).num_bytes))
             made.masks[:] = 0x5A5A5A5A  # what is late may be anything
             for mask, i in zip(made.masks, bound, strict=False):

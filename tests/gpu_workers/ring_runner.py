@@ -1,16 +1,16 @@
-"""A `CudaRunner` behind the interface of the CPU's: one whole step at a time, through real rings.
+"""A runner, one whole step at a time, through real rings.
 
-Without a GPU its kernels run through Triton's interpreter on CPU tensors, and `InlineQueue` takes the place of streams:
-everything but graphs, streams and events is the code that a GPU runs.
+Without a GPU the kernels of the device "cuda" run through Triton's interpreter on CPU tensors. `PoisonedQueue` stands
+for streams: everything but graphs, streams and events is the code that a GPU runs.
 """
 
 import mmap
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 
 import msgspec
+import numpy as np
 import torch
 
 from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is imported
@@ -18,21 +18,20 @@ from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is i
 from engine_core.config.engine_config import EngineConfig
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.step import LateMasks, StepPlan, StepResult, StepShape, late_layout, plan_layout, result_layout
-from gpu_workers.cuda.device_queue import DeviceQueue
-from gpu_workers.cuda.runner import CudaRunner
-from gpu_workers.model_runner import Masks
+from gpu_workers.running.inline_queue import InlineQueue
+from gpu_workers.running.runner import Runner
 
 _TIMEOUT_SECONDS = 120.0
 
 
-class InlineQueue(DeviceQueue):
-    """Everything happens at once, in the memory of the rings themselves."""
+Masks = Callable[[], tuple[np.ndarray, np.ndarray]]
+"""A step's masks: int32 [num_masks or more, W], and which scheduled rows' masks are late, int64 [n]."""
 
-    def __init__(self) -> None:
-        self.device = torch.device("cpu")
 
-    def enter(self) -> None:
-        pass
+class PoisonedQueue(InlineQueue):
+    """An inline queue for the code of a GPU: plans and results are copies, and a thread waits for steps."""
+
+    runs_inline = False
 
     def open(
         self,
@@ -41,34 +40,16 @@ class InlineQueue(DeviceQueue):
         rings: Sequence[mmap.mmap],
         bulk_word: int,
     ) -> None:
-        self._plans, self._results, self._rings, self._bulk_word = plans, results, rings, bulk_word
+        super().open(plans, results, rings, bulk_word)
+        self._results, self._bulk_word = results, bulk_word
         self.device_results = [torch.zeros_like(result) for result in results]
 
-    def pin(self, memory: mmap.mmap) -> None:
-        pass
-
-    def unpin(self, memory: mmap.mmap) -> None:
-        pass
-
-    def storing(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    loading = storing
-
-    def synchronize(self) -> None:
-        pass
-
-    def free_bytes(self) -> int:
-        return 0
-
     def begin(self, slot: int, num_bulk_words: int) -> torch.Tensor:
-        staged = torch.full_like(self._plans[slot], -(2**30))  # what is not copied must not be read
+        plan = super().begin(slot, num_bulk_words)
+        staged = torch.full_like(plan, -(2**30))  # what is not copied must not be read
         num_words = self._bulk_word + num_bulk_words
-        staged[:num_words] = self._plans[slot][:num_words]
+        staged[:num_words] = plan[:num_words]
         return staged
-
-    def open_masks(self, masks: Sequence[torch.Tensor], mask_rows: Sequence[torch.Tensor]) -> None:
-        self._masks, self._mask_rows = masks, mask_rows
 
     def mark_forward(self, slot: int) -> None:
         self.ended_ns = 0
@@ -77,24 +58,19 @@ class InlineQueue(DeviceQueue):
         """It runs until somebody has slept beside it."""
         return (self.ended_ns, 0) if self.ended_ns else None
 
-    def masks(self, slot: int, num_masks: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._mask_rows[slot][:num_masks], self._masks[slot][:num_masks]
-
     def end(self, slot: int, words: slice) -> None:
+        super().end(slot, words)
         self._results[slot][words] = self.device_results[slot][words]
-
-    def wait(self, slot: int) -> tuple[int, int]:
-        return 1, 2
 
 
 class RingRunner:
-    """Starts a runner for `config` (on the CPU always without graphs) and runs single steps on it."""
+    """Starts a runner for `config` (without a GPU always without graphs) and runs single steps on it."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self._queue: InlineQueue | None = None
-        if DEVICE == "cpu":
-            self._queue, config = InlineQueue(), msgspec.structs.replace(config, enforce_eager=True)
-        self.runner = CudaRunner(config, queue=self._queue)
+        self._queue: PoisonedQueue | None = None
+        if config.device == "cuda" and DEVICE == "cpu":
+            self._queue, config = PoisonedQueue(), msgspec.structs.replace(config, enforce_eager=True)
+        self.runner = Runner(config, queue=self._queue)
         self.runner.load(lambda done, total: None)
         self.runner.start(lambda done, total: None)
         shape = StepShape(**config.step_capacities())
@@ -124,7 +100,7 @@ class RingRunner:
             return
         slot = self._plan_ring.slot_of(self._sequence)
         plan, late = self._plans[slot], self._late[slot]
-        masks, skipped = self._masks(lambda: (0, 0))
+        masks, skipped = self._masks()
         self._masks = None
         late.masks[: plan.num_masks] = masks[: plan.num_masks]
         for mask, index in enumerate(plan.mask_rows[: plan.num_masks].tolist()):

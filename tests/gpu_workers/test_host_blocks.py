@@ -1,9 +1,8 @@
-"""Blocks that go to host memory and come back: both runners' copies, and the runs and pieces of pinned memory."""
+"""Blocks that go to host memory and come back: copies, and the runs and pieces of pinned memory."""
 
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +10,13 @@ import torch
 
 from engine_core.config.errors import ConfigError
 from engine_core.ipc.step import NUM_LOADS, NUM_STORES, StepPlan, StepShape, plan_layout
-from gpu_workers.cuda import pinned_blocks
-from gpu_workers.cuda.device_queue import DeviceQueue
-from gpu_workers.cuda.pinned_blocks import PinnedBlocks
-from gpu_workers.host_blocks import HostBlocks
+from gpu_workers.running import host_blocks
+from gpu_workers.running.host_blocks import HostBlocks
+from gpu_workers.running.inline_queue import InlineQueue
+from gpu_workers.running.queue import Queue
+from gpu_workers.running.stream_queue import StreamQueue
 from tests.gpu_workers.plan_driver import Driver, Request
-from tests.gpu_workers.ring_runner import InlineQueue, RingRunner
+from tests.gpu_workers.ring_runner import RingRunner
 from tests.gpu_workers.small_models import engine_config, save_model
 from tests.kernels.device import DEVICE
 
@@ -26,8 +26,8 @@ SHAPE = StepShape(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=160, 
 Pairs = list[tuple[int, int]]
 
 
-def make_queue() -> DeviceQueue:
-    return InlineQueue() if DEVICE == "cpu" else DeviceQueue(torch.device("cuda", 0))
+def make_queue() -> Queue:
+    return InlineQueue() if DEVICE == "cpu" else StreamQueue(torch.device("cuda", 0))
 
 
 def make_plan(stores: Pairs, loads: Pairs) -> StepPlan:
@@ -39,27 +39,22 @@ def make_plan(stores: Pairs, loads: Pairs) -> StepPlan:
     return plan
 
 
-def plain(cache: torch.Tensor) -> tuple[HostBlocks, Callable[[], None]]:
-    return HostBlocks(cache, torch.zeros(NUM_SLOTS, *BLOCK_SHAPE)), lambda: None
-
-
-def pinned(cache: torch.Tensor) -> tuple[PinnedBlocks, Callable[[], None]]:
+def started(cache: torch.Tensor) -> tuple[HostBlocks, Callable[[], None]]:
     queue = make_queue()
     block_bytes = cache[0].numel() * cache.element_size()
-    blocks = PinnedBlocks(queue, cache, NUM_SLOTS, piece_bytes=SLOTS_PER_PIECE * block_bytes + 1)
+    blocks = HostBlocks(queue, cache, NUM_SLOTS, piece_bytes=SLOTS_PER_PIECE * block_bytes + 1)
     assert blocks.num_ready == SLOTS_PER_PIECE  # the first piece is there at once
     blocks.start()
     blocks._thread.join()
     return blocks, queue.synchronize
 
 
-@pytest.mark.parametrize("make", [plain, pinned])
-def test_every_block_arrives(make: Callable[[torch.Tensor], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_block_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random pairs, runs of neighbours and pieces' ends among them, against dictionaries. Blocks are loaded whose old
     contents the same step stores, and in some steps from slots that it has just stored."""
-    monkeypatch.setattr(pinned_blocks, "PART_BYTES", 3 * 48)
-    cache = torch.randn(NUM_BLOCKS, *BLOCK_SHAPE, device=DEVICE if make is pinned else "cpu")
-    blocks, synchronize = make(cache)
+    monkeypatch.setattr(host_blocks, "PART_BYTES", 3 * 48)
+    cache = torch.randn(NUM_BLOCKS, *BLOCK_SHAPE, device=DEVICE)
+    blocks, synchronize = started(cache)
     assert blocks.num_ready == NUM_SLOTS
     synchronize()
     device, host = dict(enumerate(cache.cpu().clone())), dict.fromkeys(range(NUM_SLOTS), torch.zeros(BLOCK_SHAPE))
@@ -78,14 +73,13 @@ def test_every_block_arrives(make: Callable[[torch.Tensor], Any], monkeypatch: p
         device |= {block: host[slot] for block, slot in loads}
         synchronize()
         assert torch.equal(cache.cpu(), torch.stack([device[block] for block in range(NUM_BLOCKS)]))
-    if isinstance(blocks, PinnedBlocks):
-        blocks.close()
-        assert blocks.num_ready == 0
+    blocks.close()
+    assert blocks.num_ready == 0
 
 
 def test_neighbours_are_one_copy() -> None:
     queue, cache = make_queue(), torch.zeros(NUM_BLOCKS, *BLOCK_SHAPE, device=DEVICE)
-    blocks = PinnedBlocks(queue, cache, NUM_SLOTS, piece_bytes=SLOTS_PER_PIECE * 48)
+    blocks = HostBlocks(queue, cache, NUM_SLOTS, piece_bytes=SLOTS_PER_PIECE * 48)
     blocks.start()
     blocks._thread.join()
     runs = blocks._runs(np.array([(5, 3), (6, 4), (7, 5), (8, 6), (9, 7), (12, 0), (13, 2)], np.int32))
@@ -103,14 +97,14 @@ def test_a_driver_that_refuses_later_leaves_what_there_is(caplog: pytest.LogCapt
                 raise ConfigError("The driver refuses.")
 
     cache, limit = torch.zeros(NUM_BLOCKS, *BLOCK_SHAPE), 3
-    blocks = PinnedBlocks(Reluctant(), cache, NUM_SLOTS, piece_bytes=SLOTS_PER_PIECE * 48)
+    blocks = HostBlocks(Reluctant(), cache, NUM_SLOTS, piece_bytes=SLOTS_PER_PIECE * 48)
     blocks.start()
     blocks._thread.join()
     assert blocks.num_ready == 2 * SLOTS_PER_PIECE
     assert "stays at 8 of 23 blocks: The driver refuses." in caplog.text
     limit = 1
     with pytest.raises(ConfigError, match="refuses"):
-        PinnedBlocks(Reluctant(), cache, NUM_SLOTS)
+        HostBlocks(Reluctant(), cache, NUM_SLOTS)
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
@@ -120,7 +114,7 @@ def test_a_prefix_from_the_host_gives_the_same_tokens(name: str, tmp_path: Path)
     """The step that loads a prefix also uses it, and writes to the blocks that it has just stored."""
     save_model(tmp_path)
     config = engine_config(tmp_path, device=name, num_blocks=30, num_host_blocks=12)
-    runner = RingRunner(config) if name == "cuda" else None
+    runner = RingRunner(config)
     driver = Driver(config, runner)
     rng = random.Random(1)
     prompt = [rng.randrange(1, 200) for _ in range(22)]
@@ -139,5 +133,4 @@ def test_a_prefix_from_the_host_gives_the_same_tokens(name: str, tmp_path: Path)
     while len(again.output) < 4:
         driver.step([again])
     assert again.output == first.output
-    if runner is not None:
-        runner.close()
+    runner.close()

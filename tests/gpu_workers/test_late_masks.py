@@ -8,7 +8,7 @@ import pytest
 
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.step import NUM_MASKS, NUM_SEQS, StepPlan, StepShape, late_layout, plan_layout
-from gpu_workers.late_masks import ALONE_NS, MaskArrivals
+from gpu_workers.running.late_masks import ALONE_NS, MaskArrivals
 
 SHAPE = StepShape(max_num_seqs=5, max_num_batched_tokens=64, max_model_len=100, block_size=16, num_mask_words=4)
 HOUR_NS = 3_600_000_000_000

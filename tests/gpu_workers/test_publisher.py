@@ -14,13 +14,15 @@ from engine_core.ipc.step import (
     StepShape,
     result_layout,
 )
-from gpu_workers.cuda.publisher import LaunchedStep, Publisher
+from gpu_workers.running.publisher import LaunchedStep, Publisher
 
 SHAPE = StepShape(max_num_seqs=2, max_num_batched_tokens=4, max_model_len=8, block_size=4)
 
 
 class Device:
     """Ends a step when the test says so."""
+
+    runs_inline = False
 
     def __init__(self) -> None:
         self.ends: queue.Queue[tuple[int, int] | Exception] = queue.Queue()
@@ -48,8 +50,8 @@ def test_headers_are_written_before_the_step_is_finished(results: list[StepResul
         finished.put((sequence, [int(header[name]) for name in names]))
 
     publisher = Publisher(device, results, on_finished)
-    publisher.put(LaunchedStep(sequence=1, slot=0, step_id=7, num_seqs=2))
-    publisher.put(LaunchedStep(sequence=2, slot=1, step_id=8, num_seqs=1))
+    publisher.put(LaunchedStep(sequence=1, slot=0, step_id=7, num_seqs=2, num_host_slots=0))
+    publisher.put(LaunchedStep(sequence=2, slot=1, step_id=8, num_seqs=1, num_host_slots=3))
     assert finished.empty()
     device.ends.put((100, 200))
     assert finished.get(timeout=60) == (1, [7, 2, 100, 200])
@@ -62,7 +64,7 @@ def test_a_failure_wakes_whoever_polls_and_names_its_reason(results: list[StepRe
     device = Device()
     publisher = Publisher(device, results, lambda sequence: None)
     assert publisher.failure is None
-    publisher.put(LaunchedStep(sequence=1, slot=0, step_id=1, num_seqs=1))
+    publisher.put(LaunchedStep(sequence=1, slot=0, step_id=1, num_seqs=1, num_host_slots=3))
     device.ends.put(RuntimeError("the device is gone"))
     readable, _, _ = select.select([publisher.failure_fd], [], [], 60)
     assert readable

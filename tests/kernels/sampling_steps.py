@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from engine_core.ipc.row_fields import DEFAULT_ROW, NUM_ROW_FIELDS, ROW_FIELD_INDEX
-from kernels.sampling_fields import SampledRows
+from kernels.step_tensors import SampledRows
 from tests.kernels.device import DEVICE
 
 

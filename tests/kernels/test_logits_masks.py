@@ -1,4 +1,4 @@
-"""What rules tokens out, on rows among others, against the CPU worker's own version."""
+"""What rules tokens out, on rows among others: both devices' operations against plain versions."""
 
 from tests.kernels.device import DEVICE  # isort: skip
 
@@ -11,9 +11,9 @@ import torch
 
 from engine_core.ipc.sampling_params import MAX_SEQUENCE_TOKENS, SamplingParams
 from engine_core.token_sequences import sequence_words, thinking_begin
-from gpu_workers.sampling.row_sequences import RowSequences
 from kernels.logits_masks import follow_sequences, keep_allowed
 from kernels.sampling_fields import LOWEST
+from tests.kernels.row_sequences import RowSequences
 from tests.kernels.sampling_steps import make_records, make_step
 
 K, L = 6, MAX_SEQUENCE_TOKENS

@@ -10,7 +10,8 @@ import torch
 
 from kernels import reference_sampling
 from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back_stops
-from kernels.sampling_fields import LOWEST, SampledRows
+from kernels.sampling_fields import LOWEST
+from kernels.step_tensors import SampledRows
 from tests.kernels.sampling_steps import make_records, make_step
 
 N, P, MB, MS = 5, 4, 8, 4

@@ -1,4 +1,6 @@
-"""Plans applied and inputs built on the device, from slots as the engine core writes them: as the plain versions do."""
+"""Plans applied and inputs built, from slots as the engine core writes them, by the operations of both devices."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,13 +21,40 @@ from engine_core.ipc.sampling_params import (
     SEQUENCES,
 )
 from engine_core.ipc.step import NUM_SHARED_KEYS, NUM_SHARING_SEQS, StepPlan, StepShape, plan_layout
-from gpu_workers.cuda.device_rows import MAX_HELD_BACK, DeviceRows, plan_places
-from kernels.reference_inputs import apply_block_deltas
-from kernels.reference_inputs import prepare_inputs as reference_inputs
-from kernels.step_tensors import StepTensors
+from gpu_workers.operations import load_operations
+from gpu_workers.running.rows import MAX_HELD_BACK, Rows, plan_places
+from kernels.step_tensors import RowTensors, StepTensors
 
 SHAPE = StepShape(max_num_seqs=13, max_num_batched_tokens=1500, max_model_len=1800, block_size=7, num_groups=2)
 VOCAB = 1111
+
+
+MakeRows = Callable[[torch.Generator], Rows]
+
+
+class Expected:
+    """A step's inputs, token by token."""
+
+    def __init__(
+        self, tensors: RowTensors, rows: list[int], counts: list[int], given: list[int], token_ids: list[int]
+    ) -> None:
+        self.computed, self.last_token = tensors.num_computed_tokens.tolist(), tensors.last_token.tolist()
+        tables, coming = tensors.block_tables.tolist(), iter(token_ids)
+        self.input_ids: list[int] = []
+        self.positions: list[int] = []
+        self.slots: list[list[int]] = [[], []]
+        self.starts, self.seq_lens = [0], []
+        for row, count, num_given in zip(rows, counts, given, strict=True):
+            for index in range(count):
+                self.last_token[row] = next(coming) if index >= count - num_given else self.last_token[row]
+                self.input_ids.append(self.last_token[row])
+                block, offset = divmod(self.computed[row], SHAPE.block_size)
+                self.positions.append(self.computed[row])
+                for slots, table in zip(self.slots, tables, strict=True):
+                    slots.append(table[row][block] * SHAPE.block_size + offset)
+                self.computed[row] += 1
+            self.starts.append(len(self.input_ids))
+            self.seq_lens.append(self.computed[row])
 
 
 class Step:
@@ -51,9 +80,14 @@ class Step:
         self.plan.row_inits[index] = record[0]
 
 
-def make_rows(generator: torch.Generator) -> DeviceRows:
-    """Rows that hold something from before."""
-    rows = DeviceRows(SHAPE, VOCAB, 3, torch.device(DEVICE))
+@pytest.fixture(params=["cuda", "cpu"])
+def rows_of(request: pytest.FixtureRequest) -> MakeRows:
+    """Makes rows that hold something from before, for the operations of either device."""
+    device = torch.device(DEVICE if request.param == "cuda" else "cpu")
+    return lambda generator: make_rows(generator, Rows(SHAPE, VOCAB, 3, load_operations(request.param), device))
+
+
+def make_rows(generator: torch.Generator, rows: Rows) -> Rows:
     size = rows.rows.block_tables.shape
     blocks = torch.randperm(size.numel(), generator=generator).view(size)
     rows.rows.block_tables.copy_(blocks)
@@ -73,9 +107,11 @@ def make_rows(generator: torch.Generator) -> DeviceRows:
     ],
 )
 @pytest.mark.parametrize("padding", [(0, 0), (2, 60), (8, 180)])
-def test_inputs_equal_the_reference(counts: list[int], given: list[int], padding: tuple[int, int]) -> None:
+def test_inputs_token_by_token(
+    rows_of: MakeRows, counts: list[int], given: list[int], padding: tuple[int, int]
+) -> None:
     generator = torch.Generator().manual_seed(len(counts))
-    device_rows, step = make_rows(generator), Step()
+    device_rows, step = rows_of(generator), Step()
     num_seqs, num_tokens = len(counts), sum(counts)
     chosen = torch.randperm(13, generator=generator)[:num_seqs].to(torch.int32)
     token_ids = torch.randint(0, VOCAB, (sum(given),), generator=generator, dtype=torch.int32)
@@ -83,37 +119,28 @@ def test_inputs_equal_the_reference(counts: list[int], given: list[int], padding
     step.plan.num_query_tokens[:num_seqs], step.plan.num_given[:num_seqs] = counts, given
     step.plan.token_ids[: sum(given)] = token_ids.numpy()
     rows = device_rows.rows
-    computed = rows.num_computed_tokens.cpu().long()
-    expected = reference_inputs(
-        rows=chosen.long(),
-        num_query_tokens=torch.tensor(counts),
-        num_given=torch.tensor(given),
-        token_ids=token_ids.long(),
-        last_token=rows.last_token.cpu().long(),
-        num_computed_tokens=computed,
-        block_tables=rows.block_tables.cpu(),
-        block_size=SHAPE.block_size,
-    )
+    expected = Expected(rows, chosen.tolist(), counts, given, token_ids.tolist())
     poison(device_rows.step)
     num_padded_seqs = min(num_seqs + padding[0], SHAPE.max_num_seqs)
     num_padded_tokens = min(num_tokens + padding[1], SHAPE.max_num_batched_tokens)
     step.plan.header[1], step.plan.header[2] = num_seqs, num_tokens
     step.plan.header[NUM_SHARED_KEYS], step.plan.header[NUM_SHARING_SEQS] = 4711, 23
-    device_rows.prepare(step.plan, step.slot.to(DEVICE), num_padded_seqs, num_padded_tokens)
+    device_rows.prepare(step.plan, step.slot.to(rows.fields.device), num_padded_seqs, num_padded_tokens)
 
     made, extra_seqs = device_rows.step, num_padded_seqs - num_seqs
     extra_tokens = num_padded_tokens - num_tokens
-    check(made.input_ids, expected.input_ids.tolist() + [0] * extra_tokens)
-    check(made.positions, expected.positions.tolist() + [0] * extra_tokens)
+    check(made.input_ids, expected.input_ids + [0] * extra_tokens)
+    check(made.positions, expected.positions + [0] * extra_tokens)
     for group in range(SHAPE.num_groups):
-        check(made.slot_mapping[group], expected.slot_mapping[group].tolist() + [-1] * extra_tokens)
+        check(made.slot_mapping[group], expected.slots[group] + [-1] * extra_tokens)
     check(made.shared, [4711, 23])
     check(made.rows, chosen.tolist() + [0] * extra_seqs)
     check(made.samples, [i % 2 for i in range(num_seqs)] + [0] * extra_seqs)
-    check(made.query_start_loc, expected.query_start_loc.tolist() + [num_tokens] * extra_seqs)
-    check(made.seq_lens, expected.seq_lens.tolist() + [0] * extra_seqs)
-    check(made.logits_indices, (expected.query_start_loc[1:] - 1).tolist() + [0] * extra_seqs)
-    assert rows.num_computed_tokens.tolist() == computed.tolist()
+    check(made.query_start_loc, expected.starts + [num_tokens] * extra_seqs)
+    check(made.seq_lens, expected.seq_lens + [0] * extra_seqs)
+    check(made.logits_indices, [end - 1 for end in expected.starts[1:]] + [0] * extra_seqs)
+    assert rows.num_computed_tokens.tolist() == expected.computed
+    assert rows.last_token.tolist() == expected.last_token
 
 
 def poison(step: StepTensors) -> None:
@@ -126,9 +153,9 @@ def check(made: torch.Tensor, expected: list[int]) -> None:
     assert made.tolist() == expected + [-77] * (len(made) - len(expected))
 
 
-def test_a_plan_starts_rows_and_extends_tables() -> None:
+def test_a_plan_starts_rows_and_extends_tables(rows_of: MakeRows) -> None:
     generator = torch.Generator().manual_seed(7)
-    device_rows, step = make_rows(generator), Step()
+    device_rows, step = rows_of(generator), Step()
     rows = device_rows.rows
     rows.prompt_mask.fill_(9)
     rows.output_counts.fill_(9)
@@ -167,9 +194,10 @@ def test_a_plan_starts_rows_and_extends_tables() -> None:
     step.plan.header[2] = 1
 
     assert device_rows.note(step.plan) == RANDOM | FILTERS | BIAS | HELD_BACK | LOGPROBS | ALLOWED | SEQUENCES
-    device_rows.prepare(step.plan, step.slot.to(DEVICE), 1, 1)
+    device_rows.prepare(step.plan, step.slot.to(rows.fields.device), 1, 1)
 
-    apply_block_deltas(before["block_tables"], deltas.to(DEVICE))
+    for group, row, index, block in deltas.tolist():
+        before["block_tables"][group, row, index] = block
     torch.testing.assert_close(rows.block_tables, before["block_tables"])
     expected = before["fields"]
     expected[4], expected[9] = (torch.from_numpy(step.plan.row_inits[i : i + 1].view(np.int32).copy()) for i in (0, 1))
@@ -193,9 +221,9 @@ def test_a_plan_starts_rows_and_extends_tables() -> None:
     assert (rows.output_counts[[0, 2]] == 9).all()
 
 
-def test_what_rows_need_of_the_sampler() -> None:
+def test_what_rows_need_of_the_sampler(rows_of: MakeRows) -> None:
     """The bits of all rows of a step together, of those that started earlier too; greedy rows need nothing."""
-    device_rows, step = make_rows(torch.Generator().manual_seed(0)), Step()
+    device_rows, step = rows_of(torch.Generator().manual_seed(0)), Step()
     step.start(0, row=0, temperature=0.0, top_k=5, top_p=0.5)
     step.start(1, row=1, temperature=0.7)
     step.start(2, row=2, temperature=0.7, top_k=1)

@@ -26,9 +26,9 @@ from kernels.paged_attention import _paged_attention_kernel
 from kernels.rms_norm import _rms_norm_kernel
 from kernels.rope_write_kv import _rope_write_kv_kernel
 from kernels.sample import TokenSampler, _finish_kernel
-from kernels.sampling_fields import SampledRows
 from kernels.skinny_linear import _matrix_kernel, _vector_kernel
 from kernels.skinny_tiles import MAX_ROWS
+from kernels.step_tensors import SampledRows
 from tests.kernels.sampling_steps import make_records, make_step
 
 needs_gpu = pytest.mark.skipif(

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from kernels import reference, reference_linear
-from kernels.reference_linear import linear, logits, pack_weight
+from kernels import reference
+from kernels.cpu import packed_linear
+from kernels.cpu.packed_linear import linear, logits, pack_weight
 
 SHAPES = [(1, 3), (5, 17), (33, 64), (7, 129)]
 
@@ -104,7 +105,7 @@ def test_packed_linear(dtype: torch.dtype, rows: int, inputs: int, outputs: int,
 
 
 def test_a_torch_without_the_packing_operations_multiplies_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference_linear, "_OPERATIONS", ("_reorder_linear_weight", "_gone"))
+    monkeypatch.setattr(packed_linear, "_OPERATIONS", ("_reorder_linear_weight", "_gone"))
     x, weight = torch.randn(5, 7), torch.randn(3, 7)
     packed = pack_weight(weight)
     assert not packed.opaque

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from kernels import reference
+from kernels.cpu.attention import StepAttention
+from kernels.cpu.attention_plan import Workspace, plan_attention
 from kernels.rope_write_kv import rope_write_kv
 
 MAX_POSITIONS, NUM_BLOCKS, NUM_LAYERS, LAYER, EPS = 40, 6, 3, 1, 1e-5
@@ -74,9 +76,9 @@ def expected(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     nothing = torch.zeros(0, dtype=torch.long)
 
     def run(tokens: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
-        plan = reference.plan_attention(cache, nothing.view(0, 1), slots[tokens], torch.zeros(1), nothing)
+        plan = plan_attention(cache, nothing.view(0, 1), slots[tokens], torch.tensor([len(tokens)]), nothing)
         of_tokens = rows[0][tokens], rows[1][tokens]
-        return reference.rope_write_kv(qkv[tokens], of_tokens, cache, LAYER, plan, q_norm, k_norm, EPS)
+        return StepAttention(cache, plan, Workspace()).write(qkv[tokens], of_tokens, LAYER, q_norm, k_norm, EPS)
 
     cache = torch.full(case.kv_cache.shape, torch.nan, dtype=torch.float64)
     run((slots >= 0).nonzero().flatten(), cache)

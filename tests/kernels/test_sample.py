@@ -11,7 +11,7 @@ import torch
 from kernels import block_bounds, reference_sampling
 from kernels.reference_random import gumbel_noise, hash_tokens, row_keys
 from kernels.sample import TokenSampler
-from kernels.sampling_fields import SampledRows
+from kernels.step_tensors import SampledRows
 from tests.kernels.sampling_steps import make_records, make_step
 
 UNTOUCHED = -77

@@ -1,8 +1,9 @@
-"""From logits to tokens on a GPU: launches what the step's rows need and nothing else.
+"""From logits to tokens: launches what the step's rows need and nothing else.
 
-The order is that of the CPU's sampler (`gpu_workers/sampling/sampler.py`): log-probabilities are those of the raw
-logits; then logit bias, penalties, stops held back, allowed tokens, bad words, thinking and grammars' masks, then
-filters and draw. Results go into device memory laid out like a result's slot.
+The order is vLLM's default: log-probabilities are those of the raw logits (before bias, penalties and temperature);
+then logit bias, penalties, min_tokens, allowed tokens, bad words, the end of thinking and what a grammar allows, and
+for rows that are not greedy temperature, min-p, top-k, top-p, the draw. Results go into device memory that is laid out
+like a result's slot.
 """
 
 from dataclasses import dataclass
@@ -22,22 +23,18 @@ from engine_core.ipc.sampling_params import (
     SEQUENCES,
 )
 from engine_core.ipc.step import StepShape, result_layout
-from gpu_workers.cuda.device_rows import DeviceRows
-from kernels.logits_masks import follow_sequences, keep_allowed
-from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back_stops
-from kernels.sample import TokenSampler
-from kernels.sampling_fields import SampledRows
-from kernels.token_logprobs import token_logprobs
-from kernels.token_masks import apply_token_masks
+from gpu_workers.operations import Operations
+from gpu_workers.running.rows import Rows
+from kernels.step_tensors import SampledRows
 
 _CHANGES_LOGITS = BIAS | HELD_BACK | PENALTIES | ALLOWED | SEQUENCES
-DeviceMasks = tuple[torch.Tensor, torch.Tensor]
+Masks = tuple[torch.Tensor, torch.Tensor]
 """The scheduled rows int32 [M] that a grammar binds, and what it allows, int32 [M, W]."""
 
 
 @dataclass(frozen=True, slots=True)
-class _DeviceResult:
-    """The arrays of a result in device memory; a row of each is a scheduled sequence."""
+class _Result:
+    """The arrays of a result on the device; a row of each is a scheduled sequence."""
 
     num_sampled: torch.Tensor  # int32 [S]
     sampled: torch.Tensor  # int32 [S]
@@ -47,18 +44,21 @@ class _DeviceResult:
     top_logprobs: torch.Tensor  # float32 [S, MAX_LOGPROBS]
 
 
-class DeviceSampler:
-    def __init__(self, rows: DeviceRows, shape: StepShape, logits: torch.Tensor, raw: torch.Tensor) -> None:
+class Sampler:
+    def __init__(
+        self, rows: Rows, shape: StepShape, operations: Operations, logits: torch.Tensor, raw: torch.Tensor
+    ) -> None:
         """`logits` float32 [S, V]: where those of every step are. `raw` float32 [S or more, V]: room for them as they
         were, for steps that change them and want log-probabilities."""
         vocab_size, device = logits.shape[1], logits.device
         self._rows = rows
+        self._operations = operations
         self._shape = shape
         self._num_top = min(MAX_LOGPROBS, vocab_size)
         step = rows.step
         self._all_rows = SampledRows(step.rows, step.samples, step.seq_lens, rows.rows.fields, ROW_FIELD_INDEX)
         self._logits = logits
-        self._tokens = TokenSampler(logits, self._all_rows, rows.rows.last_token, rows.rows.output_counts)
+        self._tokens = operations.TokenSampler(logits, self._all_rows, rows.rows.last_token, rows.rows.output_counts)
         self._raw = raw
         num_words = result_layout(shape).offsets["scores"] // 4
         self._scratch = self._views(torch.zeros(num_words, dtype=torch.int32, device=device))
@@ -67,7 +67,7 @@ class DeviceSampler:
         """`results`: int32 words laid out like the slots of the result ring, one for each slot."""
         self._results = [self._views(words) for words in results]
 
-    def sample(self, num_seqs: int, needs: int, slot: int, masks: DeviceMasks | None = None) -> None:
+    def sample(self, num_seqs: int, needs: int, slot: int, masks: Masks | None = None) -> None:
         """Chooses the tokens of the step's first `num_seqs` sequences from their logits, which may be changed.
         `needs`: what the rows need, as bits. The tokens become the rows' last ones and the slot's result."""
         self._sample(num_seqs, needs, self._results[slot], masks)
@@ -82,7 +82,7 @@ class DeviceSampler:
         words = torch.full((1, self._shape.num_mask_words), -1, dtype=torch.int32, device=self._logits.device)
         self._sample(1, 0, self._scratch, (torch.zeros_like(words[0, :1]), words))
 
-    def _sample(self, num_seqs: int, needs: int, result: _DeviceResult, masks: DeviceMasks | None = None) -> None:
+    def _sample(self, num_seqs: int, needs: int, result: _Result, masks: Masks | None = None) -> None:
         raw = self._logits
         if needs & _CHANGES_LOGITS or masks is not None:
             if needs & LOGPROBS:
@@ -90,7 +90,7 @@ class DeviceSampler:
                 raw[:num_seqs].copy_(self._logits[:num_seqs])
             self._change_logits(num_seqs, needs)
             if masks is not None:
-                apply_token_masks(self._logits[:num_seqs], *masks)
+                self._operations.apply_token_masks(self._logits[:num_seqs], *masks)
         self._tokens.sample(
             num_seqs,
             result.sampled,
@@ -99,7 +99,7 @@ class DeviceSampler:
             any_filtered=bool(needs & FILTERS),
         )
         if needs & LOGPROBS:
-            logprobs, ranks, top_ids, top_logprobs = token_logprobs(
+            logprobs, ranks, top_ids, top_logprobs = self._operations.token_logprobs(
                 raw[:num_seqs], result.sampled[:num_seqs], self._num_top
             )
             result.logprobs[:num_seqs].copy_(logprobs)
@@ -108,19 +108,21 @@ class DeviceSampler:
             result.top_logprobs[:num_seqs, : self._num_top].copy_(top_logprobs)
 
     def _change_logits(self, num_seqs: int, needs: int) -> None:
-        logits, step, rows = self._logits[:num_seqs], self._all_rows.first(num_seqs), self._rows.rows
+        logits, step = self._logits[:num_seqs], self._all_rows.first(num_seqs)
+        rows, operations = self._rows.rows, self._operations
+        latest = (rows.latest_tokens, rows.thinking_begin, rows.last_token)
         if needs & BIAS:
-            add_logit_bias(logits, step, rows.bias_ids, rows.bias_values)
+            operations.add_logit_bias(logits, step, rows.bias_ids, rows.bias_values)
         if needs & PENALTIES:
-            apply_penalties(logits, step, rows.prompt_mask, rows.output_counts)
+            operations.apply_penalties(logits, step, rows.prompt_mask, rows.output_counts)
         if needs & HELD_BACK:
-            hold_back_stops(logits, step, rows.stop_ids)
+            operations.hold_back_stops(logits, step, rows.stop_ids)
         if needs & ALLOWED:
-            keep_allowed(logits, step, rows.allowed_ids)
+            operations.keep_allowed(logits, step, rows.allowed_ids)
         if needs & SEQUENCES:
-            follow_sequences(logits, step, rows.sequences, rows.latest_tokens, rows.thinking_begin, rows.last_token)
+            operations.follow_sequences(logits, step, rows.sequences, *latest)
 
-    def _views(self, words: torch.Tensor) -> _DeviceResult:
+    def _views(self, words: torch.Tensor) -> _Result:
         """A result's arrays over its int32 words; one token per sequence so far."""
         offsets, num_seqs = result_layout(self._shape).offsets, self._shape.max_num_seqs
         assert self._shape.num_speculative_tokens == 0
@@ -129,7 +131,7 @@ class DeviceSampler:
             start = offsets[name] // 4
             return words[start : start + num_seqs * width]
 
-        return _DeviceResult(
+        return _Result(
             num_sampled=view("num_sampled"),
             sampled=view("sampled"),
             logprobs=view("logprobs").view(torch.float32),

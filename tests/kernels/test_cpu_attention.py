@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from kernels import reference
+from kernels.cpu.attention import StepAttention
+from kernels.cpu.attention_plan import Workspace, group_rows, plan_attention
 from kernels.reference_attention import attention_reference
 
 
@@ -71,19 +73,20 @@ def test_mixed_batches(batch: list[tuple[int, int]], heads: int, group: int, hea
         pages.fill(row, seq_len - query_len)
         slots.append(pages.slots(row, seq_len - query_len, seq_len))
     lens = torch.tensor([n for n, _ in batch])
-    plan = reference.plan_attention(pages.cache, pages.tables, torch.cat(slots), starts, lens)
+    plan = plan_attention(pages.cache, pages.tables, torch.cat(slots), starts, lens)
+    attention = StepAttention(pages.cache, plan, Workspace())
     table = torch.cat((torch.ones(1, head_dim // 2), torch.zeros(1, head_dim // 2)), -1)
     rows = reference.gather_rope(table, torch.zeros(num_tokens, dtype=torch.long))
-    workspace, scale = reference.make_workspace(), head_dim**-0.5
+    scale = head_dim**-0.5
     for layer in range(2):
         new = [
             torch.cat([parts[row][layer, n - q :] for row, (n, q) in enumerate(batch)])
             for parts in (pages.keys, pages.values)
         ]
         qkv = torch.cat((queries, *new), dim=1).view(num_tokens, -1)
-        query = reference.rope_write_kv(qkv, rows, pages.cache, layer, plan)
+        query = attention.write(qkv, rows, layer)
         assert torch.equal(query, queries)
-        got = reference.paged_attention(query, pages.cache, layer, plan, scale, workspace)
+        got = attention.attend(query, layer, scale)
         for row, (_, query_len) in enumerate(batch):
             start = int(starts[row])
             wanted = naive_attention(
@@ -95,9 +98,10 @@ def test_mixed_batches(batch: list[tuple[int, int]], heads: int, group: int, hea
 
 
 @pytest.mark.parametrize("block_size", [3, 16])
+@pytest.mark.parametrize("options", ["", "alibi", "sinks", "alibi sinks"])
 @pytest.mark.parametrize(("window", "soft_cap"), [(1, 0.0), (9, 0.0), (40, 0.0), (500, 0.0), (0, 1.5), (9, 1.5)])
-def test_windows_and_soft_caps(window: int, soft_cap: float, block_size: int) -> None:
-    """Against the other plain version, which looks at every key; table entries behind the windows name no block."""
+def test_every_option(window: int, soft_cap: float, options: str, block_size: int) -> None:
+    """Against the plain version, which looks at every key; table entries behind the windows name no block."""
     torch.manual_seed(3)
     batch = [(5, 5), (19, 1), (64, 13), (1, 1), (48, 48), (16, 1), (90, 1), (32, 16)]
     heads, group, head_dim = 2, 3, 16
@@ -107,23 +111,26 @@ def test_windows_and_soft_caps(window: int, soft_cap: float, block_size: int) ->
     starts = torch.tensor([0, *(q for _, q in batch)]).cumsum(0)
     lens = torch.tensor([n for n, _ in batch])
     query = torch.randn(int(starts[-1]), heads * group, head_dim)
+    slopes = torch.rand(heads * group) if "alibi" in options else None
+    sinks = torch.randn(heads * group) if "sinks" in options else None
+    rows = torch.arange(len(batch))
     wanted = attention_reference(
-        query, pages.cache, 1, torch.arange(len(batch)), pages.tables, starts, lens, 0.3, window, soft_cap
+        query, pages.cache, 1, rows, pages.tables, starts, lens, 0.3, window, soft_cap, slopes, sinks
     )
     if window:
         for row, (seq_len, query_len) in enumerate(batch):
             pages.tables[row, : max(0, seq_len - query_len - window + 1) // block_size] = -(2**30)
     slots = torch.cat([pages.slots(row, n - q, n) for row, (n, q) in enumerate(batch)])
-    plan = reference.plan_attention(pages.cache, pages.tables, slots, starts, lens, window)
-    got = reference.paged_attention(query, pages.cache, 1, plan, 0.3, reference.make_workspace(), soft_cap)
+    plan = plan_attention(pages.cache, pages.tables, slots, starts, lens, window)
+    got = StepAttention(pages.cache, plan, Workspace()).attend(query, 1, 0.3, soft_cap, slopes, sinks)
     torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_of_similar_length_are_gathered_together() -> None:
     lens = [16 * n for n in (1, 40, 3, 38, 2, 1)]
-    groups = reference._group_rows(list(range(6)), lens, block_size=16, cap=100)
+    groups = group_rows(list(range(6)), lens, block_size=16, cap=100)
     assert groups == [[1, 3], [2, 4], [0, 5]]
-    assert reference._group_rows(list(range(6)), lens, block_size=16, cap=1) == [[1], [3], [2], [4], [0], [5]]
+    assert group_rows(list(range(6)), lens, block_size=16, cap=1) == [[1], [3], [2], [4], [0], [5]]
 
 
 def test_qk_norm_comes_before_the_rotation() -> None:
@@ -131,11 +138,11 @@ def test_qk_norm_comes_before_the_rotation() -> None:
     heads, head_dim, num_tokens = 2, 8, 5
     cache = torch.zeros(2, 1, 2, heads, 4, head_dim)
     lens, starts = torch.tensor([num_tokens]), torch.tensor([0, num_tokens])
-    plan = reference.plan_attention(cache, torch.tensor([[1, 0]]), torch.tensor([4, 5, 6, 7, 0]), starts, lens)
+    plan = plan_attention(cache, torch.tensor([[1, 0]]), torch.tensor([4, 5, 6, 7, 0]), starts, lens)
     qkv, q_norm, k_norm = torch.randn(num_tokens, 4 * heads * head_dim), torch.randn(head_dim), torch.randn(head_dim)
     angles = torch.randn(num_tokens, head_dim // 2)
     rows = reference.gather_rope(torch.cat((angles.cos(), angles.sin()), -1), torch.arange(num_tokens))
-    query = reference.rope_write_kv(qkv, rows, cache, 0, plan, q_norm, k_norm, 1e-6)
+    query = StepAttention(cache, plan, Workspace()).write(qkv, rows, 0, q_norm, k_norm, 1e-6)
     split = qkv.view(num_tokens, 4 * heads, head_dim)
     wanted = reference.rope(reference.rms_norm(split[:, : 2 * heads], q_norm, 1e-6), rows)
     torch.testing.assert_close(query, wanted)

@@ -1,15 +1,14 @@
-"""One GPU's model, rows and cache, and what a step does with them. Queues work and never waits for it.
+"""One device's model, rows and cache, and what a step does with them. Launches work and never waits for it.
 
-A step is a handful of launches on one stream: the plan's deltas and inputs, one graph (attention's task map, all
-layers, for decode steps the logits too), the sampler. The tokens that it samples are the rows' last tokens when the
-next step begins, so that step can be queued before any of them is known to the CPU. A step that also finds
-log-probabilities of prompts runs without a graph, in the graphs' memory: it is wanted rarely and needs other outputs.
+A step is a handful of launches: the plan's deltas and inputs, the layers (on a GPU one graph with attention's task map,
+and for decode steps the logits), the sampler. The tokens that it samples are the rows' last tokens when the next step
+begins, so that step can be launched before any of them is known to the CPU. A step that also finds log-probabilities of
+prompts runs without a graph, in the graphs' memory: it is wanted rarely and needs other outputs.
 
-The rings are opened by `open`; `step(n)` queues the plan of sequence number n, and `finished(n)` is called from the
-publisher's thread when its result is complete.
+Devices differ in two things alone: the queue (streams, events and graphs, or inline) and the operations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 
 import torch
@@ -18,49 +17,39 @@ from engine_core.config.engine_config import EngineConfig
 from engine_core.config.step_sizes import StepSize, StepSizes
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.sampling_params import LOGPROBS
-from engine_core.ipc.step import (
-    NUM_BULK,
-    StepPlan,
-    StepResult,
-    StepShape,
-    plan_layout,
-    result_layout,
-)
-from gpu_workers.cuda.device_queue import DeviceQueue
-from gpu_workers.cuda.device_rows import DeviceRows
-from gpu_workers.cuda.pinned_blocks import PinnedBlocks
-from gpu_workers.cuda.prompt_scores import PromptScores
-from gpu_workers.cuda.publisher import LaunchedStep, Publisher
-from gpu_workers.cuda.sampler import DeviceSampler
-from gpu_workers.cuda.step_graphs import StepGraphs
+from engine_core.ipc.step import NUM_BULK, StepPlan, StepResult, StepShape, plan_layout, result_layout
 from gpu_workers.forward_context import ForwardContext
-from gpu_workers.late_masks import MaskArrivals
 from gpu_workers.loader import ProgressCallback
-from gpu_workers.operations import load_operations, torch_dtype
+from gpu_workers.operations import StepAttention, load_operations, torch_dtype
+from gpu_workers.running.host_blocks import HostBlocks
+from gpu_workers.running.inline_queue import InlineQueue
+from gpu_workers.running.late_masks import MaskArrivals
+from gpu_workers.running.prompt_scores import PromptScores
+from gpu_workers.running.publisher import LaunchedStep, Publisher
+from gpu_workers.running.queue import Queue
+from gpu_workers.running.rows import Rows
+from gpu_workers.running.sampler import Sampler
+from gpu_workers.running.step_graphs import StepGraphs
+from gpu_workers.running.stream_queue import StreamQueue
 from gpu_workers.served_model import ServedModel
-from kernels import hopper_attention
-from kernels.attention_tasks import plan_attention
-from kernels.attention_workspace import make_attention_workspace
-from kernels.cuda import StepAttention, is_fused
-from kernels.skinny_tiles import MAX_ROWS
+
+_WARM_UP_TOKENS = 32
+"""Of a step on a CPU: enough to start threads and libraries."""
 
 
-class CudaRunner:
-    def __init__(self, config: EngineConfig, tp_rank: int = 0, queue: DeviceQueue | None = None) -> None:
+class Runner:
+    def __init__(self, config: EngineConfig, tp_rank: int = 0, queue: Queue | None = None) -> None:
         """Builds the model without weights. Raises `ConfigError` when this device or model is not supported."""
         self._config = config
-        self._queue = queue or DeviceQueue(torch.device("cuda", torch.cuda.current_device()))
-        self._operations = load_operations("cuda")
-        # Partial sums of products whose inner dimension is split stay in float32.
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        self._queue = queue or make_queue(config.device)
+        self._operations = load_operations(config.device)
         self._shape = StepShape(**config.step_capacities())
         self._model = ServedModel(config, self._operations, self._queue.device, tp_rank)
-        # What all rows begin with lies in the same blocks of one table, as far back as every layer sees.
-        self._shares_beginnings = config.layer_groups().windows == (0,)
+        self._windows = config.layer_groups().windows
+        self._shares_beginnings = self._operations.PagedAttention.shares_beginnings(self._windows)
         self._sizes = StepSizes(self._shape.max_num_seqs, self._shape.max_num_batched_tokens, self._shares_beginnings)
         self._graphs: StepGraphs | None = None
-        self._host_blocks: PinnedBlocks | None = None
+        self._host_blocks: HostBlocks | None = None
 
     def load(self, progress: ProgressCallback) -> None:
         """Fills the weights. Raises `ConfigError` when the checkpoint does not fit."""
@@ -68,49 +57,40 @@ class CudaRunner:
 
     @torch.inference_mode()
     def start(self, progress: ProgressCallback) -> None:
-        """Allocates all that steps need, compiles or loads every kernel, captures the graphs."""
+        """Allocates all that steps need, compiles or loads every kernel, captures the graphs; reports these, or the
+        steps that warm up."""
         config, shape, device = self._config, self._shape, self._queue.device
         model, max_num_seqs = config.model, shape.max_num_seqs
         layout = config.kv_layout()
         dtype = torch_dtype(config.dtype)
-        self._rows = DeviceRows(shape, model.vocab_size, config.scheduler.max_num_penalty_rows, device)
+        self._rows = Rows(shape, model.vocab_size, config.scheduler.max_num_penalty_rows, self._operations, device)
         self._hidden = torch.zeros(max_num_seqs, model.hidden_size, dtype=dtype, device=device)
         self._logits = torch.zeros(max_num_seqs, model.vocab_size, dtype=torch.float32, device=device)
         raw = torch.zeros(config.scheduler.max_scored_rows, model.vocab_size, dtype=torch.float32, device=device)
-        self._sampler = DeviceSampler(self._rows, shape, self._logits, raw)
-        self._scores = PromptScores(self._model.module, shape, raw)
-        cache_dtype, group_size = torch_dtype(layout.dtype), model.num_attention_heads // model.num_key_value_heads
-        self._windows = config.layer_groups().windows
-        use_wgmma = hopper_attention.supports(device, cache_dtype, layout.head_dim, group_size, layout.block_size)
-        self._workspaces = {
-            window: make_attention_workspace(
-                max_num_seqs,
-                shape.max_num_batched_tokens,
-                layout.num_kv_heads,
-                group_size,
-                layout.head_dim,
-                device,
-                dtype=cache_dtype,
-                sliding_window=window,
-                use_wgmma=use_wgmma,
-                max_shared_tokens=max_num_seqs if self._shares_beginnings else 0,
+        self._sampler = Sampler(self._rows, shape, self._operations, self._logits, raw)
+        self._scores = PromptScores(self._model.module, shape, self._operations, raw)
+        cache_shape = layout.cache_shape(config.cache.num_blocks)
+        self._kv_cache = self._operations.make_kv_cache(cache_shape, torch_dtype(layout.dtype), device)
+        self._attention = {
+            window: self._operations.PagedAttention(
+                self._kv_cache,
+                self._rows.rows,
+                self._rows.step,
+                model.num_attention_heads // model.num_key_value_heads,
+                window,
+                max_num_seqs if self._shares_beginnings else 0,
             )
             for window in dict.fromkeys(self._windows)
         }
-        self._kv_cache = torch.zeros(layout.cache_shape(config.cache.num_blocks), dtype=cache_dtype, device=device)
-        sizes = self._sizes.all()
         self._queue.synchronize()  # what was allocated here was filled on another stream
         self._queue.enter()
-        self._warm_up(sizes)
-        if not config.enforce_eager:
-            torch.cuda.empty_cache()  # the graphs' own pool takes the place of what the warm-up used
-            self._graphs = StepGraphs()
-            self._graphs.capture(self._forward, sizes, progress)
-        self._warm_up_scores(sizes[0])
-        self._sampler.warm_up()
+        if self._queue.runs_inline:
+            self._warm_up_inline(progress)
+        else:
+            self._warm_up(progress)
         self._queue.synchronize()
         if config.cache.num_host_blocks:
-            self._host_blocks = PinnedBlocks(self._queue, self._kv_cache, config.cache.num_host_blocks)
+            self._host_blocks = HostBlocks(self._queue, self._kv_cache, config.cache.num_host_blocks)
             self._host_blocks.start()
 
     @property
@@ -122,7 +102,7 @@ class CudaRunner:
         return self._kv_cache.numel() * self._kv_cache.element_size()
 
     @property
-    def failure_fd(self) -> int | None:
+    def failure_fd(self) -> int:
         """Becomes readable when the publisher has failed; `check` then raises its reason."""
         return self._publisher.failure_fd
 
@@ -133,12 +113,15 @@ class CudaRunner:
 
     @property
     def device_free_bytes(self) -> int:
+        """What is left of the device's memory; 0 where that says nothing."""
         return self._queue.free_bytes()
 
     def open(
         self, plan_ring: Ring, result_ring: Ring, finished: Callable[[int], None], sleep: Callable[[int], None]
     ) -> None:
-        """Takes the rings over; `finished(n)` is called in order, from another thread. `sleep` waits for late parts."""
+        """Takes the rings over: from now on there may be steps. `finished(n)` is called in order, from one thread, when
+        the result of step n is written and its plan is needed no longer. `sleep(ms)` returns when a late part may have
+        come, or after so many milliseconds."""
         plans, results = plan_layout(self._shape), result_layout(self._shape)
         self._plan_ring = plan_ring
         self._plans = [StepPlan.over(plans, slot) for slot in plan_ring.slots]
@@ -158,7 +141,7 @@ class CudaRunner:
         )
 
     def close(self) -> None:
-        """Waits for what was queued."""
+        """Waits for what was launched."""
         self._publisher.close()
         if self._host_blocks is not None:
             self._host_blocks.close()
@@ -166,7 +149,7 @@ class CudaRunner:
 
     @torch.inference_mode()
     def step(self, sequence: int) -> None:
-        """Queues one step. Raises what an earlier one failed with, if it did."""
+        """Launches the plan with that sequence number. Raises what an earlier one failed with, if it did."""
         self.check()
         slot = self._plan_ring.slot_of(sequence)
         plan = self._plans[slot]
@@ -233,59 +216,72 @@ class CudaRunner:
 
     def _last_hidden(self, size: StepSize, logits_indices: torch.Tensor) -> torch.Tensor:
         """The layers; the last hidden states of the tokens `logits_indices`."""
-        step, num_seqs, num_tokens = self._rows.step, size.num_seqs, size.num_tokens
-        # Mixed steps launch the long variant anyway, and need no graph of their own for this.
+        # Mixed steps launch the long variant anyway, and need no graph of their own for a shared beginning.
         has_shared = size.is_shared or (self._shares_beginnings and not size.is_decode)
-        for workspace in self._workspaces.values():
-            plan_attention(
-                workspace,
-                step.rows[:num_seqs],
-                step.query_start_loc[: num_seqs + 1],
-                step.seq_lens[:num_seqs],
-                step.shared if has_shared else None,
-            )
-        attention = [
-            StepAttention(
-                workspace=self._workspaces[window],
-                block_tables=self._rows.rows.block_tables[group],
-                slot_mapping=step.slot_mapping[group, :num_tokens],
-                has_long=not size.is_decode,
-                has_shared=has_shared,
-            )
-            for group, window in enumerate(self._windows)
-        ]
+        attention: dict[int, StepAttention] = {}
+        for window, backend in self._attention.items():
+            groups = [group for group, other in enumerate(self._windows) if other == window]
+            planned = backend.plan(groups, size.num_seqs, size.num_tokens, size.is_decode, has_shared)
+            attention.update(zip(groups, planned, strict=True))
         context = ForwardContext(
-            input_ids=step.input_ids[:num_tokens],
-            positions=step.positions[:num_tokens],
+            input_ids=self._rows.step.input_ids[: size.num_tokens],
+            positions=self._rows.step.positions[: size.num_tokens],
             logits_indices=logits_indices,
-            kv_cache=self._kv_cache,
-            attention=attention,
-            workspace=None,
+            attention=[attention[group] for group in range(len(self._windows))],
         )
         return self._model.module.last_hidden(context)
 
-    def _warm_up(self, sizes: list[StepSize]) -> None:
+    def _warm_up(self, progress: ProgressCallback) -> None:
         """Runs every kernel once, on steps of nothing but padding: the largest of each kind (its memory is then there
-        for all), the smallest, and all for whose products there may be a kernel of their own."""
+        for all), the smallest, and one for each kernel that multiplies. Captures the graphs."""
+        sizes = self._sizes.all()
         self._rows.warm_up()
         mixed = [size for size in sizes if not size.is_decode]
         decode = [size for size in sizes if size.is_decode and not size.is_shared]
         shared = [size for size in sizes if size.is_shared]
-        skinny = [size for size in sizes if size.num_tokens <= MAX_ROWS]
-        model, device, dtype = self._config.model, self._queue.device, torch_dtype(self._config.dtype)
-        mlp = 2 * model.intermediate_size, model.hidden_size
-        fused = [size for size in mixed if is_fused(size.num_tokens, *mlp, device, dtype)]
-        for size in dict.fromkeys((mixed[0], mixed[-1], decode[0], decode[-1], *shared[:1], *fused[-1:], *skinny)):
+        products = {(size.is_decode, self._product_kind(size.num_tokens)): size for size in sizes}
+        for size in dict.fromkeys((mixed[0], mixed[-1], decode[0], decode[-1], *shared[:1], *products.values())):
             self._rows.pad(size.num_seqs, size.num_tokens)
             self._forward(size)
         for num_seqs in {1, self._shape.max_num_seqs}:
             self._model.module.logits(self._hidden[:num_seqs], self._logits[:num_seqs])
+        if not self._config.enforce_eager:
+            torch.cuda.empty_cache()  # the graphs' own pool takes the place of what the warm-up used
+            self._graphs = StepGraphs()
+            self._graphs.capture(self._forward, sizes, progress)
+        self._warm_up_scores(sizes[0])
+        self._sampler.warm_up()
+
+    def _product_kind(self, num_tokens: int) -> Hashable:
+        """Steps of one kind multiply with the same kernels."""
+        model, device, dtype = self._config.model, self._queue.device, torch_dtype(self._config.dtype)
+        return self._operations.product_kind(num_tokens, 2 * model.intermediate_size, model.hidden_size, device, dtype)
+
+    def _warm_up_inline(self, progress: ProgressCallback) -> None:
+        """A prompt and a decode step of nothing but padding."""
+        mixed = self._sizes.fit_mixed(min(_WARM_UP_TOKENS, self._shape.max_num_batched_tokens))
+        steps = (mixed, self._sizes.fit(self._shape.max_num_seqs, self._shape.max_num_seqs))
+        progress(0, len(steps))
+        for done, size in enumerate(steps, start=1):
+            self._rows.pad(size.num_seqs, size.num_tokens)
+            self._forward(size)
+            progress(done, len(steps))
 
     def _warm_up_scores(self, size: StepSize) -> None:
         """A step of nothing but padding, all of whose tokens are scored."""
         self._rows.pad(size.num_seqs, size.num_tokens)
         nothing = torch.zeros(size.num_tokens, dtype=torch.int32, device=self._queue.device)
         self._forward_and_score(size, nothing, nothing, slot=None)
+
+
+def make_queue(device: str) -> Queue:
+    """The queue of a device by its name."""
+    if device == "cpu":
+        return InlineQueue()
+    # Partial sums of products whose inner dimension is split stay in float32.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    return StreamQueue(torch.device("cuda", torch.cuda.current_device()))
 
 
 def _words(ring: Ring) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The second tier of the KV cache in pinned host memory: whole blocks, moved by the GPU's copy engines.
+"""The second tier of the KV cache in host memory: whole blocks, moved by a GPU's copy engines.
 
 A block is one contiguous piece of the cache, all layers together (2 MiB of an 8B model), so that a plain asynchronous
 copy runs at PCIe's rate without a multiprocessor, which the step before still uses; a kernel that reads and writes
@@ -20,7 +20,7 @@ import torch
 
 from engine_core.config.errors import ConfigError
 from engine_core.ipc.step import StepPlan
-from gpu_workers.cuda.device_queue import DeviceQueue
+from gpu_workers.running.queue import Queue
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +31,10 @@ PART_BYTES = 16 * 2**20
 """Loaded at once where a step stores as well: while a part is loaded the stores that the next one needs are made."""
 
 
-class PinnedBlocks:
+class HostBlocks:
     """Slots 0 .. `num_slots` - 1 in pieces of whole slots, so that no copy crosses from one registration to another."""
 
-    def __init__(
-        self, queue: DeviceQueue, kv_cache: torch.Tensor, num_slots: int, piece_bytes: int = PIECE_BYTES
-    ) -> None:
+    def __init__(self, queue: Queue, kv_cache: torch.Tensor, num_slots: int, piece_bytes: int = PIECE_BYTES) -> None:
         """Pins the first piece. Raises `ConfigError` when the driver refuses. `kv_cache` [num_blocks, ...]."""
         self._queue = queue
         self._cache = kv_cache.flatten(1)

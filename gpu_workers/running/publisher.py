@@ -1,7 +1,7 @@
-"""The thread that waits for steps to end: everything that has to happen on the CPU once a result is there.
+"""Everything that has to happen on the CPU once a step's result is there: its header, and that the step is finished.
 
-It waits with the interpreter's lock released, writes the result's header, and says that the step is finished; the
-thread that launches steps never waits for one.
+Where steps are queued, a thread waits for them with the interpreter's lock released, because the thread that launches
+steps never waits for one. Where a step has ended when it was launched, there is no thread.
 """
 
 import os
@@ -14,6 +14,8 @@ from engine_core.ipc.step import ENDED_NS, NUM_HOST_SLOTS, RESULT_NUM_SEQS, RESU
 
 
 class WaitsForSteps(Protocol):
+    runs_inline: bool
+
     def wait(self, slot: int) -> tuple[int, int]: ...
 
 
@@ -24,11 +26,11 @@ class LaunchedStep(NamedTuple):
     slot: int
     step_id: int
     num_seqs: int
-    num_host_slots: int = 0
+    num_host_slots: int
 
 
 class Publisher:
-    """`put` steps in the order of their launch; `finished(sequence)` is called for each in that order, from here."""
+    """`put` steps in the order of their launch; `finished(sequence)` is called for each, in that order."""
 
     def __init__(self, device: WaitsForSteps, results: list[StepResult], finished: Callable[[int], None]) -> None:
         self._device = device
@@ -38,16 +40,22 @@ class Publisher:
         self.failure: BaseException | None = None
         self.failure_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable once the thread has failed; the reason is `failure`."""
-        self._thread = threading.Thread(target=self._run, name="quire-publisher", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if not device.runs_inline:
+            self._thread = threading.Thread(target=self._run, name="quire-publisher", daemon=True)
+            self._thread.start()
 
     def put(self, step: LaunchedStep) -> None:
-        self._queue.put(step)
+        if self._thread is None:
+            self._publish(step)
+        else:
+            self._queue.put(step)
 
     def close(self) -> None:
         """Waits for the steps that were put, then ends the thread."""
-        self._queue.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
         os.close(self.failure_fd)
 
     def _run(self) -> None:

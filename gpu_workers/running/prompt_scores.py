@@ -1,4 +1,4 @@
-"""Log-probabilities of prompts on a GPU: a slice of tokens at a time, so that the logits of all never exist at once.
+"""Log-probabilities of prompts: a slice of tokens at a time, so that the logits of all never exist at once.
 
 What the slices need beside the hidden states lies in fixed tensors. Results go into device memory laid out like a
 result's slot; nothing here waits.
@@ -11,14 +11,14 @@ import torch
 from engine_core.ipc.sampling_params import MAX_LOGPROBS
 from engine_core.ipc.step import SCORE_DTYPE, StepShape, result_layout
 from gpu_workers.layers.decoder import CausalLM
-from kernels.token_logprobs import token_logprobs
+from gpu_workers.operations import Operations
 
 _WORDS = SCORE_DTYPE.itemsize // 4
 
 
 @dataclass(frozen=True, slots=True)
-class _DeviceScores:
-    """The `scores` of a result in device memory. Legend: T = max_num_batched_tokens."""
+class _Scores:
+    """The `scores` of a result on the device. Legend: T = max_num_batched_tokens."""
 
     logprobs: torch.Tensor  # float32 [T]
     ranks: torch.Tensor  # int32 [T]
@@ -27,9 +27,10 @@ class _DeviceScores:
 
 
 class PromptScores:
-    def __init__(self, model: CausalLM, shape: StepShape, logits: torch.Tensor) -> None:
+    def __init__(self, model: CausalLM, shape: StepShape, operations: Operations, logits: torch.Tensor) -> None:
         """`logits` float32 [rows of a slice, V]: room for those of a slice."""
         self._model = model
+        self._operations = operations
         self._logits = logits
         self._first_word = result_layout(shape).offsets["scores"] // 4
         self._num_tokens = shape.max_num_batched_tokens
@@ -52,15 +53,17 @@ class PromptScores:
         for start in range(0, len(hidden), len(self._logits)):
             part = slice(start, min(start + len(self._logits), len(hidden)))
             logits = self._model.logits(hidden[part], self._logits[: part.stop - start])
-            logprobs, ranks, top_ids, top_logprobs = token_logprobs(logits, token_ids[part], self._num_top)
+            logprobs, ranks, top_ids, top_logprobs = self._operations.token_logprobs(
+                logits, token_ids[part], self._num_top
+            )
             scores.logprobs[part].copy_(logprobs)
             scores.ranks[part].copy_(ranks)
             scores.top_token_ids[part, : self._num_top].copy_(top_ids)
             scores.top_logprobs[part, : self._num_top].copy_(top_logprobs)
 
-    def _views(self, words: torch.Tensor) -> _DeviceScores:
+    def _views(self, words: torch.Tensor) -> _Scores:
         integers = words[: self._num_tokens * _WORDS].view(self._num_tokens, _WORDS)
         floats = integers.view(torch.float32)
         # In the order of the record: two numbers, ids, log-probabilities.
         tops = slice(2, 2 + MAX_LOGPROBS), slice(2 + MAX_LOGPROBS, 2 + 2 * MAX_LOGPROBS)
-        return _DeviceScores(floats[:, 0], integers[:, 1], integers[:, tops[0]], floats[:, tops[1]])
+        return _Scores(floats[:, 0], integers[:, 1], integers[:, tops[0]], floats[:, tops[1]])

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.reference import act_and_mul
+from kernels.reference_sampling import make_finite
 
 _PACK_FOR_ROWS = 32
 """The number of rows that the packed layout is chosen for; measured the same for all from 8 up, and good for any."""
@@ -55,8 +56,8 @@ def linear_act_and_mul(
 
 def logits(hidden: torch.Tensor, packed: PackedWeight, out: torch.Tensor | None = None) -> torch.Tensor:
     """hidden [num_rows, hidden_size] to float32 [num_rows, vocab_size], into `out` where it is given: the sampler
-    computes in float32."""
-    made = linear(hidden, packed, None).float()
+    computes in float32. Logits that overflowed become large but finite numbers."""
+    made = make_finite(linear(hidden, packed, None).float())
     return made if out is None else out.copy_(made)
 
 

@@ -1,4 +1,4 @@
-"""The rows on a GPU and the step's inputs there; what of them the host has to know stays on the host as well.
+"""The rows on the device and the step's inputs there; what of them the host has to know stays on the host as well.
 
 The host never reads the device's copy. Of each row it remembers which of the sampler's operations it needs, because
 which kernels a step launches is decided before the step's results are known.
@@ -24,7 +24,7 @@ from engine_core.ipc.step import (
     StepShape,
     plan_layout,
 )
-from kernels.prepare_step import StepPreparation
+from gpu_workers.operations import Operations
 from kernels.step_tensors import PlanPlaces, RowTensors, StepTensors
 
 MAX_HELD_BACK = MAX_STOP_TOKEN_IDS + 64
@@ -59,10 +59,17 @@ class ScoredPlaces:
         )
 
 
-class DeviceRows:
+class Rows:
     """The rows of one worker and the inputs of the step that runs. Legend as in `kernels/prepare_step.py`."""
 
-    def __init__(self, shape: StepShape, vocab_size: int, num_penalty_slots: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        shape: StepShape,
+        vocab_size: int,
+        num_penalty_slots: int,
+        operations: Operations,
+        device: torch.device,
+    ) -> None:
         num_rows, num_tokens = shape.max_num_seqs, shape.max_num_batched_tokens
         self._needs = np.zeros(num_rows, np.int32)
         self.scored_places = ScoredPlaces(shape)
@@ -97,7 +104,7 @@ class DeviceRows:
             slot_mapping=zeros(shape.num_groups, num_tokens),
             shared=zeros(2),
         )
-        self._preparation = StepPreparation(
+        self._preparation = operations.StepPreparation(
             plan_places(shape), self.rows, self.step, shape.block_size, self._empty_plan
         )
 

@@ -15,8 +15,10 @@ import torch
 from engine_core.config.errors import ConfigError
 
 
-class DeviceQueue:
-    """One per worker. Slots are those of the rings: each has its staging memory and its events."""
+class StreamQueue:
+    """A GPU's. One per worker. Slots are those of the rings: each has its staging memory and its events."""
+
+    runs_inline = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
