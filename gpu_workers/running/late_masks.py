@@ -17,13 +17,15 @@ Forward = Callable[[], tuple[int, int] | None]
 ALONE_NS = 10_000_000
 """How long a step waits at least where all of its rows have masks: a wait holds up no other row, and a step that skips
 rows has computed them for nothing."""
+BESIDE_OTHERS = 8
+"""A step with rows that need no mask waits for this share of its forward pass at most."""
 _POLL_MS = 1
 """How often a forward pass that still runs is looked at."""
 
 
 class MaskArrivals:
-    """One per worker. A missing mask holds a step up for no longer than its forward pass took, and once only: steps
-    that were planned before the engine core knew do not wait for the same row again."""
+    """One per worker. A missing mask holds other rows up for an eighth of a forward pass, and once only: steps that
+    were planned before the engine core knew do not wait for the same row again."""
 
     def __init__(self, ring: Ring, shape: StepShape, sleep: Callable[[int], None]) -> None:
         """`sleep(ms)` returns when a late part may have come, or after that time."""
@@ -43,13 +45,12 @@ class MaskArrivals:
         is_missing = np.zeros(len(masked), np.bool_)
         if not self._ring.is_late_published(sequence):
             arrived = self.parts[self._ring.slot_of(sequence)].sequences[: len(masked)]
-            at_least_ns = ALONE_NS if len(masked) == plan.num_seqs else 0
-            is_missing = self._wait(sequence, arrived, may_wait, at_least_ns, forward)
+            is_missing = self._wait(sequence, arrived, may_wait, len(masked) == plan.num_seqs, forward)
         self._was_skipped[rows] = is_missing
         return masked[is_missing]
 
     def _wait(
-        self, sequence: int, arrived: np.ndarray, may_wait: np.ndarray, at_least_ns: int, forward: Forward
+        self, sequence: int, arrived: np.ndarray, may_wait: np.ndarray, is_alone: bool, forward: Forward
     ) -> np.ndarray:
         """Which masks have not come in time, bool [num_masks]."""
         spin_until = time.monotonic_ns() + SPIN_NS
@@ -58,7 +59,8 @@ class MaskArrivals:
             now, timeout_ms = time.monotonic_ns(), _POLL_MS
             if (ended := forward()) is not None:
                 ended_ns, took_ns = ended
-                until = ended_ns + (max(took_ns, at_least_ns) if may_wait[is_missing].any() else 0)
+                longest_ns = max(took_ns, ALONE_NS) if is_alone else took_ns // BESIDE_OTHERS
+                until = ended_ns + (longest_ns if may_wait[is_missing].any() else 0)
                 if now >= until:
                     break
                 timeout_ms = -(-(until - now) // 1_000_000)

@@ -26,7 +26,7 @@ def resident_bytes() -> int:
 def test_a_cache_takes_memory_only_where_it_is_written() -> None:
     make = operations.load_operations("cpu").make_kv_cache
     before = resident_bytes()
-    cache = make((1024, 4, 2, 2, 16, 64), torch.bfloat16)  # 32 MiB
+    cache = make((1024, 4, 2, 2, 16, 64), torch.bfloat16, torch.device("cpu"))  # 32 MiB
     assert resident_bytes() - before < 2**22
     cache[:512] = 1
     assert resident_bytes() - before > 2**23
