@@ -42,7 +42,7 @@ class ModelledDevice(StubExecutor):
 
     def __init__(self, config: EngineConfig, costs: CostModel) -> None:
         shape = StepShape(**config.step_capacities())
-        super().__init__(shape, config.scheduler.steps_in_flight + 2)
+        super().__init__(shape, config.scheduler.num_slots)
         self._costs = costs
         self._num_computed = np.zeros(shape.max_num_seqs, np.int64)
         self._spans: list[tuple[int, int]] = []

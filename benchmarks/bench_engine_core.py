@@ -118,7 +118,7 @@ def measure(
     max_tokens = total_tokens // num_seqs + num_seqs // 8
     max_model_len = PROMPT_TOKENS + max_tokens
     config = engine_config(num_seqs, max_model_len, policy, num_groups, sliding_window)
-    executor = StubExecutor(StepShape(**config.step_capacities()), config.scheduler.steps_in_flight + 2)
+    executor = StubExecutor(StepShape(**config.step_capacities()), config.scheduler.num_slots)
     ours, theirs = ControlLink.pair()
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/core.sock"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine_core.config.errors import ConfigError
+from engine_core.ipc.arrays import ArrayLayout
 from kernels.step_tensors import RowTensors, SampledRows, StepTensors
 
 _MODULES = {"cpu": "kernels.cpu", "cuda": "kernels.cuda"}
@@ -151,3 +152,11 @@ def torch_dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype), name
     return dtype
+
+
+def make_tensors(layout: ArrayLayout, device: torch.device) -> dict[str, Tensor]:
+    """The arrays of `layout`, each a tensor of zeros of its own."""
+    return {
+        name: torch.zeros(shape, dtype=torch_dtype(dtype.name), device=device)
+        for name, (dtype, shape) in layout.fields.items()
+    }

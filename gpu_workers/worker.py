@@ -64,7 +64,7 @@ class WorkerLinks:
     ) -> "WorkerLinks":
         """Maps the rings behind inherited descriptors."""
         shape = StepShape(**config.step_capacities())
-        num_slots = config.scheduler.steps_in_flight + 2
+        num_slots = config.scheduler.num_slots
         plan_bytes, late_bytes = plan_layout(shape).num_bytes, late_layout(shape).num_bytes
         plans = Ring(plan_fd, plan_bytes, num_slots, config.parallel.world_size, late_bytes)
         results = Ring(result_fd, result_layout(shape).num_bytes, num_slots, num_readers=1)

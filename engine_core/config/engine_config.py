@@ -67,6 +67,11 @@ class SchedulerConfig(_Config, frozen=True, kw_only=True):
         reading the whole projection for."""
         return -(-max(self.max_num_seqs, _MIN_SCORED_ROWS) // _SCORED_ROWS_STEP) * _SCORED_ROWS_STEP
 
+    @property
+    def num_slots(self) -> int:
+        """Of the rings of plans and results."""
+        return self.steps_in_flight + 2
+
     def most_in_flight(self, step_ns: int) -> int:
         """How many steps may be under way where the one collected last took that long (0: nobody knows).
 
@@ -79,6 +84,21 @@ class SchedulerConfig(_Config, frozen=True, kw_only=True):
 def block_demand(groups: LayerGroups, block_size: int, scheduler: SchedulerConfig) -> BlockDemand:
     """How many blocks a request takes under `scheduler`, whose steps bound a prompt's chunks."""
     return BlockDemand.of(groups.windows, block_size, scheduler.max_num_batched_tokens)
+
+
+def step_capacities(
+    model: ModelConfig, scheduler: SchedulerConfig, num_groups: int, block_size: int, num_host_blocks: int
+) -> dict[str, int]:
+    """See `EngineConfig.step_capacities`."""
+    return {
+        "max_num_seqs": scheduler.max_num_seqs,
+        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        "max_model_len": scheduler.max_model_len,
+        "block_size": block_size,
+        "num_groups": num_groups,
+        "num_host_blocks": num_host_blocks,
+        "num_mask_words": -(-model.vocab_size // 32),
+    }
 
 
 class ParallelConfig(_Config, frozen=True, kw_only=True):
@@ -114,15 +134,8 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
 
     def step_capacities(self) -> dict[str, int]:
         """The arguments of `engine_core.ipc.step.StepShape`, which fixes the layout of plans and results."""
-        return {
-            "max_num_seqs": self.scheduler.max_num_seqs,
-            "max_num_batched_tokens": self.scheduler.max_num_batched_tokens,
-            "max_model_len": self.scheduler.max_model_len,
-            "block_size": self.cache.block_size,
-            "num_groups": len(self.layer_groups()),
-            "num_host_blocks": self.cache.num_host_blocks,
-            "num_mask_words": -(-self.model.vocab_size // 32),
-        }
+        num_groups, cache = len(self.layer_groups()), self.cache
+        return step_capacities(self.model, self.scheduler, num_groups, cache.block_size, cache.num_host_blocks)
 
     def layer_groups(self) -> LayerGroups:
         """Which of the model's layers share block tables."""

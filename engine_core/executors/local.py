@@ -75,7 +75,7 @@ class LocalExecutor(Executor):
         self._context = context
         shape = StepShape(**config.engine.step_capacities())
         plans, results = plan_layout(shape), result_layout(shape)
-        num_slots = config.engine.scheduler.steps_in_flight + 2
+        num_slots = config.engine.scheduler.num_slots
         world_size = config.engine.parallel.world_size
         late_bytes = late_layout(shape).num_bytes
         self._plan_ring = Ring.create("quire-plans", plans.num_bytes, num_slots, world_size, late_bytes)

@@ -53,7 +53,7 @@ def main() -> int:
         ring = Ring(
             arguments.plan_fd,
             plan_layout(shape).num_bytes,
-            engine.scheduler.steps_in_flight + 2,
+            engine.scheduler.num_slots,
             engine.parallel.world_size,
             late_layout(shape).num_bytes,
         )

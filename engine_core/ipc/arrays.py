@@ -18,12 +18,14 @@ class ArrayLayout:
 
     def __init__(self, fields: Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]) -> None:
         self.offsets: dict[str, int] = {}
-        self._fields = {name: (np.dtype(dtype), shape) for name, (dtype, shape) in fields.items()}
+        self.sizes: dict[str, int] = {}
+        """Bytes that each takes, up to where the next one begins."""
+        self.fields = {name: (np.dtype(dtype), shape) for name, (dtype, shape) in fields.items()}
         offset = 0
-        for name, (dtype, shape) in self._fields.items():
+        for name, (dtype, shape) in self.fields.items():
             self.offsets[name] = offset
-            size = dtype.itemsize * math.prod(shape)
-            offset += -(-size // ALIGNMENT) * ALIGNMENT
+            self.sizes[name] = -(-dtype.itemsize * math.prod(shape) // ALIGNMENT) * ALIGNMENT
+            offset += self.sizes[name]
         self.num_bytes = offset
 
     def views(self, buffer: memoryview | bytearray) -> dict[str, np.ndarray]:
@@ -31,5 +33,5 @@ class ArrayLayout:
         assert len(buffer) >= self.num_bytes, (len(buffer), self.num_bytes)
         return {
             name: np.frombuffer(buffer, dtype, math.prod(shape), self.offsets[name]).reshape(shape)
-            for name, (dtype, shape) in self._fields.items()
+            for name, (dtype, shape) in self.fields.items()
         }

@@ -48,6 +48,8 @@ from engine_core.ipc.sampling_params import (
 
 MAX_SEQUENCES = 2 + MAX_BAD_WORDS
 """Of a row: what begins thinking, what ends it, bad words."""
+MAX_HELD_BACK = MAX_STOP_TOKEN_IDS + 64
+"""Stop token ids and EOS ids of one row that may not be sampled before `min_tokens`."""
 THINKING_NOT_BEGUN, THINKING_ENDED = -1, -2
 """In a record's `thinking_begin`, in place of a number of tokens."""
 
@@ -99,7 +101,7 @@ class StepShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def max_bulk(self) -> int:
         """One request's longest token history and all its lists, beside a share for short ones."""
-        one = self.max_model_len + 2 * MAX_LOGIT_BIAS + MAX_STOP_TOKEN_IDS + 64
+        one = self.max_model_len + 2 * MAX_LOGIT_BIAS + MAX_HELD_BACK
         one += MAX_ALLOWED_TOKEN_IDS + (MAX_SEQUENCES + 1) * MAX_SEQUENCE_TOKENS
         return one + max(self.max_num_batched_tokens, 64 * self.max_num_seqs)
 

@@ -12,12 +12,13 @@ import msgspec
 
 from engine_core.config.checkpoint import TensorInfo
 from engine_core.config.devices import DeviceMemory
-from engine_core.config.engine_config import CacheConfig, SchedulerConfig, block_demand
+from engine_core.config.engine_config import CacheConfig, SchedulerConfig, block_demand, step_capacities
 from engine_core.config.errors import ConfigError
 from engine_core.config.kv_layout import KVLayout
 from engine_core.config.layer_groups import BlockDemand, LayerGroups, layer_groups
 from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
 from engine_core.config.rank_share import share_of_rank
+from engine_core.ipc.step import StepShape
 from engine_core.planning.model_memory import packed_bytes, weight_bytes
 from engine_core.planning.worker_memory import WorkerMemory, worker_memory
 
@@ -27,6 +28,9 @@ CPU_KV_SHARE = 0.4
 """On a CPU the cache takes at most this share of what is free: the machine has other things to do."""
 _SMALL_STEP = (16, 512)
 """Requests and tokens of the step that is proposed where a larger one does not fit."""
+
+_ANY_HOST_TIER = 2**31
+"""Blocks of a host tier that bounds nothing of a plan's size: the tier is added when the device has been divided."""
 
 
 class DoesNotFit(ConfigError):
@@ -155,9 +159,9 @@ def make_memory_plan(
                 share,
                 groups,
                 scheduler,
+                StepShape(**step_capacities(model, scheduler, len(groups), request.block_size, _ANY_HOST_TIER)),
                 value_bytes,
                 device.device,
-                request.block_size,
                 request.cuda_graphs,
                 tensor_parallel_size,
             ),

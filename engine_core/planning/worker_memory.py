@@ -1,8 +1,8 @@
 """What a worker takes beside weights and KV cache: a step's activations, the sampler, rows, fixed buffers, libraries.
 
-The figures of a CPU are upper estimates. Those of a GPU follow the code of `gpu_workers` and `kernels` tensor by
-tensor, because all that they leave becomes KV cache: who changes there what a layer keeps alive, or how large a buffer
-is, changes it here as well.
+The figures of a CPU are upper estimates. Those of a GPU count tensor by tensor, because all that they leave becomes KV
+cache. Rows, plans and results have layouts in `engine_core/ipc`, from which the worker allocates them too. What kernels
+keep to themselves is stated here, and `tests/planning/test_worker_tensors.py` compares it with what they allocate.
 """
 
 import msgspec
@@ -10,6 +10,16 @@ import msgspec
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.layer_groups import LayerGroups
 from engine_core.config.model_config import ModelConfig
+from engine_core.config.step_sizes import StepSizes
+from engine_core.ipc.arrays import ArrayLayout
+from engine_core.ipc.sampling_params import (
+    MAX_ALLOWED_TOKEN_IDS,
+    MAX_BAD_WORDS,
+    MAX_LOGIT_BIAS,
+    MAX_SEQUENCE_TOKENS,
+)
+from engine_core.ipc.step import StepShape, late_layout, plan_layout, result_layout
+from engine_core.ipc.worker_tensors import input_layout, penalty_layout, row_layout
 from engine_core.planning.model_memory import head_sizes
 
 MIB = 2**20
@@ -19,24 +29,15 @@ CUDA_CONTEXT_BYTES = 512 * MIB
 """The driver's context with the code of torch's, cuBLAS' and our kernels."""
 CUBLAS_WORKSPACE_BYTES = 32 * MIB
 GRAPH_BYTES = 3 * MIB // 2
-NUM_GRAPHS = 116
-"""About as many as `gpu_workers` captures by default; each keeps its nodes on the device, not its intermediates."""
-
+"""Each graph keeps its nodes on the device, not its intermediates."""
 COMMUNICATION_BYTES = 256 * MIB
 """Channels and buffers of NCCL where several ranks share a model: an estimate."""
 
-PENALTY_BYTES_PER_TOKEN = 5
-"""Per penalty row and vocabulary entry: whether the prompt has it, and an int32 count of the output's."""
-CPU_ROW_BYTES = (12 + 8) * 1024 + 128 * 16 * 32 + 256
-"""Per row beside its block table: up to 1024 logit biases (an int64 and a float32 each) and allowed ids, 128 bad words
-of 16 tokens as Python's numbers, and its own numbers."""
-CUDA_ROW_BYTES = (8 + 4) * 1024 + 4 * (128 + 64) + 4 * (130 + 1) * 16 + 256
-"""The same on a GPU: biases (an int32 and a float32 each), allowed ids, ids that may not be sampled yet, sequences of
-tokens and the latest ones, its numbers."""
-PLAN_SLOTS = 6
-"""Copies of a plan on a GPU: one per slot of the ring, and an empty one."""
-SAMPLER_ROW_BYTES = 32 * 1024
-"""Scratch per row on a GPU: candidates of top-k and top-p, their histogram, two numbers a block of the vocabulary."""
+CPU_ROW_BYTES = 12 * MAX_LOGIT_BIAS + 8 * MAX_ALLOWED_TOKEN_IDS + 32 * MAX_BAD_WORDS * MAX_SEQUENCE_TOKENS + 256
+"""Per row beside its block table: logit biases (an int64 and a float32 each), allowed ids, bad words as Python's
+numbers, and its own numbers."""
+SAMPLER_ROW_BYTES = 18 * 1024
+"""Scratch per row on a GPU, whatever the vocabulary: candidates of top-k and top-p, their histogram, sums."""
 
 _CPU_ACTIVATION_COPIES = 4
 """Copies of the residual stream that are alive at once: it, its normed form, an operation's input and output."""
@@ -44,16 +45,9 @@ _CPU_LOGIT_COPIES = 4
 """Copies of the float32 logits in the sampler: logits, probabilities, sorted values and indices."""
 _CPU_SCORE_COPIES = 2
 """Copies of a slice of a prompt's logits, before those of the sampler are made: logits, and what ranks them."""
-SCORE_BYTES = 4 * (2 + 2 * 20)
-"""What a result has for each token of a step: its log-probability and rank, and the same of 20 others."""
 
-# Paged attention's tiles (`kernels/attention_workspace.py`): programs and rows of a tile. Each program may leave two
-# partial results.
 _NUM_SMS = 132
-_PARTIALS = ((4 * _NUM_SMS, 16), (_NUM_SMS, 128))
-_TASK_BYTES_PER_TOKEN = 32
-"""At most one record of the task map for each token."""
-_PRODUCT_BUFFER_BYTES = 4 * _NUM_SMS * (64 * 32 + 2)
+PRODUCT_BUFFER_BYTES = 4 * _NUM_SMS * (64 * 32 + 2)
 """Partial results of products of few rows (`kernels/skinny_tiles.py`): programs, elements of a tile and counters."""
 
 
@@ -78,46 +72,39 @@ def worker_memory(
     model: ModelConfig,
     groups: LayerGroups,
     scheduler: SchedulerConfig,
+    shape: StepShape,
     dtype_bytes: int,
     device: str,
-    block_size: int,
     cuda_graphs: bool,
     num_ranks: int = 1,
 ) -> WorkerMemory:
-    """What a worker on `device` ("cpu" or "cuda") needs for steps of the scheduler's greatest size. `model` is this
-    rank's share of one that is spread over `num_ranks`."""
+    """What a worker on `device` ("cpu" or "cuda") needs for steps of the scheduler's greatest size, which is that of
+    `shape`. `model` is this rank's share of one that is spread over `num_ranks`."""
+    num_rows, vocab_size, rows = scheduler.max_num_seqs, model.vocab_size, row_layout(shape)
     communication_bytes = COMMUNICATION_BYTES if num_ranks > 1 else 0
-    penalty_bytes = scheduler.max_num_penalty_rows * model.vocab_size * PENALTY_BYTES_PER_TOKEN
-    table_bytes = len(groups) * scheduler.max_num_seqs * -(-scheduler.max_model_len // block_size) * 4
-    logit_bytes = scheduler.max_num_seqs * model.vocab_size * 4
-    scored_logit_bytes = scheduler.max_scored_rows * model.vocab_size * 4
+    penalty_bytes = penalty_layout(scheduler.max_num_penalty_rows, vocab_size).num_bytes
+    logit_bytes, scored_logit_bytes = num_rows * vocab_size * 4, scheduler.max_scored_rows * vocab_size * 4
     rope_values = (1 if model.sliding_rope is None else 2) * scheduler.max_model_len * model.head_dim
-    attention_bytes = len(set(groups.windows)) * _attention_buffer_bytes(model, scheduler)
-    if groups.windows == (0,):  # the float32 results of the keys that all rows begin with
-        attention_bytes += scheduler.max_num_seqs * model.num_attention_heads * (model.head_dim + 1) * 4
     if device == "cpu":
         return WorkerMemory(
             activation_bytes=_cpu_activation_bytes(model, scheduler, dtype_bytes),
             sampler_bytes=max(_CPU_LOGIT_COPIES * logit_bytes, _CPU_SCORE_COPIES * scored_logit_bytes),
             buffer_bytes=rope_values * dtype_bytes,
-            row_bytes=table_bytes + scheduler.max_num_seqs * (CPU_ROW_BYTES + _history_bytes(scheduler)),
+            row_bytes=rows.sizes["block_tables"] + num_rows * (CPU_ROW_BYTES + _history_bytes(scheduler)),
             penalty_bytes=penalty_bytes,
             graph_bytes=0,
             runtime_bytes=CPU_RUNTIME_BYTES + communication_bytes,
         )
+    workspace = attention_layout(model, shape, dtype_bytes, num_rows if groups.shares_beginnings else 0)
+    sizes = StepSizes(num_rows, scheduler.max_num_batched_tokens, groups.shares_beginnings).all()
     return WorkerMemory(
         activation_bytes=_cuda_activation_bytes(model, scheduler, dtype_bytes),
         # The logits, and beside them a slice of a prompt's, or the same ones as they were for log-probabilities.
-        sampler_bytes=logit_bytes + scored_logit_bytes + scheduler.max_num_seqs * SAMPLER_ROW_BYTES,
-        buffer_bytes=rope_values * 4 + attention_bytes + _PRODUCT_BUFFER_BYTES,
-        row_bytes=(
-            table_bytes
-            + scheduler.max_num_seqs * CUDA_ROW_BYTES
-            + _plan_bytes(scheduler, len(groups))
-            + _mask_bytes(scheduler, model.vocab_size)
-        ),
+        sampler_bytes=logit_bytes + scored_logit_bytes + sampler_scratch_bytes(scheduler.max_scored_rows, vocab_size),
+        buffer_bytes=rope_values * 4 + len(set(groups.windows)) * workspace.num_bytes + PRODUCT_BUFFER_BYTES,
+        row_bytes=rows.num_bytes + input_layout(shape).num_bytes + _slot_bytes(shape, scheduler.num_slots),
         penalty_bytes=penalty_bytes,
-        graph_bytes=NUM_GRAPHS * GRAPH_BYTES if cuda_graphs else 0,
+        graph_bytes=len(sizes) * GRAPH_BYTES if cuda_graphs else 0,
         runtime_bytes=CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES + communication_bytes,
     )
 
@@ -154,27 +141,48 @@ def _cuda_activation_bytes(model: ModelConfig, scheduler: SchedulerConfig, dtype
     return (scheduler.max_num_batched_tokens * (2 * hidden + max(points)) + 2 * last_hidden) * dtype_bytes
 
 
-def _attention_buffer_bytes(model: ModelConfig, scheduler: SchedulerConfig) -> int:
-    """Partial results in float32, rows and features padded to powers of two, and the task map."""
-    group_rows = _power_of_two(model.num_attention_heads // model.num_key_value_heads)
-    padded_dim = max(16, _power_of_two(model.head_dim))
-    partials = sum(programs * 2 * max(rows, group_rows) * (padded_dim + 2) * 4 for programs, rows in _PARTIALS)
-    tasks = (scheduler.max_num_batched_tokens + 2 * scheduler.max_num_seqs) * _TASK_BYTES_PER_TOKEN
-    return partials + tasks
+def attention_layout(model: ModelConfig, shape: StepShape, dtype_bytes: int, max_shared_tokens: int) -> ArrayLayout:
+    """The workspace of the layers with one sliding window (`kernels/attention_workspace.py`, with the same names). The
+    kernels choose their tiles by head_dim; here is the most that any choice takes."""
+    num_heads, num_kv_heads, head_dim = model.num_attention_heads, model.num_key_value_heads, model.head_dim
+    s, padded_dim = shape.max_num_seqs, max(16, _power_of_two(head_dim))
+    group_rows = _power_of_two(num_heads // num_kv_heads)
+    programs_per_sm, most_rows, fewest_rows = (1, 128, 128) if dtype_bytes == 2 else (2, 32, 16)
+    long_capacity = shape.max_num_batched_tokens // max(1, fewest_rows // group_rows) + s
+    fields: dict[str, tuple[str, tuple[int, ...]]] = {
+        "long_seqs": ("<i4", (s,)),
+        "first_segment": ("<i4", (s,)),
+        "shared_out": ("<f4", (max_shared_tokens, num_heads, head_dim)),
+        "shared_lse": ("<f4", (max_shared_tokens, num_heads)),
+    }
+    for variant, programs, tile_rows, capacity in (
+        ("short", 4 * _NUM_SMS, 8, s),
+        ("long", programs_per_sm * _NUM_SMS, most_rows, long_capacity),
+    ):
+        rows = max(tile_rows, group_rows)
+        fields |= {
+            f"{variant}.segments": ("<i4", (capacity + 1, 8)),
+            f"{variant}.programs": ("<i4", (programs, 16)),
+            f"{variant}.partial_acc": ("<f4", (programs, 2, rows, padded_dim)),
+            f"{variant}.partial_stats": ("<f4", (programs, 2, 2, rows)),
+            f"{variant}.arrivals": ("<i4", (capacity, num_kv_heads)),
+        }
+    return ArrayLayout(fields)
 
 
-def _plan_bytes(scheduler: SchedulerConfig, num_groups: int) -> int:
-    """Plans on the device, a little more than `engine_core/ipc/step.py` lays out: a row's whole history, tokens and
-    block table entries, records; and of results what they have for every token of a step."""
-    length = scheduler.max_model_len + scheduler.max_num_batched_tokens
-    words = 2 * length + 4 * scheduler.max_num_batched_tokens + 128 * scheduler.max_num_seqs
-    words += (num_groups - 1) * (length // 2 + 4 * scheduler.max_num_seqs)
-    return PLAN_SLOTS * (4 * words + SCORE_BYTES * scheduler.max_num_batched_tokens)
+def sampler_scratch_bytes(num_rows: int, vocab_size: int) -> int:
+    """Of so many rows: two numbers a block of 1,024 tokens, and of log-probabilities three numbers a piece of 4,096
+    tokens with its 32 likeliest and their ids."""
+    num_words = 2 * -(-vocab_size // 1024) + (3 + 2 * 32) * -(-vocab_size // 4096)
+    return num_rows * (SAMPLER_ROW_BYTES + 4 * num_words)
 
 
-def _mask_bytes(scheduler: SchedulerConfig, vocab_size: int) -> int:
-    """What grammars allow, a bit for each token and row, and the rows: copies on the device, one per slot."""
-    return (PLAN_SLOTS - 1) * scheduler.max_num_seqs * 4 * (-(-vocab_size // 32) + 1)
+def _slot_bytes(shape: StepShape, num_slots: int) -> int:
+    """Plans and results on the device, one per slot of the rings and an empty one; what grammars allow, and the rows
+    that it is for, one per slot."""
+    plans, results = plan_layout(shape), result_layout(shape)
+    mask_bytes = late_layout(shape).sizes["masks"] + plans.sizes["mask_rows"]
+    return (num_slots + 1) * (plans.num_bytes + results.num_bytes) + num_slots * mask_bytes
 
 
 def _history_bytes(scheduler: SchedulerConfig) -> int:

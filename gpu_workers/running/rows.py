@@ -8,14 +8,7 @@ import numpy as np
 import torch
 
 from engine_core.ipc.row_fields import NUM_ROW_FIELDS, ROW_FIELD_INDEX, needs_of
-from engine_core.ipc.sampling_params import (
-    MAX_ALLOWED_TOKEN_IDS,
-    MAX_LOGIT_BIAS,
-    MAX_SEQUENCE_TOKENS,
-    MAX_STOP_TOKEN_IDS,
-)
 from engine_core.ipc.step import (
-    MAX_SEQUENCES,
     NUM_BLOCK_DELTAS,
     NUM_ROW_INITS,
     NUM_SHARED_KEYS,
@@ -24,11 +17,9 @@ from engine_core.ipc.step import (
     StepShape,
     plan_layout,
 )
-from gpu_workers.operations import Operations
+from engine_core.ipc.worker_tensors import input_layout, penalty_layout, row_layout
+from gpu_workers.operations import Operations, make_tensors
 from kernels.step_tensors import PlanPlaces, RowTensors, StepTensors
-
-MAX_HELD_BACK = MAX_STOP_TOKEN_IDS + 64
-"""Stop token ids and EOS ids of one row that may not be sampled before `min_tokens`."""
 
 
 def plan_places(shape: StepShape) -> PlanPlaces:
@@ -70,40 +61,12 @@ class Rows:
         operations: Operations,
         device: torch.device,
     ) -> None:
-        num_rows, num_tokens = shape.max_num_seqs, shape.max_num_batched_tokens
-        self._needs = np.zeros(num_rows, np.int32)
+        self._needs = np.zeros(shape.max_num_seqs, np.int32)
         self.scored_places = ScoredPlaces(shape)
         self._empty_plan = torch.zeros(plan_layout(shape).num_bytes // 4, dtype=torch.int32, device=device)
-
-        def zeros(*size: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
-            return torch.zeros(size, dtype=dtype, device=device)
-
-        self.rows = RowTensors(
-            fields=zeros(num_rows, NUM_ROW_FIELDS),
-            last_token=zeros(num_rows),
-            num_computed_tokens=zeros(num_rows),
-            block_tables=zeros(shape.num_groups, num_rows, shape.max_blocks_per_row),
-            bias_ids=zeros(num_rows, MAX_LOGIT_BIAS),
-            bias_values=zeros(num_rows, MAX_LOGIT_BIAS, dtype=torch.float32),
-            stop_ids=zeros(num_rows, MAX_HELD_BACK),
-            allowed_ids=zeros(num_rows, MAX_ALLOWED_TOKEN_IDS),
-            sequences=zeros(num_rows, MAX_SEQUENCES, MAX_SEQUENCE_TOKENS),
-            latest_tokens=zeros(num_rows, MAX_SEQUENCE_TOKENS),
-            thinking_begin=zeros(num_rows),
-            prompt_mask=zeros(num_penalty_slots, vocab_size, dtype=torch.uint8),
-            output_counts=zeros(num_penalty_slots, vocab_size),
-        )
-        self.step = StepTensors(
-            rows=zeros(num_rows),
-            samples=zeros(num_rows),
-            query_start_loc=zeros(num_rows + 1),
-            seq_lens=zeros(num_rows),
-            logits_indices=zeros(num_rows),
-            input_ids=zeros(num_tokens),
-            positions=zeros(num_tokens),
-            slot_mapping=zeros(shape.num_groups, num_tokens),
-            shared=zeros(2),
-        )
+        penalties = penalty_layout(num_penalty_slots, vocab_size)
+        self.rows = RowTensors(**make_tensors(row_layout(shape), device), **make_tensors(penalties, device))
+        self.step = StepTensors(**make_tensors(input_layout(shape), device))
         self._preparation = operations.StepPreparation(
             plan_places(shape), self.rows, self.step, shape.block_size, self._empty_plan
         )

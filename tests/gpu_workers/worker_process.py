@@ -40,7 +40,7 @@ class WorkerProcess:
         file = run_dir / "config.json"
         file.write_bytes(msgspec.json.encode(serve))
         shape = StepShape(**config.step_capacities())
-        plans, results, slots = plan_layout(shape), result_layout(shape), config.scheduler.steps_in_flight + 2
+        plans, results, slots = plan_layout(shape), result_layout(shape), config.scheduler.num_slots
         self.plan_ring = Ring.create("plans", plans.num_bytes, slots, 1, late_layout(shape).num_bytes)
         self.result_ring = Ring.create("results", results.num_bytes, slots)
         self._plans = [StepPlan.over(plans, slot) for slot in self.plan_ring.slots]

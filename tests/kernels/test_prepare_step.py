@@ -20,9 +20,9 @@ from engine_core.ipc.sampling_params import (
     RANDOM,
     SEQUENCES,
 )
-from engine_core.ipc.step import NUM_SHARED_KEYS, NUM_SHARING_SEQS, StepPlan, StepShape, plan_layout
+from engine_core.ipc.step import MAX_HELD_BACK, NUM_SHARED_KEYS, NUM_SHARING_SEQS, StepPlan, StepShape, plan_layout
 from gpu_workers.operations import load_operations
-from gpu_workers.running.rows import MAX_HELD_BACK, Rows, plan_places
+from gpu_workers.running.rows import Rows, plan_places
 from kernels.step_tensors import RowTensors, StepTensors
 
 SHAPE = StepShape(max_num_seqs=13, max_num_batched_tokens=1500, max_model_len=1800, block_size=7, num_groups=2)

@@ -11,17 +11,16 @@ from engine_core.config.devices import DeviceMemory
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import load_model_config
+from engine_core.ipc.step import StepShape, plan_layout, result_layout
+from engine_core.ipc.worker_tensors import input_layout, row_layout
 from engine_core.planning.memory_plan import MemoryPlan, MemoryRequest, format_bytes, make_memory_plan
 from engine_core.planning.model_memory import num_parameters
 from engine_core.planning.worker_memory import (
     CPU_ROW_BYTES,
     CUBLAS_WORKSPACE_BYTES,
     CUDA_CONTEXT_BYTES,
-    CUDA_ROW_BYTES,
     GRAPH_BYTES,
-    NUM_GRAPHS,
     SAMPLER_ROW_BYTES,
-    SCORE_BYTES,
 )
 from tests.config.models import make_model_folder
 
@@ -39,6 +38,11 @@ KV_VALUES = 2 * 2 * 2 * 8
 def scheduler(**changes: int) -> SchedulerConfig:
     values = {"max_num_seqs": 8, "max_num_batched_tokens": 64, "max_model_len": 100, "max_num_waiting": 4}
     return SchedulerConfig(**{**values, "max_num_penalty_rows": 2, **changes})
+
+
+def padded(*sizes: int) -> int:
+    """Of tensors of these sizes, each on a boundary of 64 bytes."""
+    return sum(-(-size // 64) * 64 for size in sizes)
 
 
 def plan_for(
@@ -67,7 +71,7 @@ def test_figures_by_hand(tmp_path: Path, dtype: str, size: int) -> None:
     assert plan.max_concurrency == plan.num_blocks / 7  # 100 tokens need 7 blocks of 16
     worker = plan.worker
     assert worker.penalty_bytes == 2 * 96 * 5
-    assert worker.row_bytes == 8 * (7 * 4 + CPU_ROW_BYTES + 100 * 4)  # with the 100 tokens of a row
+    assert worker.row_bytes == padded(8 * 7 * 4) + 8 * (CPU_ROW_BYTES + 100 * 4)  # with the 100 tokens of a row
     # 64 tokens x (4 hidden states of 32, and 3 x 64 of the MLP, more than the attention's 3 x 32 + 2 x 16), the keys
     # and values of 100 tokens and a mask of 64 x 100 float32.
     assert worker.activation_bytes == 64 * (4 * 32 + 3 * 64) * size + 100 * 2 * 16 * size + 64 * 100 * 4
@@ -95,20 +99,37 @@ def test_figures_of_a_gpu_by_hand(tmp_path: Path, dtype: str, size: int) -> None
     # 64 tokens x (residual, the layer before's output, normed input of 32; gate and up 2 x 64, their product 64), and
     # the last hidden states of 8 rows, gathered and copied.
     assert worker.activation_bytes == (64 * (3 * 32 + 3 * 64) + 2 * 8 * 32) * size
-    assert worker.sampler_bytes == 8 * (96 * 4 + SAMPLER_ROW_BYTES) + 64 * 96 * 4
-    # RoPE in float32; partial results of 132 x 4 programs with 16 rows and of 132 with 128, two each, heads padded to
-    # 16 values and two sums; the task map of 64 tokens and twice 8 sequences; partial products of 132 programs with
-    # 64 x 32 values, twice as many counters. And results of 8 rows' common beginning: 4 heads of 8 values and a sum.
-    partials = (132 * 4 * 2 * 16 + 132 * 2 * 128) * (16 + 2) * 4
-    assert worker.buffer_bytes == 100 * 8 * 4 + partials + (64 + 16) * 32 + 132 * (64 * 32 + 2) * 4 + 8 * 4 * 9 * 4
-    rows_and_plans = 8 * (7 * 4 + CUDA_ROW_BYTES) + 6 * (4 * (2 * 100 + 6 * 64 + 128 * 8) + 64 * SCORE_BYTES)
+    # Logits of 8 rows and of 64 tokens of a prompt. Scratch has two numbers for the one block of the vocabulary, and 67
+    # for log-probabilities.
+    assert worker.sampler_bytes == (8 + 64) * 96 * 4 + 64 * (SAMPLER_ROW_BYTES + 4 * (2 + 67))
+    # Partial results of 4 x 132 programs with 8 rows and of the long rows' programs, two each, heads padded to 16
+    # values and two sums. Records of programs, and of segments, which end at a full tile or with one of 8 sequences.
+    # How many partial results of each segment have arrived, for 2 KV heads. Results of 8 rows' common beginning, 4
+    # heads of 8 values and a sum. Two numbers a sequence.
+    programs, rows, capacity = (132, 128, 64 // 64 + 8) if size == 2 else (264, 32, 64 // 8 + 8)
+    attention = padded(*(count * 2 * r * values * 4 for count, r in ((528, 8), (programs, rows)) for values in (16, 2)))
+    attention += (528 + programs) * 64 + padded(9 * 32, (capacity + 1) * 32, 8 * 2 * 4, capacity * 2 * 4)
+    attention += padded(8 * 4 * 8 * 4, 8 * 4 * 4, 8 * 4, 8 * 4)
+    # RoPE in float32; partial products of 132 programs with 64 x 32 values, twice as many counters.
+    assert worker.buffer_bytes == 100 * 8 * 4 + attention + 132 * (64 * 32 + 2) * 4
+    shape = StepShape(
+        max_num_seqs=8,
+        max_num_batched_tokens=64,
+        max_model_len=100,
+        block_size=16,
+        num_mask_words=3,
+        num_host_blocks=100,
+    )
+    rows_and_inputs = row_layout(shape).num_bytes + input_layout(shape).num_bytes
+    plans_and_results = 6 * (plan_layout(shape).num_bytes + result_layout(shape).num_bytes)
     # Masks of 3 words for 96 tokens, and the row of each, in each of 5 slots.
-    assert worker.row_bytes == rows_and_plans + 5 * 8 * 4 * (3 + 1)
+    assert worker.row_bytes == rows_and_inputs + plans_and_results + 5 * padded(8 * 3 * 4, 8 * 4)
     assert worker.penalty_bytes == 2 * 96 * 5
     eager = plan_for(tmp_path, GPU, dtype, cuda_graphs=False)
     assert eager.worker.runtime_bytes == CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES
     assert worker.runtime_bytes == eager.worker.runtime_bytes
-    assert (worker.graph_bytes, eager.worker.graph_bytes) == (NUM_GRAPHS * GRAPH_BYTES, 0)
+    # Graphs of 1, 2, 4 and 8 rows, of 8 that begin alike, and of 32 and 64 tokens.
+    assert (worker.graph_bytes, eager.worker.graph_bytes) == (7 * GRAPH_BYTES, 0)
 
 
 def test_wide_heads_make_attention_the_peak_of_a_gpus_layer(tmp_path: Path) -> None:
@@ -186,7 +207,7 @@ def test_weights_that_cannot_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"does not fit into memory: .* can be used on this CPU"):
         plan_for(make_model_folder(tmp_path), DeviceMemory("cpu", "CPU", GIB, 200 * 2**20))
     with pytest.raises(ConfigError, match="--gpu-memory-utilization"):
-        plan_for(make_model_folder(tmp_path), DeviceMemory("cuda", "GPU", GIB, 600 * 2**20))
+        plan_for(make_model_folder(tmp_path), DeviceMemory("cuda", "GPU", GIB, 550 * 2**20))
 
 
 def gpu_with(total: int, free: int | None = None) -> DeviceMemory:

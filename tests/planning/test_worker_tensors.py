@@ -1,0 +1,142 @@
+"""What the parts of a GPU's worker allocate against what the memory plan counts for them."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is imported
+
+from gpu_workers.cuda.device_rows import DeviceRows
+from gpu_workers.cuda.prompt_scores import PromptScores
+from gpu_workers.cuda.sampler import DeviceSampler
+
+from engine_core.config.engine_config import SchedulerConfig
+from engine_core.config.layer_groups import layer_groups
+from engine_core.config.model_config import load_model_config
+from engine_core.ipc.arrays import ALIGNMENT
+from engine_core.ipc.sampling_params import MAX_LOGPROBS
+from engine_core.ipc.step import StepShape, plan_layout, result_layout
+from engine_core.ipc.worker_tensors import input_layout, penalty_layout, row_layout
+from engine_core.planning.worker_memory import (
+    PRODUCT_BUFFER_BYTES,
+    attention_layout,
+    sampler_scratch_bytes,
+    worker_memory,
+)
+from gpu_workers.layers.rotary import RotaryEmbedding
+from gpu_workers.operations import load_operations
+from kernels import attention_workspace
+from kernels.attention_workspace import LONG_TILES, WGMMA_TILES, make_attention_workspace
+from kernels.skinny_tiles import make_skinny_workspace
+from kernels.token_logprobs import token_logprobs
+from tests.config.models import make_model_folder
+from tests.gpu_workers.test_layers import BUILD
+
+HOPPER_SMS = 132
+SHAPE = StepShape(
+    max_num_seqs=2,
+    max_num_batched_tokens=40,
+    max_model_len=100,
+    block_size=16,
+    num_groups=2,
+    num_mask_words=3,
+    num_host_blocks=9,
+)
+
+
+class Allocations(TorchDispatchMode):
+    """Counts what is allocated inside, given back or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.zeros, torch.ops.aten.empty):
+            self.sizes.append(result.nbytes)
+        return result
+
+    @property
+    def padded_bytes(self) -> int:
+        """With the padding that layouts give each tensor."""
+        return sum(-(-size // ALIGNMENT) * ALIGNMENT for size in self.sizes)
+
+
+def test_rows_and_inputs_are_what_is_counted() -> None:
+    with Allocations() as allocations:
+        rows = DeviceRows(SHAPE, 96, 3, torch.device(DEVICE))
+    layouts = row_layout(SHAPE), penalty_layout(3, 96), input_layout(SHAPE)
+    assert allocations.padded_bytes == sum(layout.num_bytes for layout in (*layouts, plan_layout(SHAPE)))
+    tensors = {**dataclasses.asdict(rows.rows), **{f"step.{k}": v for k, v in dataclasses.asdict(rows.step).items()}}
+    fields = {**layouts[0].fields, **layouts[1].fields, **{f"step.{k}": v for k, v in layouts[2].fields.items()}}
+    assert {name: (tuple(t.shape), t.nbytes) for name, t in tensors.items()} == {
+        name: (shape, dtype.itemsize * torch.Size(shape).numel()) for name, (dtype, shape) in fields.items()
+    }
+
+
+@pytest.mark.parametrize("vocab_size", [1000, 32000, 128256, 151936, 262208])
+def test_the_samplers_scratch_is_covered(vocab_size: int) -> None:
+    """With that of log-probabilities, which is given back after each step, and a result to warm up with."""
+    device, num_rows = torch.device(DEVICE), SHAPE.max_num_seqs
+    rows = DeviceRows(SHAPE, vocab_size, 1, device)
+    logits, raw = torch.zeros(num_rows, vocab_size, device=device), torch.zeros(64, vocab_size, device=device)
+    with Allocations() as allocations:
+        DeviceSampler(rows, SHAPE, logits, raw)
+        PromptScores(torch.nn.Identity(), SHAPE, raw)
+        token_logprobs(logits, rows.step.rows, MAX_LOGPROBS)
+    scratch = sum(allocations.sizes) - result_layout(SHAPE).num_bytes
+    planned = sampler_scratch_bytes(num_rows, vocab_size)
+    assert 0.95 * planned < scratch <= planned
+
+
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(8, 8), (32, 8), (6, 2), (71, 1)])
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 128, 256])
+def test_attention_workspaces_are_covered(
+    num_heads: int, num_kv_heads: int, head_dim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the tile, each tensor of a workspace is at most as large as planned."""
+    monkeypatch.setattr(attention_workspace, "_num_sms", lambda device: HOPPER_SMS)
+    changes = {"num_attention_heads": num_heads, "num_key_value_heads": num_kv_heads, "head_dim": head_dim}
+    model = msgspec.structs.replace(load_model_config(make_model_folder(tmp_path)), **changes)
+    shape = msgspec.structs.replace(SHAPE, max_num_seqs=100, max_num_batched_tokens=1000)
+    for dtype in (torch.bfloat16, torch.float32):
+        planned = attention_layout(model, shape, dtype.itemsize, 100).sizes
+        for use_wgmma in {False, dtype == torch.bfloat16 and head_dim in WGMMA_TILES}:
+            workspace = make_attention_workspace(
+                100, 1000, num_kv_heads, num_heads // num_kv_heads, head_dim, "meta",
+                dtype=dtype, use_wgmma=use_wgmma, max_shared_tokens=100,
+            )  # fmt: skip
+            tensors = {
+                f"{prefix}{field.name}": value
+                for prefix, part in (("", workspace), ("short.", workspace.short), ("long.", workspace.long))
+                for field in dataclasses.fields(part)
+                if isinstance(value := getattr(part, field.name), torch.Tensor)
+            }
+            assert tensors.keys() == planned.keys()
+            assert {name: t.nbytes for name, t in tensors.items() if t.nbytes > planned[name]} == {}
+            assert workspace.num_bytes == sum(t.nbytes for t in tensors.values())
+    assert {key[0] for key in LONG_TILES} == {64, 128, 256} == set(WGMMA_TILES), "head_dims above name each tile"
+
+
+def test_partial_products_are_what_is_counted() -> None:
+    workspace = make_skinny_workspace("meta")
+    assert workspace.partials.nbytes + workspace.arrivals.nbytes == PRODUCT_BUFFER_BYTES
+
+
+def test_ropes_table_is_what_is_counted(tmp_path: Path) -> None:
+    model = load_model_config(make_model_folder(tmp_path))
+    scheduler = SchedulerConfig(
+        max_num_seqs=2, max_num_batched_tokens=40, max_model_len=100, max_num_waiting=1, max_num_penalty_rows=1
+    )
+    build = dataclasses.replace(BUILD, operations=load_operations("cuda"))
+    table = RotaryEmbedding(model.head_dim, scheduler.max_model_len, model.rope, build).cos_sin
+    groups = layer_groups(model, scheduler.max_model_len)
+    worker = worker_memory(model, groups, scheduler, SHAPE, 2, "cuda", cuda_graphs=True)
+    others = attention_layout(model, SHAPE, 2, scheduler.max_num_seqs).num_bytes + PRODUCT_BUFFER_BYTES
+    assert worker.buffer_bytes - others == table.nbytes
