@@ -78,7 +78,7 @@ def resolve_settings(arguments: argparse.Namespace, folder: Path) -> tuple[Resol
         settings.update(model=str(write_model_folder(arguments.shape, folder)), load_format="dummy")
     settings.update(pair.split("=", 1) for pair in arguments.set)
     plain = resolve(make_args({"num_gpu_blocks_override": None, **settings, "max_model_len": None}))
-    block_size, most = plain.plan.block_size, plain.engine.model.max_position_embeddings
+    block_size, most = plain.plan.kv_layout.block_size, plain.engine.model.max_position_embeddings
     wanted = arguments.lengths or [length for length in LENGTHS if length + 2 <= most]
     lengths = sorted({max(1, length // block_size) * block_size for length in wanted})
     max_model_len = min(most, lengths[-1] + block_size)

@@ -10,7 +10,6 @@ one small tile, i.e. decode and small verification; all others are "long" and ar
 Legend: S = max_num_seqs, T = max_num_tokens, H = KV heads, G = query heads per KV head, D = head_dim.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -92,10 +91,6 @@ class Variant:
     partial_stats: torch.Tensor  # float32 [num_programs, 2, 2, block_m]: running maximum, sum
     arrivals: torch.Tensor  # int32 [capacity, H]: partials stored so far; all zero between launches
 
-    def tensors(self) -> Iterator[torch.Tensor]:
-        """The variant's buffers."""
-        yield from (self.segments, self.programs, self.partial_acc, self.partial_stats, self.arrivals)
-
 
 @dataclass(frozen=True, slots=True)
 class AttentionWorkspace:
@@ -117,20 +112,10 @@ class AttentionWorkspace:
     shared_out: torch.Tensor  # float32 [shared tokens, H·G, D]
     shared_lse: torch.Tensor  # float32 [shared tokens, H·G]: logarithms of the sums that it was divided by, to base 2
 
-    def tensors(self) -> Iterator[torch.Tensor]:
-        """All buffers."""
-        yield from (*self.short.tensors(), *self.long.tensors(), self.long_seqs, self.first_segment)
-        yield from (self.shared_out, self.shared_lse)
-
     @property
     def max_shared_tokens(self) -> int:
         """Of rows that begin with the same blocks; 0: these are read row by row."""
         return len(self.shared_lse)
-
-    @property
-    def num_bytes(self) -> int:
-        """Device memory that the workspace holds."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
 
 def make_attention_workspace(

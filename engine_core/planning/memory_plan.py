@@ -6,7 +6,9 @@ it really took and reports it beside these numbers. What each part takes stands 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import msgspec
 
@@ -72,10 +74,6 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.kv_layout.block_bytes
 
     @property
-    def block_size(self) -> int:
-        return self.kv_layout.block_size
-
-    @property
     def kv_cache_bytes(self) -> int:
         return self.num_blocks * self.bytes_per_block
 
@@ -86,7 +84,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def num_host_tokens(self) -> int:
         """Whole prompts' tokens that the second tier holds: a token takes a block's part in each group."""
-        return self.num_host_blocks * self.block_size // len(self.groups)
+        return self.num_host_blocks * self.kv_layout.block_size // len(self.groups)
 
     @property
     def fixed_bytes(self) -> int:
@@ -102,7 +100,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     def num_kv_tokens(self) -> int:
         """Tokens that the cache holds; where windows let go of tokens, in requests of `max_model_len`."""
         if len(self.groups) == self.demand.num_full == 1:
-            return self.num_blocks * self.block_size
+            return self.num_blocks * self.kv_layout.block_size
         return int(self.max_concurrency * self.max_model_len)
 
     @property
@@ -118,7 +116,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     def cache_config(self, enable_prefix_caching: bool, prefix_hash_key_file: str | None = None) -> CacheConfig:
         return CacheConfig(
-            block_size=self.block_size,
+            block_size=self.kv_layout.block_size,
             num_blocks=self.num_blocks,
             dtype=self.kv_layout.dtype,
             enable_prefix_caching=enable_prefix_caching,
@@ -127,60 +125,83 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def make_memory_plan(
-    model: ModelConfig,
-    tensors: dict[str, TensorInfo] | None,
-    dtype: str,
-    scheduler: SchedulerConfig,
-    device: DeviceMemory,
-    request: MemoryRequest,
-    tensor_parallel_size: int = 1,
-) -> MemoryPlan:
-    """Divides each rank's device. `tensors` is None where weights are made up (`--load-format dummy`).
+@dataclass(frozen=True)
+class Division:
+    """What is to be served and by which device: the plan of that, whether or not it fits."""
 
-    Raises `DoesNotFit` when the model, or one request of `max_model_len` tokens, does not fit, and says what would.
-    """
-    share = share_of_rank(model, tensor_parallel_size)
+    model: ModelConfig
+    tensors: dict[str, TensorInfo] | None
+    """None where weights are made up (`--load-format dummy`)."""
+    dtype: str
+    scheduler: SchedulerConfig
+    device: DeviceMemory
+    request: MemoryRequest
+    tensor_parallel_size: int = 1
 
-    def divide(
-        dtype: str = dtype,
-        scheduler: SchedulerConfig = scheduler,
-        device: DeviceMemory = device,
-        request: MemoryRequest = request,
-    ) -> MemoryPlan:
-        """The plan of another choice, whether or not it fits."""
-        groups = layer_groups(model, scheduler.max_model_len)
-        value_bytes = DTYPE_BYTES[dtype]
+    @cached_property
+    def plan(self) -> MemoryPlan:
+        model, scheduler, request, num_ranks = self.model, self.scheduler, self.request, self.tensor_parallel_size
+        share, groups = share_of_rank(model, num_ranks), layer_groups(model, scheduler.max_model_len)
+        shape = StepShape(**step_capacities(model, scheduler, len(groups), request.block_size, _ANY_HOST_TIER))
+        kind, value_bytes = self.device.device, DTYPE_BYTES[self.dtype]
         plan = MemoryPlan(
-            device=device,
-            weight_bytes=weight_bytes(model, tensors, value_bytes, tensor_parallel_size)
-            + packed_bytes(model, dtype, device.device),
-            worker=worker_memory(
-                share,
-                groups,
-                scheduler,
-                StepShape(**step_capacities(model, scheduler, len(groups), request.block_size, _ANY_HOST_TIER)),
-                value_bytes,
-                device.device,
-                request.cuda_graphs,
-                tensor_parallel_size,
-            ),
-            kv_layout=KVLayout.of(share, groups.layers_per_block, request.block_size, dtype),
+            device=self.device,
+            weight_bytes=weight_bytes(model, self.tensors, value_bytes, num_ranks)
+            + packed_bytes(model, self.dtype, kind),
+            worker=worker_memory(share, groups, scheduler, shape, value_bytes, kind, request.cuda_graphs, num_ranks),
+            kv_layout=KVLayout.of(share, groups.layers_per_block, request.block_size, self.dtype),
             groups=groups,
             demand=block_demand(groups, request.block_size, scheduler),
             num_blocks=0,
             max_model_len=scheduler.max_model_len,
-            tensor_parallel_size=tensor_parallel_size,
+            tensor_parallel_size=num_ranks,
         )
         num_blocks = request.num_gpu_blocks_override
         if num_blocks is None:
-            num_blocks = max(0, _kv_budget(plan, request)) // plan.bytes_per_block
+            num_blocks = max(0, self._kv_budget(self.usable_bytes - plan.fixed_bytes)) // plan.bytes_per_block
         return msgspec.structs.replace(plan, num_blocks=num_blocks)
 
-    plan = divide()
-    if not _is_served(plan, request):
-        raise DoesNotFit(_refusal(plan, dtype, scheduler, request, divide))
-    return plan
+    @property
+    def usable_bytes(self) -> int:
+        """What we may take in all: the user's share of a GPU, and never more than is free."""
+        if self.device.device == "cpu":
+            return self.device.available
+        return min(int(self.device.total * self.request.gpu_memory_utilization), self.device.available)
+
+    def _kv_budget(self, rest: int) -> int:
+        """Bytes for the cache: what the user says, else the rest of a GPU, else a modest share of the machine."""
+        if self.request.kv_cache_memory_bytes is not None:
+            return self.request.kv_cache_memory_bytes
+        if self.device.device == "cuda":
+            return rest
+        return min(DEFAULT_CPU_KV_BYTES, int(CPU_KV_SHARE * self.device.available), rest)
+
+    @property
+    def room(self) -> int:
+        """Blocks that there is memory for."""
+        return max(0, self.usable_bytes - self.plan.fixed_bytes) // self.plan.bytes_per_block
+
+    @property
+    def is_served(self) -> bool:
+        """The cache must fit into memory, and one request of the greatest length into the cache."""
+        return self.plan.demand.peak(self.plan.max_model_len) <= self.plan.num_blocks <= self.room
+
+    @property
+    def bytes_needed(self) -> int:
+        """With the cache that the user wants, else one that holds one request of the greatest length."""
+        if self.request.num_gpu_blocks_override is not None or self.request.kv_cache_memory_bytes is not None:
+            return self.plan.fixed_bytes + self.plan.kv_cache_bytes
+        return self.plan.bytes_for_one
+
+
+def make_memory_plan(division: Division) -> MemoryPlan:
+    """Divides each rank's device.
+
+    Raises `DoesNotFit` when the model, or one request of `max_model_len` tokens, does not fit, and says what would.
+    """
+    if not division.is_served:
+        raise DoesNotFit(_refusal(division))
+    return division.plan
 
 
 def with_host_tier(plan: MemoryPlan, gib: float, machine: DeviceMemory) -> MemoryPlan:
@@ -202,40 +223,11 @@ def with_host_tier(plan: MemoryPlan, gib: float, machine: DeviceMemory) -> Memor
     return msgspec.structs.replace(plan, num_host_blocks=num_blocks)
 
 
-def _usable_bytes(device: DeviceMemory, request: MemoryRequest) -> int:
-    """What we may take in all: the user's share of a GPU, and never more than is free."""
-    if device.device == "cpu":
-        return device.available
-    return min(int(device.total * request.gpu_memory_utilization), device.available)
-
-
-def _kv_budget(plan: MemoryPlan, request: MemoryRequest) -> int:
-    """Bytes for the cache: what the user says, else the rest of a GPU, else a modest share of the machine."""
-    if request.kv_cache_memory_bytes is not None:
-        return request.kv_cache_memory_bytes
-    rest = _usable_bytes(plan.device, request) - plan.fixed_bytes
-    if plan.device.device == "cuda":
-        return rest
-    return min(DEFAULT_CPU_KV_BYTES, int(CPU_KV_SHARE * plan.device.available), rest)
-
-
-def _room(plan: MemoryPlan, request: MemoryRequest) -> int:
-    """Blocks that there is memory for."""
-    return max(0, _usable_bytes(plan.device, request) - plan.fixed_bytes) // plan.bytes_per_block
-
-
-def _is_served(plan: MemoryPlan, request: MemoryRequest) -> bool:
-    """The cache must fit into memory, and one request of the greatest length into the cache."""
-    return plan.demand.peak(plan.max_model_len) <= plan.num_blocks <= _room(plan, request)
-
-
-def _refusal(
-    plan: MemoryPlan, dtype: str, scheduler: SchedulerConfig, request: MemoryRequest, divide: Callable[..., MemoryPlan]
-) -> str:
+def _refusal(division: Division) -> str:
     """Why a plan does not fit, and what would."""
-    usable, room = _usable_bytes(plan.device, request), _room(plan, request)
+    plan, request, usable, room = division.plan, division.request, division.usable_bytes, division.room
     needed = plan.demand.peak(plan.max_model_len)
-    others = list(_alternatives(plan, dtype, scheduler, request, divide))
+    others = list(_alternatives(division))
     remedies = []
     if plan.fixed_bytes >= usable:
         reason = (
@@ -257,18 +249,18 @@ def _refusal(
             f"and {format_bytes(plan.kv_cache_bytes)} are set aside"
         )
         length = plan.demand.longest(plan.num_blocks, plan.max_model_len)
-        shorter = msgspec.structs.replace(scheduler, max_model_len=length)
-        if length and _is_served(divide(scheduler=shorter), request):
+        shorter = msgspec.structs.replace(division.scheduler, max_model_len=length)
+        if length and replace(division, scheduler=shorter).is_served:
             remedies.append(f"--max-model-len {length}")
         if needed <= room:
             remedies.append(_cache_flag(request, needed, plan.bytes_per_block))
             others.clear()
     remedies += others
     if not remedies:
-        remedies += _larger_device(plan, request, divide)
+        remedies += _larger_device(division)
     if not remedies:  # the cache that the user set aside is too small on any device
         free = msgspec.structs.replace(request, num_gpu_blocks_override=None, kv_cache_memory_bytes=None)
-        remedies += [f"{remedy} and no cache size" for remedy in _larger_device(divide(request=free), free, divide)]
+        remedies += [f"{remedy} and no cache size" for remedy in _larger_device(replace(division, request=free))]
     return f"{reason}; {' or '.join(remedies)} would do." if remedies else f"{reason}."
 
 
@@ -279,23 +271,15 @@ def _cache_flag(request: MemoryRequest, num_blocks: int, bytes_per_block: int) -
     return f"--kv-cache-memory-bytes {num_blocks * bytes_per_block}"
 
 
-def _bytes_needed(plan: MemoryPlan, request: MemoryRequest) -> int:
-    """With the cache that the user wants, else one that holds one request of the greatest length."""
-    if request.num_gpu_blocks_override is not None or request.kv_cache_memory_bytes is not None:
-        return plan.fixed_bytes + plan.kv_cache_bytes
-    return plan.bytes_for_one
-
-
-def _alternatives(
-    plan: MemoryPlan, dtype: str, scheduler: SchedulerConfig, request: MemoryRequest, divide: Callable[..., MemoryPlan]
-) -> Iterator[str]:
+def _alternatives(division: Division) -> Iterator[str]:
     """Flags with each of which the plan would fit: half the bytes, more of the GPU, smaller steps."""
-    if DTYPE_BYTES[dtype] > 2 and _is_served(divide(dtype="bfloat16"), request):
+    scheduler, device, request = division.scheduler, division.device, division.request
+    if DTYPE_BYTES[division.dtype] > 2 and replace(division, dtype="bfloat16").is_served:
         yield "--dtype bfloat16"
-    if plan.device.device == "cuda":
-        share = math.ceil(100 * _bytes_needed(plan, request) / plan.device.total) / 100
+    if device.device == "cuda":
+        share = math.ceil(100 * division.bytes_needed / device.total) / 100
         larger = msgspec.structs.replace(request, gpu_memory_utilization=share)
-        if request.gpu_memory_utilization < share <= 1 and _is_served(divide(request=larger), larger):
+        if request.gpu_memory_utilization < share <= 1 and replace(division, request=larger).is_served:
             yield f"--gpu-memory-utilization {share}"
     small = msgspec.structs.replace(
         scheduler,
@@ -303,21 +287,21 @@ def _alternatives(
         max_num_batched_tokens=min(scheduler.max_num_batched_tokens, _SMALL_STEP[1]),
         max_num_penalty_rows=min(scheduler.max_num_penalty_rows, _SMALL_STEP[0]),
     )
-    if _is_served(divide(scheduler=small), request):
+    if replace(division, scheduler=small).is_served:
         yield f"--max-num-seqs {small.max_num_seqs} with --max-num-batched-tokens {small.max_num_batched_tokens}"
 
 
-def _larger_device(plan: MemoryPlan, request: MemoryRequest, divide: Callable[..., MemoryPlan]) -> Iterator[str]:
+def _larger_device(division: Division) -> Iterator[str]:
     """The memory with which the plan would fit, all of it free."""
-    needed = _bytes_needed(plan, request)
-    if plan.device.device == "cuda":
-        needed = math.ceil(needed / request.gpu_memory_utilization)
+    needed = division.bytes_needed
+    if division.device.device == "cuda":
+        needed = math.ceil(needed / division.request.gpu_memory_utilization)
     else:
-        needed = max(needed, math.ceil((needed - plan.fixed_bytes) / CPU_KV_SHARE))
+        needed = max(needed, math.ceil((needed - division.plan.fixed_bytes) / CPU_KV_SHARE))
     unit = 1024 ** ((needed.bit_length() - 1) // 10)
     size = math.ceil(math.ceil(10 * needed / unit) * unit / 10)  # what is written down has a digit behind the point
-    device = msgspec.structs.replace(plan.device, total=size, available=size)
-    if _is_served(divide(device=device, request=request), request):
+    device = msgspec.structs.replace(division.device, total=size, available=size)
+    if replace(division, device=device).is_served:
         yield f"a device with {format_bytes(size)}"
 
 

@@ -7,7 +7,7 @@ from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
 from engine_core.config.rank_share import share_of_rank
 
 _PACKED_DTYPES = ("float32", "bfloat16")
-"""As in `kernels/cpu/packed_linear.py`, which cannot be imported here."""
+"""Those that the CPU's operations pack; a test compares."""
 _SPLIT_WHOLLY = ("q_proj", "gate_proj", "up_proj")
 _SPLIT_BY_KV_HEADS = ("k_proj", "v_proj")
 _SPLIT_INPUTS = ("o_proj", "down_proj")

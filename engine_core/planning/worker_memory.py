@@ -86,11 +86,13 @@ def worker_memory(
     logit_bytes, scored_logit_bytes = num_rows * vocab_size * 4, scheduler.max_scored_rows * vocab_size * 4
     rope_values = (1 if model.sliding_rope is None else 2) * scheduler.max_model_len * model.head_dim
     if device == "cpu":
+        # A row's tokens in the engine core lie in the machine's memory too: a page once used stays.
+        bytes_of_row = CPU_ROW_BYTES + 4 * scheduler.max_model_len
         return WorkerMemory(
             activation_bytes=_cpu_activation_bytes(model, scheduler, dtype_bytes),
             sampler_bytes=max(_CPU_LOGIT_COPIES * logit_bytes, _CPU_SCORE_COPIES * scored_logit_bytes),
             buffer_bytes=rope_values * dtype_bytes,
-            row_bytes=rows.sizes["block_tables"] + num_rows * (CPU_ROW_BYTES + _history_bytes(scheduler)),
+            row_bytes=rows.sizes["block_tables"] + num_rows * bytes_of_row,
             penalty_bytes=penalty_bytes,
             graph_bytes=0,
             runtime_bytes=CPU_RUNTIME_BYTES + communication_bytes,
@@ -183,12 +185,6 @@ def _slot_bytes(shape: StepShape, num_slots: int) -> int:
     plans, results = plan_layout(shape), result_layout(shape)
     mask_bytes = late_layout(shape).sizes["masks"] + plans.sizes["mask_rows"]
     return (num_slots + 1) * (plans.num_bytes + results.num_bytes) + num_slots * mask_bytes
-
-
-def _history_bytes(scheduler: SchedulerConfig) -> int:
-    """A row's tokens in the engine core, which lie in the machine's memory: untouched at first, but a page once used
-    stays."""
-    return scheduler.max_model_len * 4
 
 
 def _power_of_two(number: int) -> int:

@@ -168,7 +168,7 @@ def _as_json(name: str, engine: EngineConfig, plan: MemoryPlan, batches: dict[in
         "kv_bytes_per_token": plan.kv_bytes_per_token,
         "kv_cache_bytes": plan.kv_cache_bytes,
         "total_bytes": plan.fixed_bytes + plan.kv_cache_bytes,
-        "block_size": plan.block_size,
+        "block_size": plan.kv_layout.block_size,
         "num_blocks": plan.num_blocks,
         "num_kv_tokens": plan.num_kv_tokens,
         "layer_groups": [

@@ -82,7 +82,7 @@ def memory_lines(plan: MemoryPlan) -> list[str]:
         ("penalties", worker.penalty_bytes, "token counts"),
         *([("graphs", worker.graph_bytes, "an estimate")] if worker.graph_bytes else []),
         ("libraries", worker.runtime_bytes, "an estimate"),
-        ("KV cache", plan.kv_cache_bytes, f"{plan.num_blocks:,} blocks of {plan.block_size} tokens"),
+        ("KV cache", plan.kv_cache_bytes, f"{plan.num_blocks:,} blocks of {plan.kv_layout.block_size} tokens"),
     ]
     total = plan.fixed_bytes + plan.kv_cache_bytes
     share = total / plan.device.available

@@ -26,7 +26,7 @@ from engine_core.config.hash_key import read_hash_key
 from engine_core.config.model_config import ModelConfig, load_model_config, read_json_object
 from engine_core.ipc.sampling_params import MAX_LOGPROBS
 from engine_core.planning.hang_timeout import default_hang_timeout
-from engine_core.planning.memory_plan import MemoryPlan, MemoryRequest, make_memory_plan, with_host_tier
+from engine_core.planning.memory_plan import Division, MemoryPlan, MemoryRequest, make_memory_plan, with_host_tier
 from frontend.api_keys import digest_of
 from frontend.chat_template import load_chat_template
 from frontend.cli.flags import ServeArgs
@@ -135,7 +135,7 @@ def resolve_engine(
         num_gpu_blocks_override=args.num_gpu_blocks_override,
         cuda_graphs=not args.enforce_eager,
     )
-    plan = make_memory_plan(model, files.tensors, dtype, scheduler, device, request, tensor_parallel_size)
+    plan = make_memory_plan(Division(model, files.tensors, dtype, scheduler, device, request, tensor_parallel_size))
     if args.kv_offload_gib:
         plan = _add_host_tier(args, plan, machine)
     engine = EngineConfig(

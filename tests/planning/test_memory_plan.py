@@ -13,7 +13,7 @@ from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import load_model_config
 from engine_core.ipc.step import StepShape, plan_layout, result_layout
 from engine_core.ipc.worker_tensors import input_layout, row_layout
-from engine_core.planning.memory_plan import MemoryPlan, MemoryRequest, format_bytes, make_memory_plan
+from engine_core.planning.memory_plan import Division, MemoryPlan, MemoryRequest, format_bytes, make_memory_plan
 from engine_core.planning.model_memory import num_parameters
 from engine_core.planning.worker_memory import (
     CPU_ROW_BYTES,
@@ -57,7 +57,9 @@ def plan_for(
     values = {"block_size": 16, "gpu_memory_utilization": 0.9}
     request = MemoryRequest(**{**values, "kv_cache_memory_bytes": None, "num_gpu_blocks_override": None, **changes})
     tensors = read_checkpoint(folder) if with_files else None
-    return make_memory_plan(load_model_config(folder), tensors, dtype, scheduler(**steps or {}), device, request)
+    return make_memory_plan(
+        Division(load_model_config(folder), tensors, dtype, scheduler(**steps or {}), device, request)
+    )
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
@@ -273,7 +275,7 @@ def test_windows_make_room_for_more_requests(tmp_path: Path) -> None:
         block_size=16, gpu_memory_utilization=0.9, kv_cache_memory_bytes=None, num_gpu_blocks_override=70
     )
     steps = scheduler(max_model_len=320, max_num_batched_tokens=64)
-    plan = make_memory_plan(model, None, "float32", steps, CPU, request)
+    plan = make_memory_plan(Division(model, None, "float32", steps, CPU, request))
     assert plan.kv_bytes_per_token == KV_VALUES * 4
     assert plan.bytes_per_block == 16 * KV_VALUES * 4 // 2
     # 20 blocks of the layer that sees all; 31 + 64 tokens of the other lie in 7 blocks at most, 31 + 1 in 3.
@@ -281,12 +283,11 @@ def test_windows_make_room_for_more_requests(tmp_path: Path) -> None:
     assert plan.max_concurrency == (70 - 27 + 23) / 23
     assert plan.requests_of(32) == 70 / 4
     assert plan.num_kv_tokens == int(plan.max_concurrency * 320)
-    whole = make_memory_plan(load_model_config(folder), None, "float32", steps, CPU, request)
+    whole = make_memory_plan(Division(load_model_config(folder), None, "float32", steps, CPU, request))
     assert whole.worker.row_bytes < plan.worker.row_bytes
+    fewer = msgspec.structs.replace(request, num_gpu_blocks_override=26)
     with pytest.raises(ConfigError, match="--max-model-len 304 or --num-gpu-blocks-override 27 would do"):
-        make_memory_plan(
-            model, None, "float32", steps, CPU, msgspec.structs.replace(request, num_gpu_blocks_override=26)
-        )
+        make_memory_plan(Division(model, None, "float32", steps, CPU, fewer))
 
 
 def test_parameters_of_gemma(tmp_path: Path) -> None:
