@@ -107,7 +107,8 @@ def _search_pivot(
 ) -> torch.Tensor:
     """The largest number [n, 1] such that the `mass` [n, V] of all logits from it upwards is at least `wanted` [n, 1]:
     halves the interval below `too_high` until no float32 is left in it. Some 25 passes are much cheaper than a sort."""
-    low, high = logits.amin(dim=-1, keepdim=True), too_high.clone()
+    # Not below what has mass: halfway to -inf, which tokens that were ruled out have, there is no number.
+    low, high = torch.where(mass > 0, logits, too_high).amin(dim=-1, keepdim=True), too_high.clone()
     while True:
         middle = low + (high - low) / 2
         inside = (middle > low) & (middle < high)

@@ -53,15 +53,17 @@ def test_filters_keep_the_naive_support(data: st.DataObject) -> None:
 
 
 def test_top_p_beyond_the_first_candidates() -> None:
-    """A flat distribution's nucleus is wider than the values that top-p looks at first; a steep one's is not."""
+    """A flat distribution's nucleus is wider than the values that top-p looks at first, also where a token was ruled
+    out; a steep one's is not."""
     torch.manual_seed(0)
     vocab_size = 6 * reference_sampling._NUM_TOP_P_CANDIDATES
-    logits = torch.stack((torch.randn(vocab_size) * 0.1, torch.randn(vocab_size) * 6))
-    threshold = filter_thresholds(logits, torch.zeros(2, dtype=torch.int32), torch.full((2,), 0.9), torch.zeros(2))
-    for row in range(2):
+    logits = torch.stack([torch.randn(vocab_size) * scale for scale in (0.1, 6.0, 0.1)])
+    logits[2, 3] = -torch.inf
+    threshold = filter_thresholds(logits, torch.zeros(3, dtype=torch.int32), torch.full((3,), 0.9), torch.zeros(3))
+    for row in range(3):
         kept = set((logits[row] >= threshold[row]).nonzero().flatten().tolist())
         assert kept == naive_support(logits[row].double().tolist(), 0, float(torch.tensor(0.9)), 0.0)
-        assert (len(kept) > reference_sampling._NUM_TOP_P_CANDIDATES) == (row == 0)
+        assert (len(kept) > reference_sampling._NUM_TOP_P_CANDIDATES) == (row != 1)
 
 
 @pytest.mark.parametrize("dense_share", [0, 10**9], ids=["sparse", "dense"])
