@@ -5,7 +5,7 @@ its own operations make such objects and look inside them.
 """
 
 import importlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine_core.config.errors import ConfigError
 from engine_core.ipc.arrays import ArrayLayout
-from kernels.step_tensors import RowTensors, SampledRows, StepTensors
+from kernels.step_tensors import Processor, RowTensors, StepTensors
 
 _MODULES = {"cpu": "kernels.cpu", "cuda": "kernels.cuda"}
 
@@ -111,21 +111,8 @@ class Operations(Protocol):
         """Only where kernels are compiled before they can serve."""
 
     # Sampling, on the logits of the scheduled rows
-    def add_logit_bias(self, logits: Tensor, step: SampledRows, bias_ids: Tensor, bias_values: Tensor) -> None: ...
-    def apply_penalties(
-        self, logits: Tensor, step: SampledRows, prompt_mask: Tensor, output_counts: Tensor
-    ) -> None: ...
-    def hold_back_stops(self, logits: Tensor, step: SampledRows, stop_ids: Tensor) -> None: ...
-    def keep_allowed(self, logits: Tensor, step: SampledRows, allowed_ids: Tensor) -> None: ...
-    def follow_sequences(
-        self,
-        logits: Tensor,
-        step: SampledRows,
-        sequences: Tensor,
-        latest_tokens: Tensor,
-        thinking_begin: Tensor,
-        last_token: Tensor,
-    ) -> None: ...
+    @property
+    def PROCESSORS(self) -> Mapping[str, Processor]: ...
     def apply_token_masks(self, logits: Tensor, mask_rows: Tensor, masks: Tensor) -> None: ...
     def token_logprobs(
         self, logits: Tensor, token_ids: Tensor, num_top: int

@@ -19,24 +19,21 @@ from kernels.rms_norm import add_rms_norm, gather_add_rms_norm, rms_norm
 from kernels.sample import TokenSampler
 from kernels.skinny_linear import skinny_linear
 from kernels.skinny_tiles import MAX_ROWS, SkinnyTile, SkinnyWorkspace, choose, make_skinny_workspace
+from kernels.step_tensors import Processor
 from kernels.token_logprobs import token_logprobs
 from kernels.token_masks import apply_token_masks
 
 __all__ = [
+    "PROCESSORS",
     "PackedWeight",
     "PagedAttention",
     "StepPreparation",
     "TokenSampler",
-    "add_logit_bias",
     "add_rms_norm",
-    "apply_penalties",
     "apply_token_masks",
     "embed",
-    "follow_sequences",
     "gather_add_rms_norm",
     "gather_rope",
-    "hold_back_stops",
-    "keep_allowed",
     "linear",
     "linear_act_and_mul",
     "logits",
@@ -47,6 +44,15 @@ __all__ = [
     "rms_norm",
     "token_logprobs",
 ]
+
+PROCESSORS: dict[str, Processor] = {
+    "bias": add_logit_bias,
+    "penalties": apply_penalties,
+    "held_back": hold_back_stops,
+    "allowed": keep_allowed,
+    "sequences": follow_sequences,
+}
+"""What changes logits, by the name of what a row needs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import triton.language as tl
 
 from kernels.checks import check_dense
 from kernels.sampling_fields import LOWEST, make_finite
-from kernels.step_tensors import SampledRows
+from kernels.step_tensors import RowTensors, SampledRows
 
 _FILL_BLOCK = 4096
 _NOT_BEGUN = tl.constexpr(-1)
@@ -157,10 +157,11 @@ def _sequences_kernel(
             tl.store(row_ptr + forced, 0.0)
 
 
-def keep_allowed(logits: torch.Tensor, step: SampledRows, allowed_ids: torch.Tensor) -> None:
+def keep_allowed(logits: torch.Tensor, step: SampledRows, rows: RowTensors) -> None:
     """Rules out all tokens but the first `allowed_length` of each row's `allowed_ids` (int32 [S, MA]), where it has
     any."""
     step.check_logits(logits)
+    allowed_ids = rows.allowed_ids
     check_dense(allowed_ids, (len(step.fields), allowed_ids.shape[1]), torch.int32)
     _allowed_kernel[(len(step),)](
         logits,
@@ -179,23 +180,16 @@ def keep_allowed(logits: torch.Tensor, step: SampledRows, allowed_ids: torch.Ten
     )
 
 
-def follow_sequences(
-    logits: torch.Tensor,
-    step: SampledRows,
-    sequences: torch.Tensor,
-    latest_tokens: torch.Tensor,
-    thinking_begin: torch.Tensor,
-    last_token: torch.Tensor,
-) -> None:
+def follow_sequences(logits: torch.Tensor, step: SampledRows, rows: RowTensors) -> None:
     """Rules out what would complete a bad word, forces the end of thinking. `sequences` int32 [S, K, L]: what begins
     thinking, what ends it, bad words; `latest_tokens` int32 [S, L] and `thinking_begin` int32 [S] are kept up to date
     with `last_token` int32 [S], which has each row's token of the step before."""
     step.check_logits(logits)
-    num_rows, most, length = sequences.shape
-    check_dense(sequences, (len(step.fields), most, length), torch.int32)
-    check_dense(latest_tokens, (num_rows, length), torch.int32)
-    check_dense(thinking_begin, (num_rows,), torch.int32)
-    check_dense(last_token, (num_rows,), torch.int32)
+    num_rows, most, length = rows.sequences.shape
+    check_dense(rows.sequences, (len(step.fields), most, length), torch.int32)
+    check_dense(rows.latest_tokens, (num_rows, length), torch.int32)
+    check_dense(rows.thinking_begin, (num_rows,), torch.int32)
+    check_dense(rows.last_token, (num_rows,), torch.int32)
     assert length == triton.next_power_of_2(length), length
     _sequences_kernel[(len(step),)](
         logits,
@@ -203,13 +197,13 @@ def follow_sequences(
         step.samples,
         step.seq_lens,
         step.fields,
-        sequences,
-        latest_tokens,
-        thinking_begin,
-        last_token,
+        rows.sequences,
+        rows.latest_tokens,
+        rows.thinking_begin,
+        rows.last_token,
         logits.stride(0),
         step.fields.stride(0),
-        sequences.stride(0),
+        rows.sequences.stride(0),
         logits.shape[1],
         LENGTH=length,
         SEQUENCES_BLOCK=triton.next_power_of_2(most),

@@ -24,7 +24,7 @@ import triton.language as tl
 
 from kernels.checks import check_dense, check_rows
 from kernels.sampling_fields import LOWEST, load_float, make_finite
-from kernels.step_tensors import SampledRows
+from kernels.step_tensors import RowTensors, SampledRows
 
 _PENALTIES_BLOCK = 2048
 
@@ -132,10 +132,11 @@ def _stops_kernel(
     tl.store(at, tl.full((BLOCK,), LOWEST, tl.float32), mask=(ids >= 0) & (ids < vocab_size))
 
 
-def add_logit_bias(logits: torch.Tensor, step: SampledRows, bias_ids: torch.Tensor, bias_values: torch.Tensor) -> None:
+def add_logit_bias(logits: torch.Tensor, step: SampledRows, rows: RowTensors) -> None:
     """Adds the first `bias_length` entries of each row's `bias_values` (float32 [S, MB]) to the logits [N, V] of its
     `bias_ids` (int32 [S, MB], distinct)."""
     step.check_logits(logits)
+    bias_ids, bias_values = rows.bias_ids, rows.bias_values
     shape = len(step.fields), bias_ids.shape[1]
     check_dense(bias_ids, shape, torch.int32)
     check_dense(bias_values, shape, torch.float32)
@@ -156,12 +157,11 @@ def add_logit_bias(logits: torch.Tensor, step: SampledRows, bias_ids: torch.Tens
     )
 
 
-def apply_penalties(
-    logits: torch.Tensor, step: SampledRows, prompt_mask: torch.Tensor, output_counts: torch.Tensor
-) -> None:
+def apply_penalties(logits: torch.Tensor, step: SampledRows, rows: RowTensors) -> None:
     """Penalizes tokens of the rows that have a slot in the pool: `prompt_mask` (uint8 [P, V], 1: in the prompt) and
     `output_counts` (int32 [P, V])."""
     step.check_logits(logits)
+    prompt_mask, output_counts = rows.prompt_mask, rows.output_counts
     vocab_size = logits.shape[1]
     check_rows(prompt_mask, (len(prompt_mask), vocab_size), torch.uint8)
     check_rows(output_counts, (len(prompt_mask), vocab_size), torch.int32)
@@ -186,10 +186,11 @@ def apply_penalties(
     )
 
 
-def hold_back_stops(logits: torch.Tensor, step: SampledRows, stop_ids: torch.Tensor) -> None:
+def hold_back_stops(logits: torch.Tensor, step: SampledRows, rows: RowTensors) -> None:
     """Rules out the first `stop_length` of each row's `stop_ids` (int32 [S, MS]) while it has generated fewer than
     `min_tokens` tokens."""
     step.check_logits(logits)
+    stop_ids = rows.stop_ids
     check_dense(stop_ids, (len(step.fields), stop_ids.shape[1]), torch.int32)
     _stops_kernel[(len(step),)](
         logits,

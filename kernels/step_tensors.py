@@ -4,7 +4,7 @@ these are made from. `prepare_step.py` fills them, the sampling kernels and the 
 Legend: S = rows, N = scheduled rows of the step, F = fields of a row's record, V = vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -101,3 +101,7 @@ class SampledRows:
     def check_logits(self, logits: torch.Tensor) -> None:
         """Logits are float32 [N, V], whose rows may lie apart."""
         check_rows(logits, (len(self.rows), logits.shape[1]), torch.float32)
+
+
+Processor = Callable[[torch.Tensor, SampledRows, RowTensors], None]
+"""Changes the logits [N, V] of the scheduled rows in place, where a row's record asks for it."""

@@ -10,6 +10,7 @@ from benchmarks.kernel_rows.case import Bench, Case, assert_near
 from engine_core.ipc.row_fields import DEFAULT_ROW, NUM_ROW_FIELDS, ROW_FIELD_INDEX
 from kernels import reference_sampling
 from kernels.reference_random import row_keys
+from kernels.step_tensors import RowTensors, SampledRows
 
 SPREAD = 4.0
 """Standard deviation of the logits: random weights give flatter ones, trained models about as much."""
@@ -30,8 +31,6 @@ class Logits:
     """Logits of a step in several sets, its rows and their records."""
 
     def __init__(self, bench: Bench, num_rows: int, **values: float) -> None:
-        from kernels.step_tensors import SampledRows
-
         self.bench = bench
         self.vocab_size = bench.pick(128256, 300)
         self.num_bytes = num_rows * self.vocab_size * 4
@@ -48,6 +47,10 @@ class Logits:
         fields = torch.tensor(self.records.view(np.int32).reshape(num_rows, NUM_ROW_FIELDS), device=bench.device)
         rows, samples = integers(np.arange(num_rows)), integers(np.ones(num_rows))
         self.step = SampledRows(rows, samples, integers(self.positions), fields, ROW_FIELD_INDEX)
+
+    def rows(self, **tensors: torch.Tensor) -> RowTensors:
+        """Those that an operation looks at; the others are empty."""
+        return RowTensors(**{**dict.fromkeys(RowTensors.__slots__, torch.zeros(0)), **tensors})
 
     def scaled(self) -> torch.Tensor:
         """Of the last set, on the CPU, as the references take them: (logit - row maximum) / temperature."""
@@ -150,6 +153,7 @@ def penalties(bench: Bench) -> Iterator[Case]:
     shape = num_rows, logits.vocab_size
     prompt_mask = torch.randint(2, shape, dtype=torch.uint8, device=bench.device)
     output_counts = torch.randint(3, shape, dtype=torch.int32, device=bench.device)
+    rows = logits.rows(prompt_mask=prompt_mask, output_counts=output_counts)
 
     def check() -> None:
         expected = logits.sets[-1].clone()
@@ -158,10 +162,10 @@ def penalties(bench: Bench) -> Iterator[Case]:
             for name in ("repetition", "presence", "frequency")
         )
         reference_sampling.apply_penalties(expected, prompt_mask.bool(), output_counts, *strengths)
-        apply_penalties(logits.sets[-1], logits.step, prompt_mask, output_counts)
+        apply_penalties(logits.sets[-1], logits.step, rows)
         assert_near(logits.sets[-1], expected, torch.float32)
 
-    calls = [lambda one=one: apply_penalties(one, logits.step, prompt_mask, output_counts) for one in logits.sets]
+    calls = [lambda one=one: apply_penalties(one, logits.step, rows) for one in logits.sets]
     yield Case(f"{num_rows} x {logits.vocab_size}", calls, check, logits.num_bytes / 4 * (8 + 4 + 1), "copy")
 
 
@@ -173,15 +177,16 @@ def keep_allowed(bench: Bench) -> Iterator[Case]:
     logits = Logits(bench, num_rows, allowed_length=num_allowed)
     chosen = [torch.randperm(logits.vocab_size)[:num_allowed] for _ in range(num_rows)]
     allowed = torch.stack(chosen).to(torch.int32).to(bench.device)
+    rows = logits.rows(allowed_ids=allowed)
 
     def check() -> None:
         before = logits.sets[-1].clone()
-        keep_allowed(logits.sets[-1], logits.step, allowed)
+        keep_allowed(logits.sets[-1], logits.step, rows)
         kept = logits.sets[-1].gather(1, allowed.long())
         assert (kept == before.gather(1, allowed.long())).all()
         assert int((logits.sets[-1] > -1e30).sum()) == num_rows * num_allowed
 
-    calls = [lambda one=one: keep_allowed(one, logits.step, allowed) for one in logits.sets]
+    calls = [lambda one=one: keep_allowed(one, logits.step, rows) for one in logits.sets]
     yield Case(f"{num_rows} x {logits.vocab_size}, {num_allowed}", calls, check, logits.num_bytes, "copy")
 
 
@@ -198,16 +203,21 @@ def follow_sequences(bench: Bench) -> Iterator[Case]:
     sequences = integers(num_rows, num_sequences, length, value=-1)
     sequences[:, 2:, 0], sequences[:, 2:, 1] = 7, 9  # complete behind 9
     sequences[:, 2:-1, 1] = 8
-    state = integers(num_rows, length), integers(num_rows), integers(num_rows, value=9)
+    rows = logits.rows(
+        sequences=sequences,
+        latest_tokens=integers(num_rows, length),
+        thinking_begin=integers(num_rows),
+        last_token=integers(num_rows, value=9),
+    )
 
     def check() -> None:
         before = logits.sets[-1].clone()
-        follow_sequences(logits.sets[-1], logits.step, sequences, *state)
+        follow_sequences(logits.sets[-1], logits.step, rows)
         assert (logits.sets[-1][:, 7] < -1e30).all()
         before[:, 7] = logits.sets[-1][:, 7]
         assert torch.equal(before, logits.sets[-1])
 
-    calls = [lambda one=one: follow_sequences(one, logits.step, sequences, *state) for one in logits.sets]
+    calls = [lambda one=one: follow_sequences(one, logits.step, rows) for one in logits.sets]
     yield Case(f"{num_rows} x {num_sequences - 2} words", calls, check, sequences.numel() * 4, "read")
 
 

@@ -30,10 +30,12 @@ TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
 INT, UINT, FLOAT = "<i4", "<u4", "<f4"
 """The types of a record's columns. All take 4 bytes."""
-RANDOM, FILTERS, BIAS, HELD_BACK, PENALTIES, LOGPROBS, ALLOWED, SEQUENCES = (1 << bit for bit in range(8))
-"""What a row needs of the sampler, as bits."""
+_NEEDS = ("random", "filters", "logprobs", "bias", "penalties", "held_back", "allowed", "sequences")
+NEEDS = {name: 1 << bit for bit, name in enumerate(_NEEDS)}
+"""What a row needs of the sampler, as bits. What changes logits runs in this order."""
+RANDOM, FILTERS, LOGPROBS, BIAS, PENALTIES, HELD_BACK, ALLOWED, SEQUENCES = NEEDS.values()
 OF_DRAWN_ROWS = FILTERS
-"""Those that a greedy row never needs."""
+"""Those that a greedy row never needs. They look at what grammars' masks have left."""
 
 
 @dataclass(frozen=True, slots=True)

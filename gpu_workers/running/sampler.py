@@ -1,9 +1,9 @@
 """From logits to tokens: launches what the step's rows need and nothing else.
 
 The order is vLLM's default: log-probabilities are those of the raw logits (before bias, penalties and temperature);
-then logit bias, penalties, min_tokens, allowed tokens, bad words, the end of thinking and what a grammar allows, and
-for rows that are not greedy temperature, min-p, top-k, top-p, the draw. Results go into device memory that is laid out
-like a result's slot.
+then comes what changes logits, in the order of the schema's needs, and what a grammar allows; for rows that are not
+greedy then what chooses among the tokens that are left, temperature, min-p, top-k, top-p, the draw. Results go into
+device memory that is laid out like a result's slot.
 """
 
 from dataclasses import dataclass
@@ -11,23 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from engine_core.ipc.row_fields import ROW_FIELD_INDEX
-from engine_core.ipc.sampling_params import (
-    ALLOWED,
-    BIAS,
-    FILTERS,
-    HELD_BACK,
-    LOGPROBS,
-    MAX_LOGPROBS,
-    PENALTIES,
-    RANDOM,
-    SEQUENCES,
-)
+from engine_core.ipc.sampling_params import FILTERS, LOGPROBS, MAX_LOGPROBS, NEEDS, OF_DRAWN_ROWS, RANDOM
 from engine_core.ipc.step import StepShape, result_layout
 from gpu_workers.operations import Operations
 from gpu_workers.running.rows import Rows
 from kernels.step_tensors import SampledRows
 
-_CHANGES_LOGITS = BIAS | HELD_BACK | PENALTIES | ALLOWED | SEQUENCES
 Masks = tuple[torch.Tensor, torch.Tensor]
 """The scheduled rows int32 [M] that a grammar binds, and what it allows, int32 [M, W]."""
 
@@ -53,6 +42,9 @@ class Sampler:
         vocab_size, device = logits.shape[1], logits.device
         self._rows = rows
         self._operations = operations
+        processors = operations.PROCESSORS
+        self._processors = [(need, processors[name]) for name, need in NEEDS.items() if name in processors]
+        self._changes_logits = sum(need for need, _ in self._processors)
         self._shape = shape
         self._num_top = min(MAX_LOGPROBS, vocab_size)
         step = rows.step
@@ -74,23 +66,24 @@ class Sampler:
 
     def warm_up(self) -> None:
         """Runs every kernel for every number of sequences, on rows that sample nothing."""
-        capacity = len(self._logits)
+        capacity, changes = len(self._logits), self._changes_logits
         counts = {1 << bit for bit in range(capacity.bit_length())} | {capacity}
         for count in sorted(counts, reverse=True):
-            for needs in (0, RANDOM, RANDOM | FILTERS, _CHANGES_LOGITS | LOGPROBS, _CHANGES_LOGITS | RANDOM):
+            for needs in (0, RANDOM, RANDOM | FILTERS, changes | LOGPROBS, changes | RANDOM):
                 self._sample(count, needs, self._scratch)
         words = torch.full((1, self._shape.num_mask_words), -1, dtype=torch.int32, device=self._logits.device)
         self._sample(1, 0, self._scratch, (torch.zeros_like(words[0, :1]), words))
 
     def _sample(self, num_seqs: int, needs: int, result: _Result, masks: Masks | None = None) -> None:
         raw = self._logits
-        if needs & _CHANGES_LOGITS or masks is not None:
+        if needs & self._changes_logits or masks is not None:
             if needs & LOGPROBS:
                 raw = self._raw
                 raw[:num_seqs].copy_(self._logits[:num_seqs])
-            self._change_logits(num_seqs, needs)
+            self._process(num_seqs, needs & ~OF_DRAWN_ROWS)
             if masks is not None:
                 self._operations.apply_token_masks(self._logits[:num_seqs], *masks)
+            self._process(num_seqs, needs & OF_DRAWN_ROWS)
         self._tokens.sample(
             num_seqs,
             result.sampled,
@@ -107,20 +100,11 @@ class Sampler:
             result.top_token_ids[:num_seqs, : self._num_top].copy_(top_ids)
             result.top_logprobs[:num_seqs, : self._num_top].copy_(top_logprobs)
 
-    def _change_logits(self, num_seqs: int, needs: int) -> None:
+    def _process(self, num_seqs: int, needs: int) -> None:
         logits, step = self._logits[:num_seqs], self._all_rows.first(num_seqs)
-        rows, operations = self._rows.rows, self._operations
-        latest = (rows.latest_tokens, rows.thinking_begin, rows.last_token)
-        if needs & BIAS:
-            operations.add_logit_bias(logits, step, rows.bias_ids, rows.bias_values)
-        if needs & PENALTIES:
-            operations.apply_penalties(logits, step, rows.prompt_mask, rows.output_counts)
-        if needs & HELD_BACK:
-            operations.hold_back_stops(logits, step, rows.stop_ids)
-        if needs & ALLOWED:
-            operations.keep_allowed(logits, step, rows.allowed_ids)
-        if needs & SEQUENCES:
-            operations.follow_sequences(logits, step, rows.sequences, *latest)
+        for need, process in self._processors:
+            if needs & need:
+                process(logits, step, self._rows.rows)
 
     def _views(self, words: torch.Tensor) -> _Result:
         """A result's arrays over its int32 words; one token per sequence so far."""

@@ -5,31 +5,23 @@ from kernels.cpu.attention import PagedAttention, make_kv_cache
 from kernels.cpu.packed_linear import linear, linear_act_and_mul, logits, pack_weight
 from kernels.cpu.prepare_step import StepPreparation
 from kernels.cpu.sampling import (
+    PROCESSORS,
     TokenSampler,
-    add_logit_bias,
-    apply_penalties,
     apply_token_masks,
-    follow_sequences,
-    hold_back_stops,
-    keep_allowed,
     token_logprobs,
 )
 from kernels.reference import add_rms_norm, embed, gather_add_rms_norm, gather_rope, make_rope_table, rms_norm
 
 __all__ = [
+    "PROCESSORS",
     "PagedAttention",
     "StepPreparation",
     "TokenSampler",
-    "add_logit_bias",
     "add_rms_norm",
-    "apply_penalties",
     "apply_token_masks",
     "embed",
-    "follow_sequences",
     "gather_add_rms_norm",
     "gather_rope",
-    "hold_back_stops",
-    "keep_allowed",
     "linear",
     "linear_act_and_mul",
     "logits",

@@ -11,7 +11,7 @@ import torch
 
 from kernels import reference_sampling as reference
 from kernels.reference_random import row_keys
-from kernels.step_tensors import SampledRows
+from kernels.step_tensors import Processor, RowTensors, SampledRows
 
 LOWEST = torch.finfo(torch.float32).min
 """Instead of -inf where all tokens of a row may be ruled out."""
@@ -46,26 +46,24 @@ def _known(ids: torch.Tensor, vocab_size: int) -> torch.Tensor:
     return ids[(ids >= 0) & (ids < vocab_size)].long()
 
 
-def add_logit_bias(logits: torch.Tensor, step: SampledRows, bias_ids: torch.Tensor, bias_values: torch.Tensor) -> None:
+def add_logit_bias(logits: torch.Tensor, step: SampledRows, rows: RowTensors) -> None:
     fields = _Fields(step)
     lengths = fields.integers("bias_length")
     for place, i, row in fields.where(lengths > 0):
-        ids, values = bias_ids[row, : lengths[place]], bias_values[row, : lengths[place]]
+        ids, values = rows.bias_ids[row, : lengths[place]], rows.bias_values[row, : lengths[place]]
         is_known = ids < logits.shape[1]
         logits[i].index_add_(0, ids[is_known], values[is_known])
 
 
-def hold_back_stops(logits: torch.Tensor, step: SampledRows, stop_ids: torch.Tensor) -> None:
+def hold_back_stops(logits: torch.Tensor, step: SampledRows, rows: RowTensors) -> None:
     fields = _Fields(step)
     lengths = fields.integers("stop_length")
     num_outputs = step.seq_lens[fields.index] - fields.integers("num_prompt_tokens")
     for place, i, row in fields.where((lengths > 0) & (num_outputs < fields.integers("min_tokens"))):
-        logits[i, _known(stop_ids[row, : lengths[place]], logits.shape[1])] = LOWEST
+        logits[i, _known(rows.stop_ids[row, : lengths[place]], logits.shape[1])] = LOWEST
 
 
-def apply_penalties(
-    logits: torch.Tensor, step: SampledRows, prompt_mask: torch.Tensor, output_counts: torch.Tensor
-) -> None:
+def apply_penalties(logits: torch.Tensor, step: SampledRows, rows: RowTensors) -> None:
     fields = _Fields(step)
     slots = fields.integers("penalty_slot").long()
     places = (slots >= 0).nonzero().flatten()
@@ -73,54 +71,47 @@ def apply_penalties(
     penalized = logits[index]
     reference.apply_penalties(
         penalized,
-        prompt_mask[slots].bool(),
-        output_counts[slots],
+        rows.prompt_mask[slots].bool(),
+        rows.output_counts[slots],
         *(fields.floats(f"{name}_penalty")[places] for name in ("repetition", "presence", "frequency")),
     )
     logits[index] = penalized
 
 
-def keep_allowed(logits: torch.Tensor, step: SampledRows, allowed_ids: torch.Tensor) -> None:
+def keep_allowed(logits: torch.Tensor, step: SampledRows, rows: RowTensors) -> None:
     fields = _Fields(step)
     lengths = fields.integers("allowed_length")
     for place, i, row in fields.where(lengths > 0):
-        ids = _known(allowed_ids[row, : lengths[place]], logits.shape[1])
+        ids = _known(rows.allowed_ids[row, : lengths[place]], logits.shape[1])
         kept = logits[i, ids]
         logits[i] = LOWEST
         logits[i, ids] = kept
 
 
-def follow_sequences(
-    logits: torch.Tensor,
-    step: SampledRows,
-    sequences: torch.Tensor,
-    latest_tokens: torch.Tensor,
-    thinking_begin: torch.Tensor,
-    last_token: torch.Tensor,
-) -> None:
+def follow_sequences(logits: torch.Tensor, step: SampledRows, rows: RowTensors) -> None:
     fields = _Fields(step)
     counts, budgets = fields.integers("num_sequences"), fields.integers("thinking_budget")
     num_before, num_prompts = fields.integers("num_output_tokens"), fields.integers("num_prompt_tokens")
-    length = latest_tokens.shape[1]
+    length = rows.latest_tokens.shape[1]
     for place, i, row in fields.where(counts > 0):
         seq_len = int(step.seq_lens[i])
         num_outputs = seq_len - int(num_prompts[place])
-        latest = latest_tokens[row]
+        latest = rows.latest_tokens[row]
         if num_outputs > num_before[place]:  # else the plan brought them all
-            latest[(seq_len - 1) % length] = last_token[row]
+            latest[(seq_len - 1) % length] = rows.last_token[row]
         output = latest[torch.arange(seq_len - min(num_outputs, length), seq_len) % length].tolist()
-        words = [[t for t in word[::-1] if t >= 0] for word in sequences[row, : counts[place]].tolist()]
+        words = [[t for t in word[::-1] if t >= 0] for word in rows.sequences[row, : counts[place]].tolist()]
         ruled_out = [word[-1] for word in words[_FIRST_BAD_WORD:] if _ends_with(output, word[:-1])]
         logits[i, [token for token in ruled_out if token < logits.shape[1]]] = LOWEST
         budget = int(budgets[place])
         if budget < 0:
             continue
-        begin, end = int(thinking_begin[row]), words[_END]
+        begin, end = int(rows.thinking_begin[row]), words[_END]
         if begin == _NOT_BEGUN and words[_START] and _ends_with(output, words[_START]):
             begin = num_outputs
         if begin >= 0 and num_outputs - begin >= len(end) and _ends_with(output, end):
             begin = _ENDED
-        thinking_begin[row] = begin
+        rows.thinking_begin[row] = begin
         num_over = num_outputs - begin - budget
         if begin >= 0 and num_over >= 0:
             logits[i] = LOWEST
@@ -134,6 +125,16 @@ def _ends_with(output: list[int], tokens: list[int]) -> bool:
 
 def apply_token_masks(logits: torch.Tensor, rows: torch.Tensor, masks: torch.Tensor) -> None:
     reference.apply_token_masks(logits, rows.long(), masks)
+
+
+PROCESSORS: dict[str, Processor] = {
+    "bias": add_logit_bias,
+    "penalties": apply_penalties,
+    "held_back": hold_back_stops,
+    "allowed": keep_allowed,
+    "sequences": follow_sequences,
+}
+"""What changes logits, by the name of what a row needs."""
 
 
 def token_logprobs(

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from engine_core.ipc.row_fields import DEFAULT_ROW, NUM_ROW_FIELDS, ROW_FIELD_INDEX
-from kernels.step_tensors import SampledRows
+from kernels.step_tensors import RowTensors, SampledRows
 from tests.kernels.device import DEVICE
 
 
@@ -15,6 +15,12 @@ def make_records(count: int, **values: object) -> np.ndarray:
     for name, value in values.items():
         records[name] = value
     return records
+
+
+def row_tensors(**tensors: torch.Tensor) -> RowTensors:
+    """Those that a test is about; the others are empty."""
+    empty = dict.fromkeys(RowTensors.__slots__, torch.zeros(0))
+    return RowTensors(**{**empty, **tensors})
 
 
 def make_step(

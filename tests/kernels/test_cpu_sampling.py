@@ -2,16 +2,14 @@
 
 from tests.kernels.device import DEVICE  # isort: skip
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from engine_core.ipc.sampling_params import MAX_SEQUENCE_TOKENS
+from engine_core.ipc.sampling_params import MAX_SEQUENCE_TOKENS, NEEDS
 from kernels import cpu, cuda
-from kernels.step_tensors import SampledRows
-from tests.kernels.sampling_steps import make_records, make_step
+from kernels.step_tensors import Processor, SampledRows
+from tests.kernels.sampling_steps import make_records, make_step, row_tensors
 
 N, V, L = 6, 300, MAX_SEQUENCE_TOKENS
 SAMPLES = np.array([1, 1, 0, 1, 1, 1])
@@ -32,30 +30,35 @@ def on_device(step: SampledRows, device: str) -> SampledRows:
     return SampledRows(*tensors, step.columns)
 
 
-def run(name: str, step: SampledRows, *tensors: torch.Tensor) -> None:
+def run(need: str, step: SampledRows, **tensors: torch.Tensor) -> None:
     """Both operations on copies; what they change is the same afterwards, to the last bits of a product."""
     logits = torch.randn(N, V + 3)[:, :V]
     made: list[list[torch.Tensor]] = []
     for module, device in ((cuda, DEVICE), (cpu, "cpu")):
-        operation: Any = getattr(module, name)
-        copies = [tensor.clone().to(device) for tensor in (logits, *tensors)]
-        operation(copies[0], on_device(step, device), *copies[1:])
-        made.append([copy.cpu() for copy in copies])
+        processors: dict[str, Processor] = module.PROCESSORS
+        changed, copies = logits.clone().to(device), {name: one.clone().to(device) for name, one in tensors.items()}
+        processors[need](changed, on_device(step, device), row_tensors(**copies))
+        made.append([changed.cpu(), *(copy.cpu() for copy in copies.values())])
     for kernel, other in zip(*made, strict=True):
         torch.testing.assert_close(other, kernel, rtol=2e-6, atol=2e-6)
     assert not torch.equal(made[0][0], logits)
 
 
+def test_both_know_all_needs() -> None:
+    """What changes logits has an operation on both devices, under a name of the schema."""
+    assert cpu.PROCESSORS.keys() == cuda.PROCESSORS.keys() == NEEDS.keys() - {"random", "filters", "logprobs"}
+
+
 def test_bias(generator: np.random.Generator) -> None:
     step = make_step(make_records(N, bias_length=[3, 0, 2, 8, 1, 5]), samples=SAMPLES)
     ids = torch.stack([torch.randperm(V + 20, dtype=torch.int32)[:8] for _ in step.fields])
-    run("add_logit_bias", step, ids, torch.randn(len(step.fields), 8))
+    run("bias", step, bias_ids=ids, bias_values=torch.randn(len(step.fields), 8))
 
 
 def test_stops(generator: np.random.Generator) -> None:
     records = make_records(N, num_prompt_tokens=10, min_tokens=[3, 3, 3, 0, 9, 1], stop_length=[2, 2, 1, 3, 4, 0])
     step = make_step(records, np.array([12, 13, 10, 10, 18, 10]), SAMPLES)
-    run("hold_back_stops", step, integers(generator, V + 20, len(step.fields), 4))
+    run("held_back", step, stop_ids=integers(generator, V + 20, len(step.fields), 4))
 
 
 def test_penalties(generator: np.random.Generator) -> None:
@@ -67,12 +70,12 @@ def test_penalties(generator: np.random.Generator) -> None:
         frequency_penalty=generator.uniform(-2, 2, N),
     )
     mask, counts = integers(generator, 2, 4, V).to(torch.uint8), integers(generator, 3, 4, V)
-    run("apply_penalties", make_step(records, samples=SAMPLES), mask, counts)
+    run("penalties", make_step(records, samples=SAMPLES), prompt_mask=mask, output_counts=counts)
 
 
 def test_allowed(generator: np.random.Generator) -> None:
     step = make_step(make_records(N, allowed_length=[5, 0, 3, 1, 7, 2]), samples=SAMPLES)
-    run("keep_allowed", step, integers(generator, V + 20, len(step.fields), 7))
+    run("allowed", step, allowed_ids=integers(generator, V + 20, len(step.fields), 7))
 
 
 @pytest.mark.parametrize("seq_len", range(6, 30))
@@ -91,7 +94,8 @@ def test_sequences(generator: np.random.Generator, seq_len: int) -> None:
     lengths = generator.integers(1, 4, (num_rows, 6, 1))
     sequences[torch.from_numpy(np.arange(L) >= lengths)] = -1
     latest, begin = integers(generator, 2, num_rows, L), integers(generator, 12, num_rows) - 2
-    run("follow_sequences", step, sequences, latest, begin.clamp(max=5), integers(generator, 2, num_rows))
+    state = {"latest_tokens": latest, "thinking_begin": begin.clamp(max=5)}
+    run("sequences", step, sequences=sequences, **state, last_token=integers(generator, 2, num_rows))
 
 
 def test_masks(generator: np.random.Generator) -> None:

@@ -14,7 +14,7 @@ from engine_core.token_sequences import sequence_words, thinking_begin
 from kernels.logits_masks import follow_sequences, keep_allowed
 from kernels.sampling_fields import LOWEST
 from tests.kernels.row_sequences import RowSequences
-from tests.kernels.sampling_steps import make_records, make_step
+from tests.kernels.sampling_steps import make_records, make_step, row_tensors
 
 K, L = 6, MAX_SEQUENCE_TOKENS
 
@@ -34,7 +34,7 @@ def test_allowed(vocab_size: int) -> None:
         ids = sorted({token for token in lists[i] if token < vocab_size})
         wanted[i] = LOWEST.value
         wanted[i, ids] = torch.nan_to_num(logits[i, ids], -1e30, 1e30, -1e30)
-    keep_allowed(logits, step, allowed)
+    keep_allowed(logits, step, row_tensors(allowed_ids=allowed))
     torch.testing.assert_close(logits, wanted, rtol=0, atol=0, equal_nan=True)
 
 
@@ -67,6 +67,7 @@ def test_sequences_over_an_output(seed: int) -> None:
     begin = torch.full((2 * num_rows + 3,), 7, dtype=torch.int32, device=DEVICE)
     last_token = torch.full((2 * num_rows + 3,), 1, dtype=torch.int32, device=DEVICE)
     rows = make_step(records).rows.tolist()
+    tensors = row_tensors(sequences=sequences, latest_tokens=latest, thinking_begin=begin, last_token=last_token)
     twins = []
     for i, (sampling, prompt, output) in enumerate(zip(params, prompts, outputs, strict=True)):
         words = sequence_words(sampling, np.array(prompt + output, np.int32), len(prompt))
@@ -89,7 +90,7 @@ def test_sequences_over_an_output(seed: int) -> None:
                 wanted[i] = LOWEST.value
                 wanted[i, forced] = 0.0
         lengths = np.array([len(p) + len(o) for p, o in zip(prompts, outputs, strict=True)])
-        follow_sequences(logits, make_step(records, lengths), sequences, latest, begin, last_token)
+        follow_sequences(logits, make_step(records, lengths), tensors)
         torch.testing.assert_close(logits, wanted, rtol=0, atol=0)
         for i, twin in enumerate(twins):
             forced = twin.forced()
@@ -104,8 +105,13 @@ def test_rows_that_sample_nothing_are_left_alone() -> None:
     step = make_step(records, samples=np.array([0, 1]))
     logits = torch.randn(2, 40, device=DEVICE)
     before = logits.clone()
-    shape = len(step.fields)
-    tensors = [torch.zeros(*size, dtype=torch.int32, device=DEVICE) for size in ((shape, K, L), (shape, L), (shape,))]
-    follow_sequences(logits, step, *tensors, torch.zeros(shape, dtype=torch.int32, device=DEVICE))
-    keep_allowed(logits, step, torch.zeros(shape, 4, dtype=torch.int32, device=DEVICE))
+    shapes = {"sequences": (K, L), "latest_tokens": (L,), "thinking_begin": (), "last_token": (), "allowed_ids": (4,)}
+    rows = row_tensors(
+        **{
+            name: torch.zeros(len(step.fields), *shape, dtype=torch.int32, device=DEVICE)
+            for name, shape in shapes.items()
+        }
+    )
+    follow_sequences(logits, step, rows)
+    keep_allowed(logits, step, rows)
     assert torch.equal(logits, before)

@@ -3,6 +3,7 @@
 from tests.kernels.device import DEVICE  # isort: skip
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,18 +12,22 @@ import torch
 from kernels import reference_sampling
 from kernels.logits_processors import add_logit_bias, apply_penalties, hold_back_stops
 from kernels.sampling_fields import LOWEST
-from kernels.step_tensors import SampledRows
-from tests.kernels.sampling_steps import make_records, make_step
+from kernels.step_tensors import RowTensors, SampledRows
+from tests.kernels.sampling_steps import make_records, make_step, row_tensors
 
 N, P, MB, MS = 5, 4, 8, 4
 
 
-def filled(step: SampledRows, width: int, lists: list[list[float]], dtype: torch.dtype) -> torch.Tensor:
+def filled(step: SampledRows, width: int, lists: Sequence[Sequence[float]], dtype: torch.dtype) -> torch.Tensor:
     """[S, width] with each scheduled row's list at its front and garbage elsewhere."""
     out = torch.full((len(step.fields), width), 123, dtype=dtype, device=DEVICE)
     for row, values in zip(step.rows.tolist(), lists, strict=True):
         out[row, : len(values)] = torch.tensor(values, dtype=dtype)
     return out
+
+
+def biases(step: SampledRows, ids: list[list[int]], values: list[list[float]]) -> RowTensors:
+    return row_tensors(bias_ids=filled(step, MB, ids, torch.int32), bias_values=filled(step, MB, values, torch.float32))
 
 
 def pool(vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,7 +53,7 @@ def test_bias() -> None:
         for token, value in zip(ids[i], values[i], strict=True):
             if token < 50:
                 wanted[i, token] = torch.nan_to_num(wanted[i, token], -1e30, 1e30, -1e30) + value
-    add_logit_bias(logits, step, filled(step, MB, ids, torch.int32), filled(step, MB, values, torch.float32))
+    add_logit_bias(logits, step, biases(step, ids, values))
     same(logits, wanted)
 
 
@@ -60,7 +65,7 @@ def test_stops_are_held_back() -> None:
     wanted = logits.clone()
     wanted[0, [4, 29]] = wanted[3, 2] = LOWEST.value
     stops = filled(step, MS, [[4, 29], [4, 29], [1], [2, 30, 2**31 - 1], [5]], torch.int32)
-    hold_back_stops(logits, step, stops)
+    hold_back_stops(logits, step, row_tensors(stop_ids=stops))
     assert torch.equal(logits, wanted)
 
 
@@ -89,7 +94,7 @@ def test_penalties(vocab_size: int) -> None:
         )
         reference_sampling.apply_penalties(row, prompt_mask[slots[i], None].bool(), counts[slots[i], None], *parameters)
         wanted[i] = row
-    apply_penalties(logits, step, prompt_mask, counts)
+    apply_penalties(logits, step, row_tensors(prompt_mask=prompt_mask, output_counts=counts))
     same(logits, wanted)
     assert torch.equal(prompt_mask, before[0])
     assert torch.equal(counts, before[1])
@@ -123,7 +128,7 @@ def test_all_of_them_in_the_cpu_samplers_order() -> None:
         *(torch.tensor([value] * 4, device=DEVICE) for value in (1.5, 0.0, 0.5)),
     )
     wanted[:4] = penalized
-    add_logit_bias(logits, step, filled(step, MB, ids, torch.int32), filled(step, MB, values, torch.float32))
-    apply_penalties(logits, step, prompt_mask, counts)
-    hold_back_stops(logits, step, filled(step, MS, stops, torch.int32))
+    add_logit_bias(logits, step, biases(step, ids, values))
+    apply_penalties(logits, step, row_tensors(prompt_mask=prompt_mask, output_counts=counts))
+    hold_back_stops(logits, step, row_tensors(stop_ids=filled(step, MS, stops, torch.int32)))
     same(logits, wanted.clamp_(min=LOWEST.value))
