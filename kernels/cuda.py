@@ -22,6 +22,7 @@ from kernels.skinny_tiles import MAX_ROWS, SkinnyTile, SkinnyWorkspace, choose, 
 from kernels.step_tensors import Processor
 from kernels.token_logprobs import token_logprobs
 from kernels.token_masks import apply_token_masks
+from kernels.top_n_sigma import keep_top_n_sigma
 
 __all__ = [
     "PROCESSORS",
@@ -51,6 +52,7 @@ PROCESSORS: dict[str, Processor] = {
     "held_back": hold_back_stops,
     "allowed": keep_allowed,
     "sequences": follow_sequences,
+    "top_n_sigma": keep_top_n_sigma,
 }
 """What changes logits, by the name of what a row needs."""
 

@@ -58,6 +58,18 @@ def apply_token_masks(logits: torch.Tensor, index: torch.Tensor, masks: torch.Te
     logits[index] = logits[index].masked_fill_(torch.from_numpy(bits == 0), -torch.inf)
 
 
+def keep_top_n_sigma(logits: torch.Tensor, num_sigmas: torch.Tensor) -> None:
+    """In place: rules out what lies more than `num_sigmas` [N] standard deviations below a row's largest logit (Tang et
+    al. 2024), where that is not 0. Logits of -1e30 and below, which were ruled out before, have no part in it."""
+    is_left = logits > -1e30
+    number = is_left.sum(dim=-1, keepdim=True)
+    mean = torch.where(is_left, logits, 0.0).sum(dim=-1, keepdim=True) / number
+    deviations = torch.where(is_left, logits - mean, 0.0).clamp_(-1e15, 1e15)  # no square overflows
+    variance = deviations.square_().sum(dim=-1, keepdim=True) / number
+    least = logits.amax(dim=-1, keepdim=True) - num_sigmas[:, None] * variance.sqrt_()
+    logits.masked_fill_((logits < least) & (num_sigmas > 0)[:, None], -torch.inf)
+
+
 def filter_thresholds(
     logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
 ) -> torch.Tensor:

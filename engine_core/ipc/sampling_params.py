@@ -30,11 +30,11 @@ TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
 INT, UINT, FLOAT = "<i4", "<u4", "<f4"
 """The types of a record's columns. All take 4 bytes."""
-_NEEDS = ("random", "filters", "logprobs", "bias", "penalties", "held_back", "allowed", "sequences")
+_NEEDS = ("random", "filters", "logprobs", "bias", "penalties", "held_back", "allowed", "sequences", "top_n_sigma")
 NEEDS = {name: 1 << bit for bit, name in enumerate(_NEEDS)}
 """What a row needs of the sampler, as bits. What changes logits runs in this order."""
-RANDOM, FILTERS, LOGPROBS, BIAS, PENALTIES, HELD_BACK, ALLOWED, SEQUENCES = NEEDS.values()
-OF_DRAWN_ROWS = FILTERS
+RANDOM, FILTERS, LOGPROBS, BIAS, PENALTIES, HELD_BACK, ALLOWED, SEQUENCES, TOP_N_SIGMA = NEEDS.values()
+OF_DRAWN_ROWS = FILTERS | TOP_N_SIGMA
 """Those that a greedy row never needs. They look at what grammars' masks have left."""
 
 
@@ -77,6 +77,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Keep the k most likely tokens; 0: all of them."""
     min_p: Annotated[float, Field("from 0 to 1", 0, 1, column=FLOAT, need=FILTERS)] = 0.0
     """Keep tokens with at least this share of the most likely token's probability."""
+    top_n_sigma: Annotated[float, Field("from 0 to 100", 0, 100, column=FLOAT, need=TOP_N_SIGMA)] = 0.0
+    """Keep tokens at most so many standard deviations of the logits below the largest logit; 0: all of them."""
     repetition_penalty: Annotated[float, Field("above 0", 0, 100, above_low=True, column=FLOAT)] = 1.0
     """Divides positive and multiplies negative logits of tokens in prompt or output (Keskar et al. 2019)."""
     presence_penalty: Annotated[float, Field("from -2 to 2", -2, 2, column=FLOAT)] = 0.0

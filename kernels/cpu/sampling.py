@@ -34,6 +34,10 @@ class _Fields:
     def floats(self, name: str) -> torch.Tensor:
         return self.integers(name).view(torch.float32)
 
+    def is_drawn(self) -> torch.Tensor:
+        """Not greedy. Rows of top_k 1 are, so that equal logits do not make that a lottery."""
+        return (self.floats("temperature") > 0) & (self.integers("top_k") != 1)
+
     def where(self, wanted: torch.Tensor) -> list[tuple[int, int, int]]:
         """Of the rows that `wanted` [n] names: place among these fields, place in the logits, row."""
         places = wanted.nonzero().flatten()
@@ -127,12 +131,22 @@ def apply_token_masks(logits: torch.Tensor, rows: torch.Tensor, masks: torch.Ten
     reference.apply_token_masks(logits, rows.long(), masks)
 
 
+def keep_top_n_sigma(logits: torch.Tensor, step: SampledRows, rows: RowTensors) -> None:
+    fields = _Fields(step)
+    num_sigmas = fields.floats("top_n_sigma")
+    places = (fields.is_drawn() & (num_sigmas > 0)).nonzero().flatten()
+    kept = logits[fields.index[places]]
+    reference.keep_top_n_sigma(kept, num_sigmas[places])
+    logits[fields.index[places]] = kept
+
+
 PROCESSORS: dict[str, Processor] = {
     "bias": add_logit_bias,
     "penalties": apply_penalties,
     "held_back": hold_back_stops,
     "allowed": keep_allowed,
     "sequences": follow_sequences,
+    "top_n_sigma": keep_top_n_sigma,
 }
 """What changes logits, by the name of what a row needs."""
 
@@ -175,9 +189,8 @@ class TokenSampler:
 
 
 def _choose(logits: torch.Tensor, fields: _Fields, positions: torch.Tensor) -> torch.Tensor:
-    """Greedy where the temperature is 0, and where top_k is 1 so that equal logits do not make that a lottery."""
     temperature, top_k = fields.floats("temperature"), fields.integers("top_k")
-    drawn = ((temperature > 0) & (top_k != 1)).nonzero().flatten()
+    drawn = fields.is_drawn().nonzero().flatten()
     if len(drawn) == 0:
         return reference.greedy(logits)
     # Far from 0 a tiny temperature would overflow; relative to the row's largest logit it only rules others out.

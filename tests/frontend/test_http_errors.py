@@ -53,6 +53,7 @@ def error_of(response: httpx.Response, status: int) -> dict:
         ({"top_p": 1.1}, "top_p"),
         ({"top_k": -2}, "top_k"),
         ({"min_p": 2}, "min_p"),
+        ({"top_n_sigma": -1}, "top_n_sigma"),
         ({"n": 0}, "n"),
         ({"n": 1000}, "n"),
         ({"n": "2"}, "n"),

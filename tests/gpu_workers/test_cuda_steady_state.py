@@ -35,7 +35,7 @@ def requests_of_all_kinds(rng: random.Random) -> list[Request]:
     """Every feature of the sampler, masks, prompts in chunks, rows that decode beside them."""
     kinds: list[dict[str, Any]] = [
         {"allowed": list(range(50)), "sequences": SamplingParams(bad_words_token_ids=[[3], [5, 6]])},
-        {"temperature": 0.8, "seed_low": 3},
+        {"temperature": 0.8, "top_n_sigma": 1.5, "seed_low": 3},
         {"temperature": 0.8, "top_k": 5, "top_p": 0.9, "min_p": 0.01, "num_logprobs": 3},
         {"penalty_slot": 0, "repetition_penalty": 1.3, "presence_penalty": 0.1, "bias": {3: 2.0}},
         {"temperature": 1.0, "top_p": 0.5, "stops": [4, 5], "min_tokens": 3, "penalty_slot": 1},

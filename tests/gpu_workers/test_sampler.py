@@ -1,6 +1,7 @@
 """Which operations a step runs, and in which order: those that some of its rows need and no others."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,9 @@ from engine_core.ipc.step import StepShape, result_layout
 from gpu_workers.running.rows import Rows
 from gpu_workers.running.sampler import Sampler
 from kernels import cpu
+from tests.gpu_workers.plan_driver import Driver, Request
+from tests.gpu_workers.ring_runner import RingRunner
+from tests.gpu_workers.small_models import engine_config, save_model
 
 SHAPE = StepShape(max_num_seqs=4, max_num_batched_tokens=8, max_model_len=16, block_size=4, num_mask_words=2)
 VOCAB = 40
@@ -66,3 +70,20 @@ def test_grammars_masks_come_behind_all_but_what_is_for_drawn_rows(sampler: Samp
     assert ran == [*others, "masks", *of_drawn_rows, "logprobs"]
     sampler.sample(3, LOGPROBS, 0)
     assert ran[len(CHANGING) + 2 :] == ["logprobs"]
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # of padding, in Triton's interpreter
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_narrow_top_n_sigma_draws_greedy_tokens(device: str, tmp_path: Path) -> None:
+    """Rows of one batch, at a temperature that makes all tokens about as likely."""
+    save_model(tmp_path)
+    config = engine_config(tmp_path, device=device)
+    runner = RingRunner(config) if device == "cuda" else None
+    hot = {"temperature": 100.0, "seed_low": 5}
+    kinds: list[dict[str, Any]] = [{}, {**hot, "top_n_sigma": 1e-4}, hot]
+    greedy, narrow, wide = requests = [Request([7, 8, 9], 6, row, kind) for row, kind in enumerate(kinds)]
+    Driver(config, runner).run(requests)
+    if runner is not None:
+        runner.close()
+    assert narrow.output == greedy.output != wide.output

@@ -20,6 +20,7 @@ KINDS = [
     {},
     {"temperature": 0.9, "seed_low": 5},
     {"temperature": 0.9, "top_k": 3, "top_p": 0.5, "min_p": 0.2},
+    {"temperature": 0.9, "top_n_sigma": 1.0, "num_logprobs": 3},
     {"bias": {1: 100.0}, "num_logprobs": 3},
     {"penalty_slot": 0, "repetition_penalty": 1.5},
     {"sequences": SamplingParams(bad_words_token_ids=[[4, 5]], thinking_token_budget=2, thinking_end_token_ids=[6, 7])},

@@ -8,6 +8,7 @@ import torch
 
 from engine_core.ipc.sampling_params import MAX_SEQUENCE_TOKENS, NEEDS
 from kernels import cpu, cuda
+from kernels.sampling_fields import LOWEST
 from kernels.step_tensors import Processor, SampledRows
 from tests.kernels.sampling_steps import make_records, make_step, row_tensors
 
@@ -76,6 +77,18 @@ def test_penalties(generator: np.random.Generator) -> None:
 def test_allowed(generator: np.random.Generator) -> None:
     step = make_step(make_records(N, allowed_length=[5, 0, 3, 1, 7, 2]), samples=SAMPLES)
     run("allowed", step, allowed_ids=integers(generator, V + 20, len(step.fields), 7))
+
+
+def test_top_n_sigma(generator: np.random.Generator) -> None:
+    """-inf and the lowest number are told apart by nobody who draws."""
+    records = make_records(N, temperature=[0.7, 0.0, 1.0, 2.0, 1.0, 0.9], top_n_sigma=[1.0, 1.0, 1.0, 0.5, 0.0, 2.0])
+    logits, made = torch.randn(N, V), []
+    for module, device in ((cuda, DEVICE), (cpu, "cpu")):
+        changed = logits.clone().to(device)
+        module.PROCESSORS["top_n_sigma"](changed, on_device(make_step(records, samples=SAMPLES), device), row_tensors())
+        made.append(changed.cpu().clamp(min=LOWEST.value))
+    assert torch.equal(*made)
+    assert (made[0] == LOWEST.value).any(dim=1).tolist() == [True, False, False, True, False, True]
 
 
 @pytest.mark.parametrize("seq_len", range(6, 30))
