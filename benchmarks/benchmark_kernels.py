@@ -38,6 +38,7 @@ ROWS = {
     "penalties": "sampling",
     "keep_allowed": "sampling",
     "follow_sequences": "sampling",
+    "top_n_sigma": "sampling",
     "token_logprobs": "sampling",
     "linear": "products",
     "library_linear": "products",

@@ -221,6 +221,25 @@ def follow_sequences(bench: Bench) -> Iterator[Case]:
     yield Case(f"{num_rows} x {num_sequences - 2} words", calls, check, sequences.numel() * 4, "read")
 
 
+def top_n_sigma(bench: Bench) -> Iterator[Case]:
+    """In place, over and over: nearly all of a row's logits are ruled out, once; all are read twice."""
+    from kernels.top_n_sigma import keep_top_n_sigma
+
+    num_rows = bench.pick(64, 3)
+    logits = Logits(bench, num_rows, temperature=1.0, top_n_sigma=1.0)
+    rows = logits.rows()
+
+    def check() -> None:
+        expected = logits.sets[-1].cpu()
+        reference_sampling.keep_top_n_sigma(expected, torch.ones(num_rows))
+        keep_top_n_sigma(logits.sets[-1], logits.step, rows)
+        expected.clamp_(min=torch.finfo(torch.float32).min)
+        assert_near(logits.sets[-1].cpu(), expected, torch.float32)
+
+    calls = [lambda one=one: keep_top_n_sigma(one, logits.step, rows) for one in logits.sets]
+    yield Case(f"{num_rows} x {logits.vocab_size}", calls, check, 2 * logits.num_bytes, "read")
+
+
 def token_masks(bench: Bench) -> Iterator[Case]:
     """In place: masks that leave little, as within JSON; each logit that is ruled out is written, none is read."""
     from kernels.token_masks import apply_token_masks
