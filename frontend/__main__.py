@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import signal
 import socket
 import sys
 
@@ -14,6 +15,7 @@ from engine_core.ipc.heartbeat import Heartbeats
 from frontend.preparation.pool import PreparationPool
 from frontend.preparation.preparer import Preparer
 from frontend.server import FrontendServer
+from frontend.supervisor.orphans import adopt_orphans
 from frontend.text.tokenizer_files import TokenizerError
 
 
@@ -30,11 +32,14 @@ def main() -> int:
         stream=sys.stderr, level=logging.WARNING, format=f"frontend {arguments.index}: %(levelname)s %(message)s"
     )
     link = ControlLink.from_fd(arguments.link_fd)
+    # Preparation processes come and go, and so may the one that forks them: the kernel keeps no zombie of any of them.
+    adopt_orphans()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
     config = load_serve_config(arguments.config)
     try:
         # Before the loop and ZeroMQ have threads: it forks.
-        preparation = PreparationPool(Preparer.load(config.frontend))
+        preparation = PreparationPool(Preparer.load(config.frontend), arguments.config)
     except TokenizerError as error:
         link.send(Failed(message=str(error), exit_code=2))
         return 2

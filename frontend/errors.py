@@ -18,6 +18,7 @@ _ENGINE_STATUS = {
     messages.ERROR_MASK_TIMEOUT: 504,
     messages.ERROR_READER_TOO_SLOW: 408,
     messages.ERROR_OVERLOADED: 429,
+    messages.ERROR_RESOURCES: 503,
     messages.ERROR_DEADLINE: 504,
     messages.ERROR_ENGINE_DEAD: 503,
     messages.ERROR_SHUTTING_DOWN: 503,

@@ -11,13 +11,15 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import time
 from typing import TypeVar
 
 import msgspec
 
-from engine_core.ipc.messages import ERROR_OVERLOADED
-from frontend.errors import ApiError, bad_request
+from engine_core.ipc.messages import ERROR_OVERLOADED, ERROR_RESOURCES
+from frontend.errors import ApiError, bad_request, unavailable
 from frontend.preparation.asking import asking
 from frontend.preparation.jobs import AnyJob, Job, encode_job
 from frontend.preparation.preparer import Preparer
@@ -93,9 +95,12 @@ class _Process:
 class PreparationPool:
     """Make it before there is a second thread, and use it from one event loop."""
 
-    def __init__(self, preparer: Preparer) -> None:
+    def __init__(self, preparer: Preparer, config_file: str) -> None:
+        """`config_file`: what `preparer` was loaded from, for a process that has to load it again."""
         self.preparer = preparer
+        self._config_file = config_file
         self._control = fork_forker(preparer)
+        self._later_forker: subprocess.Popen[bytes] | None = None
         self._idle: list[_Process] = []
         self._turns = Turns(NUM_PROCESSES)
 
@@ -109,7 +114,8 @@ class PreparationPool:
                 await asyncio.sleep(0)  # reading a long body and writing it again are two turns of the loop
                 reply = await self._ask(encode_job(job))
         except TooManyWaiting:
-            raise _overloaded("Too many long requests of this client wait to be prepared.") from None
+            message = "Too many long requests of this client wait to be prepared."
+            raise ApiError(429, message, code=ERROR_OVERLOADED, headers={"Retry-After": "1"}) from None
         if isinstance(reply, Refused):
             raise ApiError(reply.status, reply.message, param=reply.param, code=reply.code, headers=reply.headers)
         result: R = msgspec.msgpack.decode(reply.result, type=job.result_type)
@@ -155,33 +161,40 @@ class PreparationPool:
             process.end()
         try:
             return await self._start()
-        except _ProcessEnded:
-            raise _overloaded("No process could be started to prepare this request.") from None
+        except (_ProcessEnded, OSError):
+            message = "No process could be started to prepare this request: processes or memory are short."
+            raise unavailable(message, ERROR_RESOURCES) from None
 
     async def _start(self) -> _Process:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
-            self._send(theirs)
+            with theirs:  # closed before the wait: who is never answered sees the end of the stream
+                self._send(theirs)
             return await _Process.greeted(ours)
         except BaseException:
             ours.close()
             raise
-        finally:
-            theirs.close()
 
     def _send(self, sock: socket.socket) -> None:
-        """Hands a new process' socket to the one that forks, which is started again if it is gone."""
+        """Hands a new process' socket to the process that forks. One that has died is replaced."""
         try:
             socket.send_fds(self._control, [b"p"], [sock.fileno()])
         except OSError:
+            logger.warning("The process that forks preparation processes has ended; another one is started.")
             self._control.close()
-            self._control = fork_forker(self.preparer)
+            self._control = self._start_forker()
             socket.send_fds(self._control, [b"p"], [sock.fileno()])
 
-
-def _overloaded(message: str) -> ApiError:
-    return ApiError(429, message, code=ERROR_OVERLOADED, headers={"Retry-After": "1"})
+    def _start_forker(self) -> socket.socket:
+        """A new interpreter, which loads tokenizer and templates again. This process has threads by now, and a fork
+        would have their locks without them."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fd = theirs.fileno()
+            command = [sys.executable, "-P", "-m", "frontend.preparation", self._config_file, "--control-fd", str(fd)]
+            self._later_forker = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[fd])
+        return ours
 
 
 async def _receive(sock: socket.socket, num_bytes: int) -> bytearray:

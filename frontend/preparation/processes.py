@@ -66,7 +66,7 @@ def fork_forker(preparer: Preparer) -> socket.socket:
     and ends with the socket that is returned."""
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
-        _never_return(lambda: _fork_on_demand(theirs, preparer), theirs)
+        _never_return(lambda: fork_on_demand(theirs, preparer), theirs)
     theirs.close()
     return ours
 
@@ -85,8 +85,10 @@ def _never_return(serve: Callable[[], None], sock: socket.socket) -> NoReturn:
         os._exit(0)
 
 
-def _fork_on_demand(control: socket.socket, preparer: Preparer) -> None:
-    _end_with_parent()
+def fork_on_demand(control: socket.socket, preparer: Preparer) -> None:
+    """The life of the process that forks: a preparation process for each socket that comes, until `control` ends. To be
+    called in a process with one thread."""
+    end_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for what was forked
     for module in ("llguidance", "llguidance.gbnf_to_lark"):
         importlib.import_module(module)
@@ -104,7 +106,7 @@ def _fork_on_demand(control: socket.socket, preparer: Preparer) -> None:
 
 
 def _serve(sock: socket.socket, preparer: Preparer) -> None:
-    _end_with_parent()
+    end_with_parent()
     with open("/proc/self/statm", "rb") as file:
         at_start = int(file.read().split()[0]) * _PAGE
     resource.setrlimit(resource.RLIMIT_AS, (at_start + JOB_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -152,7 +154,7 @@ def _receive(sock: socket.socket, num_bytes: int) -> bytearray:
     return data
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Whatever ends the parent, at whatever this process is."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

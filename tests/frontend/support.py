@@ -21,6 +21,8 @@ from engine_core.ipc.messages import AddRequest
 from engine_core.response_store import ResponseStore
 from engine_core.utilities import METHODS
 from frontend.launcher import start_frontend
+from frontend.preparation.pool import PreparationPool
+from frontend.preparation.preparer import Preparer
 from frontend.supervisor.listeners import open_listeners, url_of
 
 MODEL = "tiny/model"
@@ -73,15 +75,28 @@ def write_model_folder(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def preparation_pool(folder: Path, **changes: Any) -> PreparationPool:
+    """For a model folder that is written here, without a frontend around it."""
+    write_model_folder(folder)
+    config = frontend_config(folder, **changes)
+    config_file = write_config(folder, serve_config(folder, config))
+    return PreparationPool(Preparer.load(config), config_file)
+
+
+def write_config(folder: Path, config: ServeConfig) -> str:
+    path = folder / "config.json"
+    path.write_bytes(msgspec.json.encode(config))
+    return str(path)
+
+
 class FrontendProcess:
     """A frontend as the supervisor starts it."""
 
     def __init__(self, run_dir: Path, config: ServeConfig) -> None:
-        config_file = run_dir / "config.json"
-        config_file.write_bytes(msgspec.json.encode(config))
+        config_file = write_config(run_dir, config)
         self._listener = open_listeners("127.0.0.1", 0, 1)[0]
         self.heartbeats = Heartbeats.create(2)
-        self.child = start_frontend(str(config_file), 0, self._listener.fileno(), self.heartbeats, index=1)
+        self.child = start_frontend(config_file, 0, self._listener.fileno(), self.heartbeats, index=1)
         self.url = url_of("127.0.0.1", self._listener.getsockname()[1])
 
     def wait_ready(self) -> None:

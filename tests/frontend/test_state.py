@@ -11,18 +11,15 @@ from frontend.client import EngineClient
 from frontend.input_processor import InputProcessor, Limits
 from frontend.preparation.jobs import AnyJob
 from frontend.preparation.pool import PreparationPool
-from frontend.preparation.preparer import Preparer
 from frontend.routes.messages import count_tokens
 from frontend.routes.tokenization import detokenize, tokenize
 from frontend.state import FrontendState
-from tests.frontend.support import write_model_folder
+from tests.frontend.support import preparation_pool
 
 
 def test_only_work_without_steps_is_a_stall(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    write_model_folder(tmp_path)
-    config = frontend_config(tmp_path)
-    preparation = PreparationPool(Preparer.load(config))
-    state = FrontendState(config, EngineClient("ipc://nowhere"), preparation)
+    preparation = preparation_pool(tmp_path)
+    state = FrontendState(frontend_config(tmp_path), EngineClient("ipc://nowhere"), preparation)
     now = 100.0
     monkeypatch.setattr(state_module.time, "monotonic", lambda: now)
     assert state.note_progress(5, 1) == 0
@@ -47,10 +44,8 @@ def test_only_work_without_steps_is_a_stall(tmp_path, monkeypatch: pytest.Monkey
     ],
 )
 def test_preparation_without_generation_is_waited_for_when_draining(tmp_path, monkeypatch, handler, body):
-    write_model_folder(tmp_path)
-    config = frontend_config(tmp_path)
-    preparation = PreparationPool(Preparer.load(config))
-    state = FrontendState(config, EngineClient("ipc://nowhere"), preparation)
+    preparation = preparation_pool(tmp_path)
+    state = FrontendState(frontend_config(tmp_path), EngineClient("ipc://nowhere"), preparation)
     limits = Limits(max_model_len=64, max_logprobs=0, vocab_size=1000, eos_token_ids=())
     state._input_processor = InputProcessor(preparation, limits, {})  # as once the core has introduced itself
     num_open = []

@@ -1,29 +1,26 @@
 """Jobs in preparation processes: the results of the loop, and what becomes of a process that ends."""
 
 import asyncio
+import errno
 import os
 import select
 import signal
 
 import pytest
 
-from benchmarks.stub_config import frontend_config
 from frontend.errors import ApiError
 from frontend.preparation import pool as pool_module
 from frontend.preparation import processes
 from frontend.preparation.jobs import AnyJob, ChatJob, DetokenizeJob, EncodeJob, GrammarJob
-from frontend.preparation.pool import PreparationPool
-from frontend.preparation.preparer import Preparer
 from frontend.protocol.chat import ChatCompletionRequest, ChatMessage
 from frontend.protocol.structure import StructureFields
-from tests.frontend.support import write_model_folder
+from tests.frontend.support import preparation_pool
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
 def test_a_heavy_job_has_the_result_of_the_loop_and_an_ended_process_is_replaced(tmp_path):
-    write_model_folder(tmp_path)
-    pool = PreparationPool(Preparer.load(frontend_config(tmp_path)))
+    pool = preparation_pool(tmp_path)
 
     async def run() -> None:
         light, heavy = EncodeJob(["A fox."], True), EncodeJob(["The quick fox. " * 1000], True)
@@ -42,8 +39,7 @@ def test_a_heavy_job_has_the_result_of_the_loop_and_an_ended_process_is_replaced
 def test_a_text_that_takes_too_much_memory_is_refused_and_the_next_one_is_not(tmp_path, monkeypatch):
     """The tokenizer's library ends its process instead of raising an error."""
     monkeypatch.setattr(processes, "JOB_BYTES", 64 * 2**20)
-    write_model_folder(tmp_path)
-    pool = PreparationPool(Preparer.load(frontend_config(tmp_path)))
+    pool = preparation_pool(tmp_path)
 
     async def run() -> None:
         with pytest.raises(
@@ -55,6 +51,24 @@ def test_a_text_that_takes_too_much_memory_is_refused_and_the_next_one_is_not(tm
         assert await pool.run(heavy) == heavy.run(pool.preparer)
 
     asyncio.run(run())
+    pool.close()
+
+
+def test_a_process_that_cannot_be_forked_is_a_503(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    parent, fork = os.getpid(), os.fork
+
+    def fork_in_the_parent() -> int:
+        if os.getpid() == parent:
+            return fork()
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(processes.os, "fork", fork_in_the_parent)
+    pool = preparation_pool(tmp_path)
+    for _ in range(pool_module.NUM_PROCESSES + 1):  # no place stays taken
+        with pytest.raises(ApiError, match="No process could be started") as refused:
+            asyncio.run(pool.run(EncodeJob(["The quick fox. " * 1000], True)))
+        assert (refused.value.status, refused.value.code) == (503, "resources_exhausted")
+        assert refused.value.headers == {"Retry-After": "1"}
     pool.close()
 
 
@@ -73,8 +87,7 @@ def chat_job(content: str, **fields: object) -> ChatJob:
     ],
 )
 def test_what_is_wrong_is_the_same_error_from_a_process(tmp_path, job: AnyJob):
-    write_model_folder(tmp_path)
-    pool = PreparationPool(Preparer.load(frontend_config(tmp_path, trust_request_chat_template=True)))
+    pool = preparation_pool(tmp_path, trust_request_chat_template=True)
     assert not job.is_light
     with pytest.raises(ApiError) as here:
         job.run(pool.preparer)
@@ -86,8 +99,7 @@ def test_what_is_wrong_is_the_same_error_from_a_process(tmp_path, job: AnyJob):
 
 
 def test_whole_numbers_of_any_length_reach_a_process(tmp_path):
-    write_model_folder(tmp_path)
-    pool = PreparationPool(Preparer.load(frontend_config(tmp_path)))
+    pool = preparation_pool(tmp_path)
     job = chat_job("Hello " * 2000, guided_json={"type": "integer", "maximum": 10**30})
     assert asyncio.run(pool.run(job)) == job.run(pool.preparer)
     pool.close()
@@ -96,8 +108,7 @@ def test_whole_numbers_of_any_length_reach_a_process(tmp_path):
 def test_a_template_that_takes_too_long_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch):
     for module in (processes, pool_module):
         monkeypatch.setattr(module, "JOB_SECONDS", 0.2)
-    write_model_folder(tmp_path)
-    pool = PreparationPool(Preparer.load(frontend_config(tmp_path, trust_request_chat_template=True)))
+    pool = preparation_pool(tmp_path, trust_request_chat_template=True)
     with pytest.raises(ApiError, match=r"takes more than 0\.2 seconds") as refusal:
         asyncio.run(pool.run(chat_job("Hello", chat_template=ENDLESS)))
     pool.close()
@@ -105,8 +116,7 @@ def test_a_template_that_takes_too_long_is_refused(tmp_path, monkeypatch: pytest
 
 
 def test_the_loop_turns_during_a_job_and_a_client_that_hangs_up_ends_it(tmp_path):
-    write_model_folder(tmp_path)
-    pool = PreparationPool(Preparer.load(frontend_config(tmp_path, trust_request_chat_template=True)))
+    pool = preparation_pool(tmp_path, trust_request_chat_template=True)
 
     async def run() -> int:
         await pool.run(EncodeJob(["The quick fox. " * 1000], True))
