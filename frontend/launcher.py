@@ -11,11 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine_core.ipc.control import ControlLink, ControlMessage, Drain, Failed, LinkClosed, Progress, Ready
 from engine_core.ipc.heartbeat import Heartbeats
+
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""For a process that forks: NumPy's library starts no threads, which would be missing in what is forked."""
 
 
 class StartError(RuntimeError):
@@ -29,7 +32,10 @@ class StartError(RuntimeError):
 class Child:
     """One child process with its control link and a descriptor that becomes readable when it ends."""
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str], fds: Sequence[int]) -> None:
+    def __init__(
+        self, name: str, module: str, arguments: Sequence[str], fds: Sequence[int], env: Mapping[str, str] | None = None
+    ) -> None:
+        """`env`: beside the variables of this process."""
         self.name = name
         self.ready: Ready | None = None
         self.failed: Failed | None = None
@@ -42,6 +48,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(link_fd, *fds),
                 start_new_session=True,
+                env={**os.environ, **(env or {})},
             )
         except OSError:
             self.link.close()
@@ -131,7 +138,7 @@ def start_frontend(config_file: str, number: int, listen_fd: int, heartbeats: He
     """One HTTP frontend on a socket that the parent has bound and keeps."""
     arguments = [config_file, "--index", str(number), "--listen-fd", str(listen_fd)]
     arguments += _heartbeat_flags(heartbeats, index)
-    return Child("frontend", "frontend", arguments, [listen_fd, heartbeats.fd])
+    return Child("frontend", "frontend", arguments, [listen_fd, heartbeats.fd], ONE_THREAD)
 
 
 def _heartbeat_flags(heartbeats: Heartbeats, index: int) -> list[str]:

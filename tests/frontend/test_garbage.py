@@ -19,8 +19,8 @@ def test_requests_and_clients_that_hang_up_leave_no_cycles(tmp_path, monkeypatch
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
 
-    def start(name: str, module: str, arguments: list[str], fds: list[int]) -> Child:
-        return Child(name, "tests.frontend.garbage_frontend", [str(fifo), *arguments], fds)
+    def start(name: str, module: str, arguments: list[str], fds: list[int], env: dict[str, str]) -> Child:
+        return Child(name, "tests.frontend.garbage_frontend", [str(fifo), *arguments], fds, env)
 
     monkeypatch.setattr(launcher, "Child", start)
     monkeypatch.setenv("PYTHONPATH", os.getcwd())

@@ -5,10 +5,13 @@ import errno
 import os
 import select
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from frontend.errors import ApiError
+from frontend.launcher import ONE_THREAD
 from frontend.preparation import pool as pool_module
 from frontend.preparation import processes
 from frontend.preparation.jobs import AnyJob, ChatJob, DetokenizeJob, EncodeJob, GrammarJob
@@ -52,6 +55,21 @@ def test_a_text_that_takes_too_much_memory_is_refused_and_the_next_one_is_not(tm
 
     asyncio.run(run())
     pool.close()
+
+
+def test_a_frontend_has_one_thread_when_it_forks(tmp_path):
+    pool = preparation_pool(tmp_path)
+    pool.close()
+    code = (
+        "import os, sys, frontend.__main__\n"
+        "from engine_core.config.engine_config import load_serve_config\n"
+        "from frontend.preparation.preparer import Preparer\n"
+        "Preparer.load(load_serve_config(sys.argv[1]).frontend).encode('A fox.', True)\n"
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "config.json")]
+    output = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=True)
+    assert output.stdout == "1\n"
 
 
 def test_a_process_that_cannot_be_forked_is_a_503(tmp_path, monkeypatch: pytest.MonkeyPatch):
