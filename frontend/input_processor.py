@@ -169,7 +169,8 @@ class InputProcessor:
             except ValueError as error:
                 raise bad_request(str(error), "bad_words") from error
         if request.thinking_token_budget is not None:
-            values |= self._thinking_budget(request, prompt, request.thinking_token_budget)
+            is_bound = grammar is not None
+            values |= self._thinking_budget(request, prompt, request.thinking_token_budget, is_bound)
         try:
             msgspec.convert(values, SamplingParams)
         except msgspec.ValidationError as error:
@@ -183,13 +184,16 @@ class InputProcessor:
         """Whether reasoning is told apart from the answer."""
         return self._preparer.parsers.reasoning_format is not None
 
-    def _thinking_budget(self, request: GenerationRequest, prompt: Prompt, budget: int) -> dict[str, Any]:
+    def _thinking_budget(
+        self, request: GenerationRequest, prompt: Prompt, budget: int, is_bound: bool
+    ) -> dict[str, Any]:
         if not isinstance(request, ChatCompletionRequest) or not self.knows_reasoning:
             raise bad_request(
                 "thinking_token_budget needs a chat with a model whose reasoning is known (--reasoning-parser).",
                 "thinking_token_budget",
             )
-        return thinking_fields(budget, self._preparer.parsers_for(request), prompt.text or "", self._tokenizer)
+        parsers = self._preparer.parsers_for(request, is_bound=is_bound)
+        return thinking_fields(budget, parsers, prompt.text or "", self._tokenizer)
 
     def output_options(self, request: GenerationRequest) -> OutputOptions:
         stop_strings = request.stop_strings
@@ -205,12 +209,12 @@ class InputProcessor:
             skip_special_tokens=request.skip_special_tokens is not False,
         )
 
-    def chat_output_options(self, request: ChatCompletionRequest, prompt: Prompt) -> OutputOptions:
-        """Those of `output_options`, and how the model's text is told apart."""
+    def chat_output_options(self, request: ChatCompletionRequest, prompt: Prompt, *, is_bound: bool) -> OutputOptions:
+        """Those of `output_options`, and how the model's text is told apart. `is_bound`: whether it has a grammar."""
         tools = callable_tools(request.tools, request.tool_choice)
         return replace(
             self.output_options(request),
-            parsers=self._preparer.parsers_for(request).for_request(
+            parsers=self._preparer.parsers_for(request, is_bound=is_bound).for_request(
                 prompt.text or "",
                 tools.schemas,
                 is_restricted=tools.is_restricted,

@@ -4,12 +4,17 @@ import re
 
 from frontend.errors import ApiError, bad_request
 from frontend.messages.conversation import chat_messages
-from frontend.protocol.chat import ChatCompletionRequest, FunctionDefinition, NamedFunction, Tool, ToolChoice
+from frontend.protocol.chat import (
+    THINKING_SWITCHES,
+    ChatCompletionRequest,
+    FunctionDefinition,
+    NamedFunction,
+    Tool,
+    ToolChoice,
+)
 from frontend.protocol.messages import CountTokensRequest, MessagesRequest, MessageToolChoice, ToolParam
 
 _CHOICES = {"auto": "auto", "none": "none", "any": "required"}
-_THINKING = ("enable_thinking", "thinking")
-"""What templates call it whose models think by request."""
 _OWN_NAMES = {"stop": "stop_sequences", "thinking_token_budget": "thinking.budget_tokens"}
 _OF_A_TOOL = re.compile(r"^(tools\[\d+\])\.function(?:\.(parameters))?")
 
@@ -26,7 +31,9 @@ def as_chat(asked: CountTokensRequest) -> ChatCompletionRequest:
         tools=[_chat_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked.tools or ())] or None,
         tool_choice=None if choice is None else _chat_tool_choice(choice, has_tools=bool(asked.tools)),
         parallel_tool_calls=False if choice is not None and choice.disable_parallel_tool_use else None,
-        chat_template_kwargs=None if thinking is None else dict.fromkeys(_THINKING, thinking.type != "disabled"),
+        chat_template_kwargs=None
+        if thinking is None
+        else dict.fromkeys(THINKING_SWITCHES, thinking.type != "disabled"),
         response_format=(
             None
             if wanted is None

@@ -74,6 +74,8 @@ class ParserPlan:
 
     tool_format: str | None = None
     reasoning_format: str | None = None
+    is_thinking_off: bool = False
+    """Whether nothing may be thought; only under a grammar, which sees to it."""
 
     def without_reasoning(self) -> "ParserPlan":
         """Harmony stays: its channels are more than reasoning."""
@@ -81,7 +83,7 @@ class ParserPlan:
 
     def thinking_markers(self, prompt: str) -> tuple[str, str] | None:
         """What begins (nothing: it has begun) and what ends the reasoning behind a prompt; None: there is none."""
-        if self.reasoning_format is None:
+        if self.reasoning_format is None or self.is_thinking_off:
             return None
         markers: tuple[str, str] | None = REASONING_FORMATS[self.reasoning_format].load().thinking_markers(prompt)
         return markers
@@ -106,15 +108,16 @@ class ParserPlan:
         """The grammar of an output that is free but for its calls. Raises `CannotBind`."""
         assert self.tool_format is not None
         if self.tool_format == HARMONY:
-            return f"{Harmony.reasoning(builder)} ({Harmony.calls(builder, tools)} | {Harmony.text(builder)})"
+            return f"{self._reasoning(builder, prompt)} ({Harmony.calls(builder, tools)} | {Harmony.text(builder)})"
         kind = _tool_class(self.tool_format)
         calls = kind.calls(builder, tools, many)
         begins = (*kind.openings, *kind.other_begins)
-        text = builder.anything_without(begins)
+        without = (*begins, *self._thinking_begins())
+        text = builder.anything_without(without)
         if kind.openings:
             openings = builder.any_of(
                 [
-                    builder.anything_until(opening, without=[other for other in begins if other != opening])
+                    builder.anything_until(opening, without=[other for other in without if other != opening])
                     for opening in kind.openings
                 ]
             )
@@ -127,8 +130,15 @@ class ParserPlan:
         if self.reasoning_format is None:
             return ""
         if self.reasoning_format == HARMONY:
-            return Harmony.reasoning(builder)
-        return _reasoning_class(self.reasoning_format).reasoning(builder, prompt)
+            return "" if self.is_thinking_off else Harmony.reasoning(builder)
+        kind = _reasoning_class(self.reasoning_format)
+        return kind.reasoning(builder, prompt, is_thinking_off=self.is_thinking_off)
+
+    def _thinking_begins(self) -> tuple[str, ...]:
+        """What must not stand in a text because it would look like reasoning."""
+        if self.reasoning_format is None or not self.is_thinking_off:
+            return ()
+        return () if self.reasoning_format == HARMONY else (_reasoning_class(self.reasoning_format).start,)
 
     def for_request(
         self, prompt: str, tools: ToolSchemas, *, is_restricted: bool = False, is_call_forced: bool = False
@@ -157,7 +167,8 @@ class ParserMaker:
             return ChatParser(harmony, None, is_call_forced=self.is_call_forced)
         reasoning = tools = None
         if self.plan.reasoning_format is not None:
-            reasoning = _reasoning_class(self.plan.reasoning_format)(self.prompt)
+            kind = _reasoning_class(self.plan.reasoning_format)
+            reasoning = kind(self.prompt, is_thinking_off=self.plan.is_thinking_off)
         if self.plan.tool_format is not None and self.tools:
             tools = _tool_class(self.plan.tool_format)(self.tools, is_restricted=self.is_restricted)
         return ChatParser(reasoning, tools, is_call_forced=self.is_call_forced)

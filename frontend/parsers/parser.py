@@ -83,18 +83,24 @@ class ToolParser(Parser):
 class ReasoningParser(Parser):
     """Finds reasoning; all else is content."""
 
+    start: ClassVar[str]
+    """The marker that begins it."""
+
     @classmethod
     @abstractmethod
     def thinking_markers(cls, prompt: str) -> tuple[str, str] | None:
         """What begins and what ends the reasoning of an output that continues `prompt`: nothing begins it where it is
         reasoning from the first token on. None: it has no reasoning."""
 
-    def __init__(self, prompt: str) -> None:
-        """`prompt`: what the output continues, for it may end within the reasoning."""
+    def __init__(self, prompt: str, *, is_thinking_off: bool = False) -> None:
+        """`prompt`: what the output continues, for it may end within the reasoning. `is_thinking_off`: otherwise there
+        is none."""
         self._prompt = prompt.rstrip()
+        self._is_thinking_off = is_thinking_off
         super().__init__()
 
     @classmethod
     @abstractmethod
-    def reasoning(cls, builder: GrammarBuilder, prompt: str) -> str:
-        """All that comes before the answer to this prompt; empty: nothing."""
+    def reasoning(cls, builder: GrammarBuilder, prompt: str, *, is_thinking_off: bool = False) -> str:
+        """All that comes before the answer to this prompt; empty: nothing. `is_thinking_off`: what a prompt has begun
+        ends at once."""

@@ -24,11 +24,11 @@ class ThinkParser(ReasoningParser):
         return ("" if cls.always_reasons or prompt.endswith(cls.start) else cls.start), cls.end
 
     def read(self, cursor: Cursor) -> Steps[None]:
-        is_closed = self._prompt.endswith(self.end)
-        if self._prompt.endswith(self.start) or (self.always_reasons and not is_closed):
+        may_begin = not (self._is_thinking_off or self._prompt.endswith(self.end))
+        if self._prompt.endswith(self.start) or (self.always_reasons and may_begin):
             self._begin_reasoning(0)
         yield from cursor.skip_space()
-        if not is_closed and (yield from cursor.skip(self.start)):
+        if may_begin and (yield from cursor.skip(self.start)):
             self._begin_reasoning(0)
         if self.in_reasoning:
             cursor.drop()
@@ -42,9 +42,11 @@ class ThinkParser(ReasoningParser):
         yield from cursor.rest_is_content()
 
     @classmethod
-    def reasoning(cls, builder: GrammarBuilder, prompt: str) -> str:
+    def reasoning(cls, builder: GrammarBuilder, prompt: str, *, is_thinking_off: bool = False) -> str:
         prompt = prompt.rstrip()
-        if prompt.endswith(cls.end):
+        if is_thinking_off and prompt.endswith(cls.start):
+            return f"{builder.white_space()} {builder.marker(cls.end)} {builder.white_space()}"
+        if is_thinking_off or prompt.endswith(cls.end):
             return ""
         start = f"{builder.white_space()} {builder.marker(cls.start)}"
         rest = f"{builder.anything_until(cls.end)} {builder.white_space()}"

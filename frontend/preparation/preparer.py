@@ -6,6 +6,7 @@ another process.
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine_core.config.engine_config import FrontendConfig
@@ -63,7 +64,7 @@ class Preparer:
             tools=template_tools(request.tools, request.tool_choice),
             add_generation_prompt=request.add_generation_prompt,
             continue_final_message=bool(request.continue_final_message),
-            kwargs=request.chat_template_kwargs,
+            kwargs=request.template_variables,
             template=request.chat_template,
         )
 
@@ -94,16 +95,18 @@ class Preparer:
             kwargs=check_kwargs(kwargs),
         )
 
-    def parsers_for(self, request: ChatCompletionRequest) -> ParserPlan:
-        """A message that is gone on with has its reasoning behind it."""
-        return self.parsers.without_reasoning() if request.continue_final_message else self.parsers
+    def parsers_for(self, request: ChatCompletionRequest, *, is_bound: bool) -> ParserPlan:
+        """A message that is gone on with has its reasoning behind it. `is_bound`: whether the answer has a grammar,
+        which lets no model think whose thinking is switched off."""
+        parsers = self.parsers.without_reasoning() if request.continue_final_message else self.parsers
+        return replace(parsers, is_thinking_off=True) if is_bound and request.is_thinking_off else parsers
 
     def chat_grammar(self, request: ChatCompletionRequest, prompt: str) -> RequestGrammar | None:
         """What the answer to a rendered conversation has to be, if the request says so. Raises a 400."""
         return chat_grammar(
             request,
             callable_tools(request.tools, request.tool_choice).rules(request.parallel_tool_calls is not False),
-            self.parsers_for(request),
+            self.parsers_for(request, is_bound=True),
             prompt,
             self.tokenizer.grammar_token_id,
         )

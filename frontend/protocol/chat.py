@@ -14,6 +14,10 @@ CallMode = Annotated[str, msgspec.Meta(extra_json_schema={"enum": CALL_MODES})]
 """Checked later, with a sentence for the user."""
 
 
+THINKING_SWITCHES = ("enable_thinking", "thinking")
+"""Variables of templates whose models think by request."""
+
+
 class ContentPart(msgspec.Struct, kw_only=True):
     """A part of a message; the types other than text are told apart later, with a sentence for the user."""
 
@@ -98,11 +102,12 @@ class ChatCompletionRequest(GenerationRequest, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     chat_template: str | None = None
     modalities: list[str] | None = None
+    reasoning_effort: str | None = None
+    """`none` switches thinking off; other values change nothing."""
     # Accepted because clients send them; none changes what is generated here.
     metadata: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
-    reasoning_effort: str | None = None
     safety_identifier: str | None = None
     service_tier: str | None = None
     store: bool | None = None
@@ -112,6 +117,17 @@ class ChatCompletionRequest(GenerationRequest, kw_only=True):
     def max_answer_tokens(self) -> int | None:
         """Under the newer of its two names where both are given."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """`chat_template_kwargs`, whose switches of thinking have the last word."""
+        given = self.chat_template_kwargs or {}
+        is_off = self.reasoning_effort == "none" and not given.keys() & set(THINKING_SWITCHES)
+        return {**dict.fromkeys(THINKING_SWITCHES, False), **given} if is_off else given
+
+    @property
+    def is_thinking_off(self) -> bool:
+        return any(self.template_variables.get(name) is False for name in THINKING_SWITCHES)
 
 
 class TopLogprob(msgspec.Struct, kw_only=True):

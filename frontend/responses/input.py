@@ -95,6 +95,7 @@ def as_chat(asked: ResponsesRequest, messages: list[ChatMessage]) -> ChatComplet
         tools=[_chat_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked.tools or ())] or None,
         tool_choice=_chat_tool_choice(asked.tool_choice),
         response_format=None if asked.text is None else _response_format(asked.text.format),
+        reasoning_effort=None if asked.reasoning is None else asked.reasoning.effort,
         **shared,
     )
 

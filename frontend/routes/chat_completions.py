@@ -77,7 +77,7 @@ async def chat_order(chat: ChatCompletionRequest, state: FrontendState, request:
         samplings=[sampling],
         grammar_param=None if grammar is None else grammar.param,
         num_samples=chat.num_choices,
-        options=processor.chat_output_options(chat, prompt),
+        options=processor.chat_output_options(chat, prompt, is_bound=grammar is not None),
         priority=chat.priority or 0,
         share_key=state.shares.key_of(request),
         cache_salt=state.shares.salt_of(request, chat.cache_salt),

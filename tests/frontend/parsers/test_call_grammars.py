@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,49 @@ def test_an_answer_comes_after_the_reasoning(
     parser = maker.make()
     events = [*parser.feed(thought + final), *parser.finish()]
     assert [event.text for event in events if isinstance(event, Content)] == ["yes"]
+
+
+@pytest.mark.parametrize("form", REASONING_FORMATS)
+@pytest.mark.parametrize("prompt", ["", "<think>\n", "</think>\n\n"])
+@pytest.mark.parametrize("kind", ["answer", "call", "text"])
+def test_what_is_bound_has_no_reasoning_where_thinking_is_switched_off(
+    form: str, prompt: str, kind: str, tokenizer: TextTokenizer, vocabulary: Vocabulary
+) -> None:
+    """What a prompt has begun ends at once, and the parser reads what is left as the answer."""
+    if form == "mistral":
+        prompt = prompt.replace("think", "THINK").replace("<", "[").replace(">", "]")
+    plan = ParserPlan(HARMONY if form == HARMONY else "hermes", form)
+    tool = bound_tool("nothing", TOOLS["nothing"], True)
+    asked = StructureFields(guided_regex="[a-z<>/ ]+") if kind == "answer" else StructureFields()
+    rules = CallRules([] if kind == "answer" else [tool], kind == "call", True)
+    off = replace(plan, is_thinking_off=True)
+    grammars = [chat_grammar(asked, rules, each, prompt, tokenizer.grammar_token_id) for each in (plan, off)]
+    start, end = ("[THINK]", "[/THINK]") if form == "mistral" else ("<think>", "</think>")
+    begins = "" if prompt.startswith(start) else start
+    thought, final, shortest = f"{begins}Hm.{end}\n", "yes", ""
+    if prompt.startswith(start) and form != HARMONY:
+        shortest = f"\n{end}\n\n"
+    if kind == "call":
+        final = '<tool_call>\n{"name": "nothing", "arguments": {}}\n</tool_call>'
+    if form == HARMONY:
+        thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+        final = "<|channel|>final<|message|>yes"
+        if kind == "call":
+            final = "<|channel|>commentary to=functions.nothing <|constrain|>json<|message|>{}"
+    on_grammar, off_grammar = grammars
+    assert on_grammar is not None
+    assert off_grammar is not None
+    tokens = tokenizer.encode(thought + final, add_special_tokens=False)
+    if not prompt.startswith(end):
+        assert takes(vocabulary, on_grammar.text, tokens)
+    assert not takes(vocabulary, off_grammar.text, tokens)
+    assert takes(vocabulary, off_grammar.text, tokenizer.encode(shortest + final, add_special_tokens=False))
+    maker = off.for_request(prompt, {"nothing": TOOLS["nothing"]})
+    assert maker is not None
+    parser = maker.make()
+    events = [*parser.feed(shortest + final), *parser.finish()]
+    assert [event for event in events if not isinstance(event, Content | ToolCall)] == []
+    assert [event.text for event in events if isinstance(event, Content)] == ([] if kind == "call" else ["yes"])
 
 
 def test_tokens_that_are_no_text_for_a_grammar(tokenizer: TextTokenizer, vocabulary: Vocabulary) -> None:
