@@ -23,7 +23,6 @@ from engine_core.ipc.codec import ProtocolError, decode_client_message, encode
 from engine_core.ipc.control import ControlLink, Drain, LinkClosed
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import (
-    ERROR_GRAMMAR,
     ERROR_INVALID,
     ERROR_READER_TOO_SLOW,
     ERROR_SHUTTING_DOWN,
@@ -193,12 +192,12 @@ class EngineCore:
 
     def _receive_grammars(self) -> None:
         """Requests whose grammar is compiled go to the scheduler; those that it cannot bind (any more) end."""
-        for request, error in self.grammars.receive():
-            if error is None:
+        for request, refused in self.grammars.receive():
+            if refused is None:
                 self.scheduler.add(request)
                 self._idle_check.is_due = True
             else:
-                self.ends.fail(request, ERROR_GRAMMAR, f"The grammar cannot be honoured: {error}.")
+                self.ends.fail(request, refused.code, str(refused))
         self.scheduler.may_run = True
 
     def _on_frame(self, identity: bytes, frame: bytes) -> None:

@@ -18,6 +18,7 @@ from llguidance import LLMatcher
 
 from engine_core.grammar.trials import Trial, TrialProcess
 from engine_core.grammar.vocabulary import Vocabulary, error_of
+from engine_core.ipc.grammar_messages import GrammarError
 
 CACHE_BYTES = 128 * 2**20
 _ENTRY_BYTES = 64 * 2**10
@@ -54,7 +55,7 @@ class Grammar:
         return min(self.lexers, key=lambda lexer: lexer.num_open)
 
 
-Receiver = Callable[[Grammar | None, str | None], None]
+Receiver = Callable[[Grammar | None, GrammarError | None], None]
 """Called with a grammar or with an error."""
 
 
@@ -185,7 +186,7 @@ class GrammarCompiler:
             lexer, is_quick = job.compiled.result()
             error = error_of(lexer.matcher)
             if error is not None and job.grammar is None:
-                self._end(number, None, error)
+                self._end(number, None, GrammarError(error))
                 continue
             grammar = job.grammar or Grammar(job.text, is_quick, [], job.num_bytes)
             if error is None:
@@ -202,7 +203,7 @@ class GrammarCompiler:
         matcher = self._vocabulary.compile(text)
         return Lexer(matcher), time.monotonic() - start < _QUICK_SECONDS
 
-    def _end(self, number: int, grammar: Grammar | None, error: str | None) -> None:
+    def _end(self, number: int, grammar: Grammar | None, error: GrammarError | None) -> None:
         """Those who asked open their matchers, as many as there is room for before the next lexer."""
         job = self._jobs.pop(number)
         del self._by_text[job.text]

@@ -16,13 +16,14 @@ from engine_core.ipc.grammar_messages import (
     CloseMatcher,
     FillMasks,
     FromGrammar,
+    GrammarError,
     MasksReady,
     MatcherFailed,
     MatcherOpened,
     OpenMatcher,
     ToGrammar,
 )
-from engine_core.ipc.messages import ERROR_GRAMMAR, ERROR_OVERLOADED
+from engine_core.ipc.messages import ERROR_GRAMMAR, ERROR_OVERLOADED, ERROR_RESOURCES
 from engine_core.request import Request
 from engine_core.row_table import RowTable
 from engine_core.step_records import ScheduledStep, StepOutputs
@@ -89,8 +90,8 @@ class GrammarRequests:
             self._late.pop(request.matcher, None)
             self.link.send(CloseMatcher(matcher=request.matcher))
 
-    def receive(self) -> Iterator[tuple[Request, str | None]]:
-        """Requests that may run now, and with an error those that cannot run or go on; these have to be closed."""
+    def receive(self) -> Iterator[tuple[Request, Refused | None]]:
+        """Requests that may run now, and those that cannot run or go on, with the reason; these have to be closed."""
         assert self.link is not None
         for message in self.link.receive():
             if isinstance(message, MasksReady):
@@ -100,9 +101,13 @@ class GrammarRequests:
             request = self._requests.get(message.matcher)
             if request is None:
                 continue  # it was aborted meanwhile
-            if isinstance(message, MatcherOpened) and message.error is None:
+            if isinstance(message, MatcherFailed):
+                yield request, _refused(GrammarError(message.error))
+            elif message.error is not None:
+                yield request, _refused(message.error)
+            else:
                 self._held.remove(message.matcher)
-            yield request, message.error
+                yield request, None
 
     def _masks_are_there(self, matchers: list[int]) -> None:
         for matcher in matchers:
@@ -141,3 +146,9 @@ class GrammarRequests:
             assert self.link is not None
             matchers = self._table.matcher[step.mask_rows]
             self.link.send(FillMasks(sequence=step.step_id, matchers=matchers.tobytes()))
+
+
+def _refused(error: GrammarError) -> Refused:
+    if error.is_wrong:
+        return Refused(ERROR_GRAMMAR, f"The grammar cannot be honoured: {error.reason}.")
+    return Refused(ERROR_RESOURCES, f"No process could be started to try the grammar: {error.reason}; try again.")

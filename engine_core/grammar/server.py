@@ -4,6 +4,7 @@ import os
 import select
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from engine_core.grammar.compiler import Grammar, GrammarCompiler
@@ -16,6 +17,7 @@ from engine_core.ipc.grammar_messages import (
     CloseMatcher,
     FillMasks,
     FromGrammar,
+    GrammarError,
     MasksReady,
     MatcherFailed,
     MatcherOpened,
@@ -96,14 +98,17 @@ class GrammarServer:
                 self._opening.discard(number)
                 self._matchers.close(number)
 
-    def _opened(self, number: int, grammar: Grammar | None, error: str | None, tokens: list[int]) -> None:
+    def _opened(self, number: int, grammar: Grammar | None, error: GrammarError | None, tokens: list[int]) -> None:
         if number not in self._opening:
             return  # its request was aborted meanwhile
         self._opening.remove(number)
         if grammar is not None:
-            error = self._matchers.open(number, grammar, tokens)
+            reason = self._matchers.open(number, grammar, tokens)
+            error = None if reason is None else GrammarError(reason)
         self._num_opened += 1
-        self._send(MatcherOpened(matcher=number, error=error and error[:MAX_ERROR_CHARS]))
+        if error is not None:
+            error = msgspec.structs.replace(error, reason=error.reason[:MAX_ERROR_CHARS])
+        self._send(MatcherOpened(matcher=number, error=error))
 
     def _publish(self, sequence: int) -> None:
         self._ring.publish_late(sequence)

@@ -20,6 +20,7 @@ import msgspec
 
 from engine_core.grammar.vocabulary import Vocabulary, error_of
 from engine_core.ipc.frames import FramesClosed, FrameSocket
+from engine_core.ipc.grammar_messages import GrammarError
 
 TRIAL_SECONDS = 1.5
 MAX_TRIAL_BYTES = 256 * 2**20
@@ -46,8 +47,8 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True):
     """What came of it: an error, or about how many bytes the compiled grammar takes."""
 
     number: int
-    error: str | None
-    num_bytes: int
+    error: GrammarError | None
+    num_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -161,8 +162,8 @@ class _Forker:
         self._children[output] = _Child(trial.number, pid, time.monotonic() + TRIAL_SECONDS)
 
     def _refuse(self, trial: Trial, error: OSError) -> None:
-        reason = f"the system cannot start a process to try it in ({error.strerror}); try again later"
-        self._frames.send(msgspec.msgpack.encode(Verdict(trial.number, reason, 0)))
+        refusal = GrammarError(str(error.strerror), is_wrong=False)
+        self._frames.send(msgspec.msgpack.encode(Verdict(trial.number, refusal)))
 
     def _read(self, fd: int) -> None:
         data = os.read(fd, 65536)
@@ -180,7 +181,8 @@ class _Forker:
         child = self._children.pop(fd)
         os.close(fd)
         os.waitpid(child.pid, 0)
-        self._frames.send(msgspec.msgpack.encode(Verdict(child.number, error, num_bytes)))
+        verdict = Verdict(child.number, None if error is None else GrammarError(error), num_bytes)
+        self._frames.send(msgspec.msgpack.encode(verdict))
 
 
 def _try(trial: Trial, output: int, vocabulary: Vocabulary) -> None:

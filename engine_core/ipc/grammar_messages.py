@@ -49,11 +49,19 @@ class GrammarReady(_GrammarMessage, frozen=True, kw_only=True, tag="ready"):
     refusal: str | None = None
 
 
+class GrammarError(msgspec.Struct, frozen=True, array_like=True):
+    """Why a grammar cannot be used."""
+
+    reason: str
+    is_wrong: bool = True
+    """False: nobody knows whether the grammar is right, for there was no process to try it in."""
+
+
 class MatcherOpened(_GrammarMessage, frozen=True, kw_only=True, tag="opened"):
-    """`error`: what is wrong with the grammar; there is no matcher then."""
+    """`error`: there is no matcher then."""
 
     matcher: int
-    error: str | None = None
+    error: GrammarError | None = None
 
 
 class MatcherFailed(_GrammarMessage, frozen=True, kw_only=True, tag="failed"):

@@ -14,6 +14,7 @@ from engine_core.ipc.grammar_messages import (
     CloseMatcher,
     FillMasks,
     FromGrammar,
+    GrammarError,
     MasksReady,
     MatcherFailed,
     MatcherOpened,
@@ -146,15 +147,23 @@ def test_no_client_may_hold_more_grammars_than_it_leaves_free(harness: Harness, 
     assert sorted(reader.finished) == [0, 1, 2, 5]
 
 
-def test_a_grammar_that_is_wrong_is_an_error_of_the_request(harness: Harness, grammars: PlayedGrammars) -> None:
+@pytest.mark.parametrize(
+    ("is_wrong", "code", "message"),
+    [
+        (True, "invalid_grammar", "The grammar cannot be honoured: no rule."),
+        (False, "resources_exhausted", "No process could be started to try the grammar: no rule; try again."),
+    ],
+)
+def test_a_grammar_that_cannot_be_used_is_an_error_of_the_request(
+    harness: Harness, grammars: PlayedGrammars, is_wrong: bool, code: str, message: str
+) -> None:
     client = harness.client()
     client.send(encode(add(1, sampling=BOUND)))
     grammars.read()
-    grammars.say(MatcherOpened(matcher=1, error="no rule"))
+    grammars.say(MatcherOpened(matcher=1, error=GrammarError("no rule", is_wrong)))
     reader = Reader(client)
     reader.read_finals(1)
-    assert reader.errors[1].code == "invalid_grammar"
-    assert "no rule" in reader.errors[1].message
+    assert (reader.errors[1].code, reader.errors[1].message) == (code, message)
     assert grammars.read() == CloseMatcher(matcher=1)
     client.send(encode(add(1)))  # the id is free again
     reader = Reader(client)

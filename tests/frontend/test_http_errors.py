@@ -323,6 +323,7 @@ def test_unknown_fields_are_refused_when_strict(tmp_path):
         ("context_length_exceeded", 400),
         ("deadline_exceeded", 504),
         ("shutting_down", 503),
+        ("resources_exhausted", 503),
     ],
 )
 def test_the_engines_refusals(setup, stream, code, status):

@@ -17,6 +17,7 @@ from llguidance import LLMatcher
 from engine_core.grammar.compiler import Grammar, GrammarCache, GrammarCompiler, Lexer
 from engine_core.grammar.matchers import Matchers
 from engine_core.grammar.vocabulary import Vocabulary, VocabularyError
+from engine_core.ipc.grammar_messages import GrammarError
 from engine_core.ipc.step import LateMasks
 
 DEMO_MODEL = Path(__file__).parents[3] / "demo_model"
@@ -38,9 +39,11 @@ def compiler(vocabulary: Vocabulary) -> Iterator[GrammarCompiler]:
     assert not psutil.pid_exists(compiler.trials.pid)
 
 
-def compile_all(compiler: GrammarCompiler, texts: list[str]) -> dict[str, tuple[Grammar | None, str | None, float]]:
+def compile_all(
+    compiler: GrammarCompiler, texts: list[str]
+) -> dict[str, tuple[Grammar | None, GrammarError | None, float]]:
     """What came of each, and when."""
-    results: dict[str, tuple[Grammar | None, str | None, float]] = {}
+    results: dict[str, tuple[Grammar | None, GrammarError | None, float]] = {}
     start = time.monotonic()
     for text in texts:
         compiler.request(
@@ -78,8 +81,9 @@ def test_what_is_wrong_is_said_in_one_line(compiler: GrammarCompiler, text: str,
     grammar, error, _ = compile_all(compiler, [text])[text]
     assert grammar is None
     assert error is not None
-    assert reason in error
-    assert "\n" not in error
+    assert error.is_wrong
+    assert reason in error.reason
+    assert "\n" not in error.reason
 
 
 def test_what_takes_too_long_is_killed_and_delays_nobody(compiler: GrammarCompiler) -> None:
@@ -87,7 +91,7 @@ def test_what_takes_too_long_is_killed_and_delays_nobody(compiler: GrammarCompil
     grammar, error, seconds = results[SLOW]
     assert grammar is None
     assert error is not None
-    assert "seconds" in error or "memory" in error
+    assert "seconds" in error.reason or "memory" in error.reason
     assert results[GOOD][1] is None
     assert results[GOOD][2] < seconds
     assert not psutil.Process(compiler.trials.pid).children(), "nothing of it is left"
@@ -112,8 +116,8 @@ def test_a_child_that_cannot_be_had_refuses_one_grammar(
     grammar, error, _ = compile_all(compiler, [GOOD])[GOOD]
     assert grammar is None
     assert error is not None
-    assert os.strerror(number) in error
-    assert "try again" in error
+    assert os.strerror(number) in error.reason
+    assert not error.is_wrong
     for text in (GOOD, 'start: "other"'):
         assert compile_all(compiler, [text])[text][1] is None
     compiler.close()
@@ -145,7 +149,7 @@ def test_many_matchers_of_a_grammar_have_several_lexers(vocabulary: Vocabulary) 
     )
     opened: list[Lexer] = []
 
-    def open_one(grammar: Grammar | None, error: str | None) -> None:
+    def open_one(grammar: Grammar | None, error: GrammarError | None) -> None:
         assert grammar is not None
         opened.append(grammar.idlest())
         assert matchers.open(len(opened), grammar, []) is None
