@@ -16,6 +16,7 @@ from engine_core.ipc.sampling_params import SamplingParams, passed_on_types
 from frontend.bad_words import bad_word_sequences
 from frontend.errors import ApiError, bad_request
 from frontend.grammars.request_grammar import RequestGrammar
+from frontend.grammars.tool_calls import InputGrammar
 from frontend.output_processor import OutputOptions
 from frontend.preparation.jobs import ChatJob, EncodeJob, GrammarJob, PreparedChat
 from frontend.preparation.pool import PreparationPool
@@ -75,9 +76,13 @@ class InputProcessor:
         """The conversation alone, whatever is said of the answer."""
         return self._chat_prompt(request, await self._preparation.run(ChatJob(request, wants_grammar=False)))
 
-    async def prepare_chat(self, request: ChatCompletionRequest) -> tuple[Prompt, RequestGrammar | None]:
-        """The conversation, and what the answer has to be, if the request says so."""
-        prepared = await self._preparation.run(ChatJob(request, wants_grammar=True))
+    async def prepare_chat(
+        self, request: ChatCompletionRequest, input_grammars: dict[str, InputGrammar]
+    ) -> tuple[Prompt, RequestGrammar | None]:
+        """The conversation, and what the answer has to be, if the request says so. `input_grammars`: of its custom
+        tools, by their names."""
+        job = ChatJob(request, wants_grammar=True, input_grammars=input_grammars)
+        prepared = await self._preparation.run(job)
         return self._chat_prompt(request, prepared), prepared.grammar
 
     def _chat_prompt(self, request: ChatCompletionRequest, prepared: PreparedChat) -> Prompt:

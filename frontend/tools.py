@@ -9,7 +9,7 @@ import msgspec
 
 from frontend.errors import bad_request
 from frontend.grammars.request_grammar import CallRules
-from frontend.grammars.tool_calls import bound_tool
+from frontend.grammars.tool_calls import InputGrammar, bound_tool
 from frontend.json_schema import check_schema
 from frontend.protocol.chat import CALL_MODES, Tool, ToolChoice, ToolReference
 
@@ -39,11 +39,14 @@ class CallableTools:
         """Name to the schema of the parameters."""
         return {tool.function.name: tool.function.parameters or {} for tool in self.tools}
 
-    def rules(self, parallel_tool_calls: bool) -> CallRules:
-        """What a grammar has to know of them."""
+    def rules(self, parallel_tool_calls: bool, input_grammars: Mapping[str, InputGrammar] | None = None) -> CallRules:
+        """What a grammar has to know of them. `input_grammars`: by the name of the tool."""
+        inputs = input_grammars or {}
         functions = [tool.function for tool in self.tools]
         return CallRules(
-            tools=[bound_tool(each.name, each.parameters, is_strict=bool(each.strict)) for each in functions],
+            tools=[
+                bound_tool(each.name, each.parameters, bool(each.strict), inputs.get(each.name)) for each in functions
+            ],
             is_forced=self.is_forced,
             many=parallel_tool_calls and not self.is_named,
             is_restricted=self.is_restricted,

@@ -28,20 +28,34 @@ def is_empty(expression: str, definitions: str = "") -> bool | None:
 
 
 @lru_cache(maxsize=4096)
-def _error(expression: str, definitions: str) -> str | None:
-    from llguidance import LLMatcher, LLParserLimits
+def ascii_of(expression: str) -> frozenset[str] | None:
+    """With which characters of ASCII a text of a terminal may begin. None: nothing fits it, or it cannot be used."""
+    matcher = _matcher(expression, "")
+    mask = matcher.compute_bitmask()
+    if matcher.is_error():
+        return None
+    return frozenset(chr(byte) for byte in range(128) if mask[byte // 8] >> byte % 8 & 1)
 
-    limits = LLParserLimits(
-        initial_lexer_fuel=_FUEL, step_lexer_fuel=_FUEL, max_lexer_states=1000, verbose_errors=False
-    )
-    grammar = LLMatcher.grammar_from_lark(f"start: WHOLE\nWHOLE: {expression}\n{definitions}")
-    matcher = LLMatcher(_bytes(), grammar, log_level=0, limits=limits)
+
+@lru_cache(maxsize=4096)
+def _error(expression: str, definitions: str) -> str | None:
+    matcher = _matcher(expression, definitions)
     if not matcher.is_error():
         matcher.compute_bitmask()
     if not matcher.is_error():
         return None
     message, _, _ = matcher.get_error().partition("\n   1 |")
     return " ".join(message.replace("<non-verbose/>", "").split())
+
+
+def _matcher(expression: str, definitions: str) -> Any:
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = LLParserLimits(
+        initial_lexer_fuel=_FUEL, step_lexer_fuel=_FUEL, max_lexer_states=1000, verbose_errors=False
+    )
+    grammar = LLMatcher.grammar_from_lark(f"start: WHOLE\nWHOLE: {expression}\n{definitions}")
+    return LLMatcher(_bytes(), grammar, log_level=0, limits=limits)
 
 
 @cache

@@ -81,6 +81,8 @@ def chat_grammar(
             start = plan.output(builder, prompt, answer=answer, calls=calls)
         else:
             start = plan.text_with_calls(builder, prompt, rules.tools, rules.many)
+    except WrongStructure as error:
+        raise bad_request(f"{error.field} {error}", error.field, ERROR_GRAMMAR) from error
     except CannotBind as error:
         raise bad_request(f"The schema of a tool {error}.", "tools", ERROR_GRAMMAR) from error
     return _build(builder, start, param)

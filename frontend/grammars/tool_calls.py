@@ -4,8 +4,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from frontend.grammars.builder import GrammarBuilder
+from frontend.grammars.client_parts import WrongStructure
 from frontend.grammars.engine_schema import NotHonoured, Schema
+from frontend.grammars.lark_in_json import lark_in_json
 from frontend.grammars.schema_rules import assertions, required_of
 
 _NAMED = frozenset(("type", "properties", "required", "additionalProperties"))
@@ -16,6 +20,14 @@ class CannotBind(ValueError):
     """A tool's schema cannot be expressed in a format; the message is the end of a sentence about the schema."""
 
 
+class InputGrammar(msgspec.Struct, frozen=True):
+    """What the one argument of a tool has to be, a text."""
+
+    lark: str
+    field: str
+    """Of the request."""
+
+
 @dataclass(frozen=True, slots=True)
 class BoundTool:
     """A tool that may be called."""
@@ -24,6 +36,7 @@ class BoundTool:
     parameters: Mapping[str, Any]
     """A JSON schema of an object."""
     is_strict: bool
+    input_grammar: InputGrammar | None = None
 
     @property
     def is_lenient(self) -> bool:
@@ -34,6 +47,12 @@ class BoundTool:
         """The properties and those that are required, for a format that has named arguments only. Raises
         `CannotBind`."""
         properties, required = self.parameters.get("properties", {}), self.parameters.get("required", ())
+        if self.input_grammar is not None:
+            raise WrongStructure(
+                self.input_grammar.field,
+                "must not have the syntax 'lark' with this model, whose format of calls has no JSON around the "
+                "arguments; 'regex' may do.",
+            )
         if self.is_strict and not (
             assertions(self.parameters).keys() <= _NAMED and required_of(self.parameters) <= properties.keys()
         ):
@@ -41,8 +60,19 @@ class BoundTool:
         return {name: schema for name, schema in properties.items() if schema is not False}, required
 
     def arguments(self, builder: GrammarBuilder) -> str:
-        """All of them, as JSON. Raises `CannotBind`."""
+        """All of them, as JSON. Raises `CannotBind`, and `WrongStructure` about a grammar of the input."""
+        if self.input_grammar is not None:
+            name, text = self.bound_input(builder, self.input_grammar)
+            begin = f'{{"{name}": '
+            return f"{builder.text(begin)} {text} {builder.text('}')}"
         return self.value(builder, self.parameters)
+
+    def bound_input(self, builder: GrammarBuilder, grammar: InputGrammar) -> tuple[str, str]:
+        """The name of the one argument, and its text within quotes. Raises `WrongStructure`."""
+        (name,) = self.parameters["properties"]
+        text = builder.lark(lark_in_json(grammar.lark, f"{grammar.field}.definition"))
+        quote = builder.text('"')
+        return name, f"{quote} {text} {quote}"
 
     def value(self, builder: GrammarBuilder, schema: Schema, **options: Any) -> str:
         """JSON of a part of the parameters. Raises `CannotBind`."""
@@ -52,10 +82,12 @@ class BoundTool:
             raise CannotBind(f"cannot be bound: in {self.name!r}, {error.path.lstrip('.') or 'it'} {error}") from error
 
 
-def bound_tool(name: str, parameters: Mapping[str, Any] | None, is_strict: bool) -> BoundTool:
+def bound_tool(
+    name: str, parameters: Mapping[str, Any] | None, is_strict: bool, input_grammar: InputGrammar | None = None
+) -> BoundTool:
     if parameters is None:
         return BoundTool(name, {"type": "object", "properties": {}, "additionalProperties": False}, is_strict)
-    return BoundTool(name, {"type": "object", **parameters}, is_strict)
+    return BoundTool(name, {"type": "object", **parameters}, is_strict, input_grammar)
 
 
 def json_calls(builder: GrammarBuilder, tools: Sequence[BoundTool], key: str) -> str:

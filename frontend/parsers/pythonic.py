@@ -50,6 +50,9 @@ class Pythonic(ToolParser):
 
 def _call_expression(builder: GrammarBuilder, tool: BoundTool) -> str:
     """JSON's values are Python's but for the names, which are read, and some escapes in texts, which are left out."""
+    if tool.input_grammar is not None:
+        name, text = tool.bound_input(builder, tool.input_grammar)
+        return f"{builder.text(f'{tool.name}({name}=')} {text} {builder.text(')')}"
     properties, required = tool.named()
     if not all(name.isidentifier() and not keyword.iskeyword(name) for name in properties):
         raise CannotBind("has properties that are no names in Python, which this model's format of calls needs")

@@ -11,6 +11,7 @@ import msgspec
 
 from frontend.errors import bad_request
 from frontend.grammars.request_grammar import RequestGrammar
+from frontend.grammars.tool_calls import InputGrammar
 from frontend.preparation.asking import asking
 from frontend.preparation.preparer import Preparer
 from frontend.protocol.chat import ChatCompletionRequest, ChatMessage
@@ -64,6 +65,8 @@ class ChatJob(Job[PreparedChat], tag=True, frozen=True):
     result_type: ClassVar[type] = PreparedChat
     request: ChatCompletionRequest
     wants_grammar: bool
+    input_grammars: dict[str, InputGrammar] = {}
+    """Of custom tools, by their names."""
 
     @property
     def is_light(self) -> bool:
@@ -71,6 +74,7 @@ class ChatJob(Job[PreparedChat], tag=True, frozen=True):
         return (
             _is_short(request.messages)
             and request.chat_template is None
+            and not self.input_grammars
             and not (self.wants_grammar and _has_patterns(request))
         )
 
@@ -79,7 +83,8 @@ class ChatJob(Job[PreparedChat], tag=True, frozen=True):
         # The template writes the special tokens itself.
         token_ids = preparer.encode(text, bool(self.request.add_special_tokens))
         text = unmarked(text)
-        return PreparedChat(text, token_ids, preparer.chat_grammar(self.request, text) if self.wants_grammar else None)
+        grammar = preparer.chat_grammar(self.request, text, self.input_grammars) if self.wants_grammar else None
+        return PreparedChat(text, token_ids, grammar)
 
 
 class GrammarJob(Job[RequestGrammar | None], tag=True, frozen=True):

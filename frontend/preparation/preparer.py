@@ -5,7 +5,7 @@ another process.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from frontend.chat_template import ChatTemplate, RequestTemplates, check_kwargs,
 from frontend.conversation import template_messages
 from frontend.errors import bad_request
 from frontend.grammars.request_grammar import RequestGrammar, chat_grammar, plain_grammar
+from frontend.grammars.tool_calls import InputGrammar
 from frontend.parsers.chat_parser import ParserPlan
 from frontend.protocol.chat import ChatCompletionRequest, ChatMessage
 from frontend.protocol.structure import StructureFields
@@ -101,11 +102,15 @@ class Preparer:
         parsers = self.parsers.without_reasoning() if request.continue_final_message else self.parsers
         return replace(parsers, is_thinking_off=True) if is_bound and request.is_thinking_off else parsers
 
-    def chat_grammar(self, request: ChatCompletionRequest, prompt: str) -> RequestGrammar | None:
-        """What the answer to a rendered conversation has to be, if the request says so. Raises a 400."""
+    def chat_grammar(
+        self, request: ChatCompletionRequest, prompt: str, input_grammars: Mapping[str, InputGrammar]
+    ) -> RequestGrammar | None:
+        """What the answer to a rendered conversation has to be, if the request says so. `input_grammars`: of tools, by
+        their names. Raises a 400."""
+        tools = callable_tools(request.tools, request.tool_choice)
         return chat_grammar(
             request,
-            callable_tools(request.tools, request.tool_choice).rules(request.parallel_tool_calls is not False),
+            tools.rules(request.parallel_tool_calls is not False, input_grammars),
             self.parsers_for(request, is_bound=True),
             prompt,
             self.tokenizer.grammar_token_id,

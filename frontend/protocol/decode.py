@@ -1,7 +1,7 @@
 """JSON bodies and query strings to typed requests. Everything wrong with one becomes a 400 that names the field."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -83,10 +83,8 @@ def from_validation(error: msgspec.ValidationError | ValueError, prefix: str = "
     return bad_request(message.rstrip(".") + ".", param=path or None)
 
 
-def warning_header(unknown: list[str], notes: Iterable[str] = ()) -> dict[str, str]:
-    """The header that tells a client which of its fields had no effect. `notes`: what else it says."""
+def warning_header(unknown: list[str]) -> dict[str, str]:
+    """The header that tells a client which of its fields had no effect."""
     # Names come from outside: only such as cannot break out of a header are repeated in it.
     listed = [name if _SAFE_NAME.fullmatch(name) else "(unprintable)" for name in unknown[:MAX_LISTED_FIELDS]]
-    warnings = [f"Ignored unknown fields: {', '.join(listed)}"] if listed else []
-    quoted = [f'299 quire "{warning}"' for warning in (*warnings, *notes)]
-    return {"Warning": ", ".join(quoted)} if quoted else {}
+    return {"Warning": f'299 quire "Ignored unknown fields: {", ".join(listed)}"'} if listed else {}

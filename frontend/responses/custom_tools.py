@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from frontend.errors import bad_request
+from frontend.grammars.tool_calls import InputGrammar
 from frontend.protocol.chat import FunctionDefinition
 from frontend.protocol.responses import CustomToolFormat, ResponseTool
 
@@ -21,16 +22,16 @@ _arguments = msgspec.json.Decoder(_Arguments)
 
 
 def as_function(tool: ResponseTool, name: str, where: str) -> FunctionDefinition:
-    """What the model is shown. A regular expression binds the input; a Lark grammar is part of the description alone,
-    since no grammar of the engine has one within a text of JSON."""
+    """What the model is shown. A regular expression binds the input as its schema does, a Lark grammar as
+    `input_grammars` has it."""
     schema: dict[str, Any] = {"type": "string"}
     description, strict = tool.description, None
     if grammar := _grammar(tool, f"{where}.format"):
         described = f"The input has to match this {_SYNTAXES[grammar.syntax or '']}:\n{grammar.definition}"
         description = f"{description}\n\n{described}" if description else described
+        strict = True
         if grammar.syntax == "regex":
             schema["pattern"] = f"^(?:{grammar.definition})$"
-            strict = True
     parameters = {
         "type": "object",
         "properties": {_INPUT: schema},
@@ -44,14 +45,13 @@ def custom_names(tools: Iterable[ResponseTool] | None) -> frozenset[str]:
     return frozenset(tool.name or "" for tool in tools or () if tool.is_custom)
 
 
-def notes_on(tools: Iterable[ResponseTool] | None) -> list[str]:
-    """What a client has to know that expects its grammars to bind the model."""
-    formats = [(index, tool.format) for index, tool in enumerate(tools or ())]
-    return [
-        f"tools[{index}].format: a Lark grammar is shown to the model and does not bind it"
-        for index, wanted in formats
-        if isinstance(wanted, CustomToolFormat) and wanted.syntax == "lark"
-    ]
+def input_grammars(tools: Iterable[ResponseTool] | None) -> dict[str, InputGrammar]:
+    """The Lark grammars of inputs, by the names of their tools, which have been checked."""
+    return {
+        tool.name or "": InputGrammar(wanted.definition or "", f"tools[{index}].format")
+        for index, tool in enumerate(tools or ())
+        if tool.is_custom and (wanted := _grammar(tool, f"tools[{index}].format")) and wanted.syntax == "lark"
+    }
 
 
 def input_of(arguments: str) -> str:

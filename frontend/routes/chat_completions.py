@@ -11,6 +11,7 @@ from frontend.beams.input import beam_params
 from frontend.chat_answer import ChatAnswer
 from frontend.errors import bad_request
 from frontend.generation import Generation, Order
+from frontend.grammars.tool_calls import InputGrammar
 from frontend.json_response import json_response
 from frontend.protocol.chat import ChatCompletionRequest
 from frontend.protocol.common import trace_context_of
@@ -49,8 +50,15 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             generation.close()
 
 
-async def chat_order(chat: ChatCompletionRequest, state: FrontendState, request: Request, response_id: str) -> Order:
-    """What a chat asks of the engine; other endpoints that mean a chat come here as well."""
+async def chat_order(
+    chat: ChatCompletionRequest,
+    state: FrontendState,
+    request: Request,
+    response_id: str,
+    input_grammars: dict[str, InputGrammar] | None = None,
+) -> Order:
+    """What a chat asks of the engine; other endpoints that mean a chat come here as well. `input_grammars`: of custom
+    tools, by their names."""
     processor = state.input_processor
     processor.check_choices(chat, num_prompts=1, num_samples=chat.num_choices)
     if chat.modalities is not None and chat.modalities != ["text"]:
@@ -58,7 +66,7 @@ async def chat_order(chat: ChatCompletionRequest, state: FrontendState, request:
     if chat.top_logprobs is not None and not chat.logprobs:
         raise bad_request("top_logprobs must come with logprobs: true.", "top_logprobs")
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
-    prompt, grammar = await processor.prepare_chat(chat)
+    prompt, grammar = await processor.prepare_chat(chat, input_grammars or {})
     sampling = processor.sampling(
         chat,
         prompt,

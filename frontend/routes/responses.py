@@ -21,7 +21,7 @@ from frontend.protocol.stored_responses import StoredResponse
 from frontend.responses.answer import new_response, write_response
 from frontend.responses.background import BackgroundResponse
 from frontend.responses.conversation import Conversation
-from frontend.responses.custom_tools import notes_on
+from frontend.responses.custom_tools import input_grammars
 from frontend.responses.following import stream_response
 from frontend.responses.input import add_new_input, as_chat, check_response_request, own_name, own_names
 from frontend.responses.input_items import page_of
@@ -44,7 +44,7 @@ from frontend.system_messages import arranged
 
 async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
     asked, unknown = decode_body(request.body, ResponsesRequest, strict=state.config.strict_requests)
-    headers = warning_header(unknown, notes_on(asked.tools))
+    headers = warning_header(unknown)
     model = state.model_name(asked.model)
     check_response_request(asked)
     owner = share_key_of(request.headers)
@@ -165,7 +165,8 @@ async def _order(
     first = [] if asked.instructions is None else [ChatMessage(role="system", content=asked.instructions)]
     conversation = arranged(first + messages, state.input_processor.takes_system_anywhere)
     try:
-        order = await chat_order(as_chat(asked, conversation), state, request, response_id)
+        chat, grammars = as_chat(asked, conversation), input_grammars(asked.tools)
+        order = await chat_order(chat, state, request, response_id, grammars)
         return replace(order, grammar_param=order.grammar_param and own_name(order.grammar_param))
     except ApiError as error:
         raise own_names(error) from error

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from engine_core.grammar.vocabulary import Vocabulary
 from frontend.errors import ApiError
 from frontend.grammars.request_grammar import CallRules, chat_grammar
-from frontend.grammars.tool_calls import BoundTool, bound_tool
+from frontend.grammars.tool_calls import BoundTool, InputGrammar, bound_tool
 from frontend.parsers.chat_parser import ParserPlan
 from frontend.parsers.events import Content, ToolCall
 from frontend.parsers.registry import HARMONY, REASONING_FORMATS, TOOL_FORMATS
@@ -242,6 +243,32 @@ def test_texts_without_quotes_end_at_their_tag(form: str, tokenizer: TextTokeniz
     assert matcher.is_accepting()
     (call,) = calls_in(form, text, tools)
     assert json.loads(call.arguments) == {"text": value}
+
+
+PATCH = 'start: "*** Begin" LF line+\nline: ("+" | "-") /(.{0,4})/ LF -> change\n%import common.LF'
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+@pytest.mark.parametrize("form", [form for form in TOOL_FORMATS if form not in ("glm", "qwen3_coder")])
+def test_a_text_that_a_lark_grammar_binds(
+    form: str, is_forced: bool, tokenizer: TextTokenizer, vocabulary: Vocabulary
+) -> None:
+    schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+    tool = bound_tool("patch", schema, True, InputGrammar(PATCH, "tools[0].format"))
+    plan = ParserPlan(form, HARMONY if form == HARMONY else None)
+    grammar, forced = (
+        chat_grammar(StructureFields(), CallRules([tool], each, False), plan, "", tokenizer.grammar_token_id)
+        for plan, each in ((plan, is_forced), (ParserPlan(form, None), True))
+    )
+    assert grammar is not None
+    assert forced is not None
+    for seed in range(4):
+        text = written(vocabulary, forced.text, seed)
+        assert takes(vocabulary, grammar.text, tokenizer.encode(text, add_special_tokens=False))
+        call = [call for call in calls_in(form, text, {"patch": schema}) if call.name == "patch"][-1]
+        assert re.fullmatch(r"\*\*\* Begin\n([+-].{0,4}\n)+", json.loads(call.arguments)["input"]), text
+    wrong = text.replace("*** Begin", "*** End")
+    assert not takes(vocabulary, grammar.text, tokenizer.encode(wrong, add_special_tokens=False))
 
 
 @pytest.mark.parametrize("form", ["glm", "qwen3_coder"])

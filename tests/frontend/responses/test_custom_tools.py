@@ -4,10 +4,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 
 from engine_core.ipc.messages import AddRequest
+from frontend.preparation.jobs import ChatJob
+from frontend.protocol.chat import ChatCompletionRequest
+from frontend.protocol.responses import CustomToolFormat, ResponseTool
+from frontend.responses.custom_tools import input_grammars
 from tests.frontend.responses.test_responses import PATH, named_events, respond
 from tests.frontend.responses.test_tools import without_ids
 from tests.frontend.support import END, MODEL, Setup, running_setup
@@ -104,24 +109,43 @@ def test_it_can_be_chosen(setup: Setup, choice: dict[str, Any]) -> None:
     assert ("apply_patch" in grammar, "look" in grammar) == (True, False)
 
 
-def test_its_format(setup: Setup) -> None:
-    """A regular expression binds the input, a Lark grammar is shown."""
+@pytest.mark.parametrize("choice", ["auto", "required", NAMED])
+@pytest.mark.parametrize(
+    ("syntax", "definition", "words", "bound"),
+    [
+        ("regex", r"[0-9]+", "regular expression", "^(?:[0-9]+)$"),
+        ("lark", 'start: "+" line\nline: "<" /[a-z]/', "Lark grammar", "/[a-z]/"),
+    ],
+)
+def test_its_format(setup: Setup, choice: Any, syntax: str, definition: str, words: str, bound: str) -> None:
+    """It is shown and binds the input, in calls that must come and in those that may."""
     setup.say("x")
-    for syntax, definition, words in (
-        ("regex", r"[0-9]+", "regular expression"),
-        ("lark", 'start: "a"+', "Lark grammar"),
-    ):
-        wanted = {"type": "grammar", "syntax": syntax, "definition": definition}
-        answer = respond(setup, tools=[{**PATCH, "format": wanted}])
-        assert answer.json()["tools"][0]["format"] == wanted
-        assert f"The input has to match this {words}:" in prompt_text(setup)
-        grammar = setup.core.received(AddRequest)[-1].sampling.grammar
-        if syntax == "regex":
-            assert "^(?:[0-9]+)$" in grammar
-            assert "Warning" not in answer.headers
-        else:
-            assert grammar is None
-            assert "tools[0].format" in answer.headers["Warning"]
+    wanted = {"type": "grammar", "syntax": syntax, "definition": definition}
+    answer = respond(setup, tools=[{**PATCH, "format": wanted}], tool_choice=choice)
+    assert answer.json()["tools"][0]["format"] == wanted
+    assert "Warning" not in answer.headers
+    assert f"The input has to match this {words}:" in prompt_text(setup)
+    assert bound in setup.core.received(AddRequest)[-1].sampling.grammar
+
+
+def test_a_lark_grammar_that_cannot_bind_is_refused(setup: Setup, tmp_path: Any) -> None:
+    wanted = {"type": "grammar", "syntax": "lark", "definition": 'start: "(" start /[^)]+/ ")"'}
+    tools = [LOOK, {**PATCH, "format": wanted}]
+    error = error_of(respond(setup, tools=tools), 400)
+    assert (error["param"], error["code"]) == ("tools[1].format.definition", "invalid_grammar")
+    assert respond(setup, tools=tools, tool_choice="none").status_code == 200
+    with running_setup(tmp_path, tool_call_parser="qwen3_coder") as own:
+        error = error_of(respond(own, tools=tools), 400)
+        assert (error["param"], error["code"]) == ("tools[1].format", "invalid_grammar")
+        assert "'regex' may do" in error["message"]
+
+
+def test_a_grammar_is_no_part_of_the_loops_work(setup: Setup) -> None:
+    wanted = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}
+    grammars = input_grammars([ResponseTool(type="custom", name="a", format=msgspec.convert(wanted, CustomToolFormat))])
+    request = ChatCompletionRequest(messages=[])
+    assert ChatJob(request, wants_grammar=True).is_light
+    assert not ChatJob(request, wants_grammar=True, input_grammars=grammars).is_light
 
 
 @pytest.mark.parametrize(
