@@ -2,11 +2,13 @@
 
 ROUTER drops silently at its high-water mark, so the core counts credits and never gets there. While a client has no
 credit its tokens wait here as columns, a few bytes each, and leave together in the next frame. Their bytes are bounded:
-the requests of a client that lets too many wait end with an error.
+the requests of a client that lets too many wait end with an error. Replies to utilities are sent at once, and a client
+that does not say that it reads them is dropped.
 """
 
 import errno
 import logging
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,11 +21,13 @@ from engine_core.ipc.messages import (
     ERROR_INVALID,
     ERROR_READER_TOO_SLOW,
     PROTOCOL_VERSION,
+    Credit,
     FinishedRequest,
     PromptLogprobs,
     RequestError,
     RequestOutputs,
     StartedRequest,
+    UtilityReply,
     Welcome,
 )
 from engine_core.ipc.step import StepResult
@@ -35,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 MAX_UNREAD_BYTES = 256 * 2**20
 """Of tokens and log-probabilities that may wait for one client."""
+MAX_UNREAD_REPLY_BYTES = 64 * 2**20
+"""Of answers to utilities that were sent to one client and that it has not said to have read."""
 TOO_SLOW = "The client did not take its outputs: too many were waiting for it."
 
 
@@ -66,6 +72,9 @@ class Client:
         self._errors: list[RequestError] = []
         self.num_unread_bytes = 0
         """Of tokens and log-probabilities."""
+        self._reply_bytes: deque[int] = deque()
+        """Of each answer to a utility that it has not said to have read."""
+        self._num_reply_bytes = 0
 
     @property
     def num_final_replies(self) -> int:
@@ -102,6 +111,21 @@ class Client:
 
     def add_error(self, error: RequestError) -> None:
         self._errors.append(error)
+
+    def grant(self, credit: Credit) -> None:
+        self.credit += credit.amount
+        for _ in range(min(credit.num_replies, len(self._reply_bytes))):
+            self._num_reply_bytes -= self._reply_bytes.popleft()
+
+    def send_reply(self, socket: zmq.Socket, reply: UtilityReply) -> bool:
+        """Whether it was sent. Else the client has left, or reads no replies."""
+        if self._num_reply_bytes > MAX_UNREAD_REPLY_BYTES:
+            logger.warning("A client reads none of the replies to its utilities; it is dropped.")
+            return False
+        frame = encode(reply)
+        self._reply_bytes.append(len(frame))
+        self._num_reply_bytes += len(frame)
+        return send_to(socket, self.identity, frame)
 
     def drop_outputs(self) -> None:
         """What waits is lost: its requests that have ended end with an error instead."""

@@ -34,7 +34,6 @@ from engine_core.ipc.messages import (
     Hello,
     RequestError,
     SubscribeBlockEvents,
-    Utility,
 )
 from engine_core.ipc.step import ENDED_NS, STARTED_NS, StepResult
 from engine_core.kv_cache_manager import make_kv_cache_manager
@@ -217,13 +216,11 @@ class EngineCore:
             for request in [client.requests[h] for h in message.handles if h in client.requests]:
                 self.ends.abort(request, message.reason)
         elif isinstance(message, Credit):
-            client.credit += message.amount
+            client.grant(message)
         elif isinstance(message, SubscribeBlockEvents):
             self._block_events.subscribe(client)
-        elif isinstance(message, Bye):
+        elif isinstance(message, Bye) or not client.send_reply(self._router, answer(self, identity, message)):
             self.ends.forget(client)
-        elif isinstance(message, Utility):
-            send_to(self._router, identity, encode(answer(self, identity, message)))
 
     def _on_hello(self, identity: bytes, hello: Hello) -> None:
         """Greets a client; one that greets again starts anew."""

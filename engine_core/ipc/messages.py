@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from engine_core.ipc.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 DIGEST_BYTES = 16
 """Of the hash that names a block's contents."""
@@ -89,10 +89,12 @@ class Bye(_Message, frozen=True, kw_only=True, tag="bye"):
     """The client leaves: its open requests are aborted and nothing more is sent to it."""
 
 
-class Credit(_Message, frozen=True, kw_only=True, tag="credit"):
-    """Grants `amount` more `RequestOutputs` and `BlockEvents` frames."""
+class Credit(_Message, frozen=True, kw_only=True, tag="credit", omit_defaults=True):
+    """Grants `amount` more `RequestOutputs` and `BlockEvents` frames. `num_replies`: how many `UtilityReply` frames
+    have been read since the last time."""
 
-    amount: Annotated[int, Meta(ge=1, le=65536)]
+    amount: Annotated[int, Meta(ge=0, le=65536)] = 0
+    num_replies: Annotated[int, Meta(ge=0, le=65536)] = 0
 
 
 class Utility(_Message, frozen=True, kw_only=True, tag="utility", omit_defaults=True):

@@ -256,20 +256,26 @@ class EngineClient:
         """Takes frames until the socket goes."""
         while True:
             self._receiving = asyncio.ensure_future(socket.recv())
-            self._take_frame(await self._receiving)
-            self._to_grant += 1
+            kind = self._take_frame(await self._receiving)
+            if kind == "utility_reply":
+                self._send(wire.credit(0, num_replies=1))
+            elif kind != "welcome":
+                self._to_grant += 1
             if self._to_grant * 2 >= self._credit:
                 self._send(wire.credit(self._to_grant))
                 self._to_grant = 0
                 # A frame that is there already is received without a pause: let the readers have a turn.
                 await asyncio.sleep(0)
 
-    def _take_frame(self, frame: bytes) -> None:
+    def _take_frame(self, frame: bytes) -> str:
+        """Hands on what it holds. Returns its type."""
         message = wire.unpack(frame)
         if message["type"] != "welcome":
             self._readers.take(message, None if self.info is None else self.info.epoch)
         elif self._welcomed is not None and not self._welcomed.done():
             self._welcomed.set_result(wire.welcome(message))
+        kind: str = message["type"]
+        return kind
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
         """Waits for the end of the connection, which on ipc is the end of the core."""

@@ -14,7 +14,7 @@ import msgpack  # type: ignore[import-untyped]
 from frontend.client.block_events import BlockBatch, Cleared, Removed, Stored
 from frontend.client.deltas import EngineInfo, Finished, LogprobColumns
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = 32 * 2**20
 DIGEST_BYTES = 16
 
@@ -51,8 +51,8 @@ def hello(credit: int) -> bytes:
     return pack({"type": "hello", "version": PROTOCOL_VERSION, "credit": credit})
 
 
-def credit(amount: int) -> bytes:
-    return pack({"type": "credit", "amount": amount})
+def credit(amount: int, num_replies: int = 0) -> bytes:
+    return pack({"type": "credit", "amount": amount, "num_replies": num_replies})
 
 
 def abort(handles: Sequence[int], reason: str = "abort") -> bytes:

@@ -64,6 +64,7 @@ def test_every_frame_of_the_client_is_a_typed_message():
     frames = [
         wire.hello(3),
         wire.credit(2),
+        wire.credit(0, num_replies=1),
         wire.abort([1, 2]),
         wire.bye(),
         wire.utility(4, "metrics", {"a": 1}),
@@ -72,6 +73,7 @@ def test_every_frame_of_the_client_is_a_typed_message():
     kinds = [type(decode_client_message(frame)) for frame in frames]
     assert kinds == [
         messages.Hello,
+        messages.Credit,
         messages.Credit,
         messages.AbortRequest,
         messages.Bye,
@@ -211,13 +213,17 @@ def test_a_frame_that_the_core_would_hang_up_on_is_not_sent(tmp_path):
 
 def test_utilities(tmp_path):
     async def work(client: EngineClient) -> None:
-        assert await client.utility("double", number=4) == 8
+        for number in range(10):
+            assert await client.utility("double", number=number) == 2 * number
         with pytest.raises(EngineError, match="no utility 'nothing'"):
             await client.utility("nothing")
 
     utilities = {"double": lambda arguments: arguments["number"] * 2}
     with stub(tmp_path, lambda add: Reply(), utilities=utilities) as core:
-        drive(core, work)
+        drive(core, work, credit=4)
+        core.wait_for(lambda core: len(core.received(messages.Credit)) == 11)
+        granted = core.received(messages.Credit)
+    assert {(credit.amount, credit.num_replies) for credit in granted} == {(0, 1)}, "no frame was read but replies"
 
 
 def test_a_group_yields_all_and_ends(tmp_path):
