@@ -21,6 +21,7 @@ from frontend.protocol.chat import (
     TopLogprob,
 )
 from frontend.protocol.common import Usage
+from frontend.slices import Slices
 from frontend.streaming import ChunkUsage
 from frontend.tokenizer import TextTokenizer
 
@@ -52,9 +53,11 @@ class ChatAnswer:
         self._is_call_forced = is_call_forced
         self._started: set[int] = set()
 
-    def whole(self, pieces: list[OutputPiece], usage: Usage) -> ChatCompletion:
-        choices = [
-            ChatChoice(
+    async def whole(self, pieces: list[OutputPiece], usage: Usage) -> ChatCompletion:
+        choices = []
+        slices = Slices()
+        for index, piece in enumerate(pieces):
+            choice = ChatChoice(
                 index=index,
                 message=_message(piece, self._is_call_forced),
                 logprobs=self._logprobs_of(piece),
@@ -62,8 +65,8 @@ class ChatAnswer:
                 stop_reason=piece.stop_reason,
                 token_ids=self._token_ids_of(piece),
             )
-            for index, piece in enumerate(pieces)
-        ]
+            choices.append(choice)
+            await slices.pause()
         return ChatCompletion(
             id=self._id,
             created=self._created,

@@ -18,6 +18,7 @@ from frontend.output_processor import OutputPiece
 from frontend.protocol.common import MAX_CHOICES, trace_context_of, usage
 from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import decode_body, warning_header
+from frontend.slices import Slices
 from frontend.state import FrontendState
 from frontend.streaming import stream_answer
 
@@ -48,22 +49,22 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             return_token_ids=bool(completion.return_token_ids),
         )
         if completion.max_tokens == 0 and completion.scored_tops is None:
-            return _echo_only(completion, prompts, answer, headers)
+            return await _echo_only(completion, prompts, answer, headers)
         order = await _order(completion, prompts, response_id, state, request)
         if order.beams:
             beams = BeamGeneration(order, completion.num_choices, state.tokenizer, state.client)
-            return json_response(answer.whole(await beams.collect(), beams.usage()), headers=headers)
-        generation = Generation(order, state.tokenizer, state.client)
+            return json_response(await answer.whole(await beams.collect(), beams.usage()), headers=headers)
+        generation = await Generation.begin(order, state.tokenizer, state.client)
         try:
             if completion.stream:
                 await stream_answer(request, generation, answer, completion.stream_options, state.keep_alive, headers)
                 return None
             pieces = await generation.collect()
             if completion.max_tokens == 0:
-                return _scored_only(pieces, answer, generation, headers)
+                return await _scored_only(pieces, answer, generation, headers)
             if completion.num_samples > completion.num_choices:
                 pieces = best_outputs(pieces, completion.num_samples, completion.num_choices)
-            return json_response(answer.whole(pieces, generation.usage()), headers=headers)
+            return json_response(await answer.whole(pieces, generation.usage()), headers=headers)
         finally:
             generation.close()
 
@@ -89,22 +90,22 @@ def _check(completion: CompletionRequest) -> None:
         )
 
 
-def _echo_only(
+async def _echo_only(
     completion: CompletionRequest, prompts: list[Prompt], answer: CompletionAnswer, headers: dict[str, str]
 ) -> HTTPResponse:
     """`echo` with `max_tokens: 0` gives the prompt back; there is nothing to generate."""
     pieces = [OutputPiece(finish_reason="length") for _ in range(len(prompts) * completion.num_choices)]
     figures = usage(sum(len(prompt.token_ids) for prompt in prompts), 0)
-    return json_response(answer.whole(pieces, figures), headers=headers)
+    return json_response(await answer.whole(pieces, figures), headers=headers)
 
 
-def _scored_only(
+async def _scored_only(
     pieces: list[OutputPiece], answer: CompletionAnswer, generation: Generation, headers: dict[str, str]
 ) -> HTTPResponse:
     """What the engine says of the prompts, without the token that it generated behind each."""
     pieces = [OutputPiece(prompt_logprobs=piece.prompt_logprobs, finish_reason="length") for piece in pieces]
     figures = usage(generation.usage().prompt_tokens, 0)
-    return json_response(answer.whole(pieces, figures), headers=headers)
+    return json_response(await answer.whole(pieces, figures), headers=headers)
 
 
 async def _order(
@@ -119,8 +120,10 @@ async def _order(
     is_ranked = completion.num_samples > completion.num_choices and not completion.use_beam_search
     logprobs = 0 if is_ranked and completion.logprobs is None else completion.logprobs
     grammar = await processor.completion_grammar(completion)
-    samplings = [
-        processor.sampling(
+    samplings = []
+    slices = Slices()
+    for prompt in prompts:
+        sampling = processor.sampling(
             completion,
             prompt,
             max_tokens=1 if completion.max_tokens == 0 else completion.max_tokens,
@@ -129,8 +132,8 @@ async def _order(
             default_max_tokens=DEFAULT_MAX_TOKENS,
             grammar=grammar,
         )
-        for prompt in prompts
-    ]
+        samplings.append(sampling)
+        await slices.pause()
     beams = [
         beam_params(
             completion,
