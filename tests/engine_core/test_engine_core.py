@@ -183,37 +183,6 @@ def test_what_a_client_does_not_read_is_bounded(harness: Harness, monkeypatch: p
     assert reader.finished[4].reason == "length"
 
 
-def test_a_client_that_reads_no_replies_is_dropped(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its requests, once so many bytes are unread. Another one, which reads as many, is served as ever."""
-    monkeypatch.setattr(clients, "MAX_UNREAD_REPLY_BYTES", 100_000)
-    stalled, other = harness.client(), harness.client()
-    harness.executor.gate.clear()
-    stalled.send(encode(add(1, sampling=SamplingParams(max_tokens=60))))
-    other.send(encode(add(1, request_id="other", sampling=SamplingParams(max_tokens=60))))
-    for _ in range(200):
-        stalled.send(encode(Utility(call_id=1, method="metrics")))
-    num_read, pending = 0, 2
-    while pending > 1 or num_read < 300_000:
-        other.send(encode(Utility(call_id=1, method="status" if pending > 1 else "metrics")))
-        frame = other.recv()
-        num_read += len(frame)
-        reply = decode_core_message(frame)
-        assert isinstance(reply, UtilityReply)
-        if pending > 1:
-            pending = reply.result["pending"]
-        other.send(encode(Credit(num_replies=1)))
-    assert len(harness.core._clients) == 1
-    harness.executor.gate.set()
-    harness.executor.ring()
-    reader = Reader(other)
-    reader.read_finals(1)
-    assert reader.finished[1].reason == "length"
-    num_bytes = 0
-    while stalled.poll(0):
-        num_bytes += (last := len(stalled.recv()))
-    assert 100_000 < num_bytes <= 100_000 + last
-
-
 def test_a_long_prompt_is_hashed_while_the_worker_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing comes from the worker, nobody sends anything, and yet the waiting prompt's blocks get hashed."""
     monkeypatch.setattr("engine_core.prompt_hashing.MAX_HASHED_BLOCKS", 2)
@@ -360,20 +329,6 @@ def test_a_malformed_request_is_answered_by_its_handle(harness: Harness) -> None
     reader.read_finals(1)
     assert reader.errors[9].code == "invalid_request"
     assert "top_p" in reader.errors[9].message
-
-
-def test_utilities_answer_or_say_what_there_is(harness: Harness) -> None:
-    client = harness.client()
-    client.send(encode(Utility(call_id=5, method="metrics")))
-    reply = decode_core_message(client.recv())
-    assert isinstance(reply, UtilityReply)
-    assert reply.call_id == 5
-    assert 'vllm:num_requests_running{engine="0"' in reply.result
-    client.send(encode(Utility(call_id=6, method="nothing")))
-    reply = decode_core_message(client.recv())
-    assert isinstance(reply, UtilityReply)
-    assert reply.error is not None
-    assert "metrics, reset_prefix_cache, status" in reply.error
 
 
 def test_draining_finishes_what_runs_and_refuses_what_comes(harness: Harness) -> None:
