@@ -113,20 +113,22 @@ def test_a_forking_process_that_cannot_be_replaced_is_a_503(own, tmp_path):
     assert own.post("/tokenize", LONG).status_code == 200
 
 
-@pytest.mark.parametrize("end", ["drain", "kill", "kill the second"])
-def test_nothing_is_left_of_a_frontend(own, end):
-    if end == "kill the second":
+@pytest.mark.parametrize("is_second", [False, True])
+@pytest.mark.parametrize("end", [None, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_frontend(own, end, is_second):
+    """`end`: how it ends, None for a drain. `is_second`: whether its first forking process has died before."""
+    if is_second:
         kill_forker(own)
         assert own.post("/tokenize", LONG).status_code == 200
     with endless_request(own) as (_, answer):
         pids = [process.pid for process in below(own)]
         assert len(pids) == 2
-        if end == "drain":
+        if end is None:
             own.frontend.child.drain(0.0)
             assert own.frontend.wait_exit() == 0
         else:
-            os.kill(own.frontend.child.pid, signal.SIGKILL)
-            assert own.frontend.wait_exit() == -signal.SIGKILL
+            os.kill(own.frontend.child.pid, end)
+            assert own.frontend.wait_exit() == -end
         wait_for_end(pids)
         assert isinstance(answer.exception(), httpx.TransportError)
 
