@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from engine_core.ipc.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 2
 
 DIGEST_BYTES = 16
 """Of the hash that names a block's contents."""

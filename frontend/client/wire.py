@@ -14,7 +14,7 @@ import msgpack  # type: ignore[import-untyped]
 from frontend.client.block_events import BlockBatch, Cleared, Removed, Stored
 from frontend.client.deltas import EngineInfo, Finished, LogprobColumns
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 32 * 2**20
 DIGEST_BYTES = 16
 
