@@ -1,7 +1,7 @@
 """Fills a model's parameters from mapped safetensors files, or with made-up numbers.
 
-Every parameter is loaded exactly once and every tensor of the checkpoint is used: a checkpoint that does not fit the
-model is refused by name instead of serving nonsense.
+Every parameter is loaded exactly once and every tensor of the checkpoint is used, but for those of other stages: a
+checkpoint that does not fit the model is refused by name instead of serving nonsense.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch import nn
 from engine_core.config.checkpoint import read_header, weight_files
 from engine_core.config.errors import ConfigError
 from gpu_workers.layers.build import Placement, ShapeMismatch
+from gpu_workers.layers.decoder import CausalLM
 from gpu_workers.weight_copier import make_copier
 
 ProgressCallback = Callable[[int, int], None]
@@ -23,14 +24,17 @@ _COMPUTED = ("rotary_emb.inv_freq",)
 """Endings of tensors that old checkpoints carry and that are computed here."""
 
 
-def load_weights(model: nn.Module, path: Path, progress: ProgressCallback) -> None:
+def load_weights(model: CausalLM, path: Path, progress: ProgressCallback) -> None:
     """Loads the checkpoint in the folder `path`. Raises `ConfigError` with one sentence when it does not fit."""
     _fill_from_files(model, path, progress)
     _finish(model)
 
 
-def _fill_from_files(model: nn.Module, path: Path, progress: ProgressCallback) -> None:
-    headers = {file: read_header(file) for file in weight_files(path)}  # all checked before the first byte is copied
+def _fill_from_files(model: CausalLM, path: Path, progress: ProgressCallback) -> None:
+    headers = {  # all checked before the first byte is copied
+        file: {name: tensor for name, tensor in read_header(file).items() if model.loads(name)}
+        for file in weight_files(path)
+    }
     total = sum(tensor.num_bytes for header in headers.values() for tensor in header.values())
     parameters = dict(model.named_parameters())
     first_names = {id(parameter): name for name, parameter in parameters.items()}
@@ -48,7 +52,7 @@ def _fill_from_files(model: nn.Module, path: Path, progress: ProgressCallback) -
                     first_name = tied.get(name, name)
                     is_copy = first_name != name and first_name in stored
                     if not is_copy and not name.endswith(_COMPUTED):
-                        target = _target(first_name, getattr(model, "FUSED", {}))
+                        target = _target(first_name, model.FUSED)
                         tensor = tensors.get_tensor(name)
                         copier.copy(*_place(parameters, missing, target, tensor, f"{file}: {name}"))
                     done += header[name].num_bytes

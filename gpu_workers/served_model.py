@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from engine_core.config.engine_config import EngineConfig
+from engine_core.config.stages import Stage
 from gpu_workers.layers.build import BuildContext
 from gpu_workers.layers.decoder import CausalLM
 from gpu_workers.loader import ProgressCallback, fill_dummy_weights, load_weights
@@ -23,6 +24,7 @@ class ServedModel:
             operations=operations,
             linear_method=load_linear_method(config.model.quantization),
             layer_groups=config.layer_groups(),
+            stage=Stage.whole(config.model.num_hidden_layers),
             tp_rank=tp_rank,
             tp_size=config.parallel.tensor_parallel_size,
         )

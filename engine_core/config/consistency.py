@@ -4,17 +4,13 @@ what only the tensors tell: their dtype, and whether the output matrix is the em
 What each layer needs beside them only the model's own file knows; its weight loaders check that.
 """
 
-import re
-
 import msgspec
 
 from engine_core.config.checkpoint import CONVERTED, TensorInfo, hold_the_same
 from engine_core.config.errors import ConfigError
 from engine_core.config.model_config import ModelConfig
+from engine_core.config.stages import EMBEDDING, LAYER, OUTPUT
 
-EMBEDDING = "model.embed_tokens.weight"
-OUTPUT = "lm_head.weight"
-_LAYER = re.compile(r"model\.layers\.([0-9]+)\.")
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -58,7 +54,7 @@ def _check(model: ModelConfig, tensors: dict[str, TensorInfo]) -> None:
                 f"config.json and the weights in {model.path} do not belong together: {name} has the shape "
                 f"{list(tensor.shape)} instead of {list(wanted)}."
             )
-    layers = {match.group(1) for match in map(_LAYER.match, tensors) if match}
+    layers = {match.group(1) for match in map(LAYER.match, tensors) if match}
     missing = next((layer for layer in range(model.num_hidden_layers) if str(layer) not in layers), None)
     if missing is not None:
         raise ConfigError(

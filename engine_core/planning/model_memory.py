@@ -2,9 +2,9 @@
 `worker_memory.py`."""
 
 from engine_core.config.checkpoint import TensorInfo
-from engine_core.config.consistency import EMBEDDING, OUTPUT
 from engine_core.config.model_config import DTYPE_BYTES, ModelConfig
 from engine_core.config.rank_share import share_of_rank
+from engine_core.config.stages import EMBEDDING, OUTPUT
 
 _PACKED_DTYPES = ("float32", "bfloat16")
 """Those that the CPU's operations pack; a test compares."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from engine_core.config.layer_groups import LayerGroups
+from engine_core.config.stages import Stage
 from gpu_workers.operations import Operations
 from gpu_workers.quantization import LinearMethod
 
@@ -21,6 +22,7 @@ class BuildContext:
     operations: Operations
     linear_method: LinearMethod
     layer_groups: LayerGroups
+    stage: Stage
     tp_rank: int = 0
     tp_size: int = 1
 

@@ -48,6 +48,9 @@ class GemmaLayer(nn.Module):
 
 def build_gemma(config: ModelConfig, max_positions: int, build: BuildContext) -> CausalLM:
     """The model without weights; RoPE's tables have `max_positions` rows."""
-    layers = (GemmaLayer(config, layer, build) for layer in range(config.num_hidden_layers))
     scale = config.hidden_size**0.5
-    return CausalLM(config, max_positions, layers, build, norm=OffsetRMSNorm, embedding_scale=scale)
+
+    def make_layer(index: int) -> GemmaLayer:
+        return GemmaLayer(config, index, build)
+
+    return CausalLM(config, max_positions, make_layer, build, norm=OffsetRMSNorm, embedding_scale=scale)

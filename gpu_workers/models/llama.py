@@ -18,4 +18,4 @@ def build_llama(config: ModelConfig, max_positions: int, build: BuildContext) ->
         mlp = GatedMLP(config.hidden_size, config.intermediate_size, bias=config.mlp_bias, build=build)
         return DecoderLayer(config, attention, mlp, build)
 
-    return CausalLM(config, max_positions, map(make_layer, range(config.num_hidden_layers)), build)
+    return CausalLM(config, max_positions, make_layer, build)

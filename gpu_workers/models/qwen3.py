@@ -19,4 +19,4 @@ def build_qwen3(config: ModelConfig, max_positions: int, build: BuildContext) ->
         mlp = GatedMLP(config.hidden_size, config.intermediate_size, bias=False, build=build)
         return DecoderLayer(config, attention, mlp, build)
 
-    return CausalLM(config, max_positions, map(make_layer, range(config.num_hidden_layers)), build)
+    return CausalLM(config, max_positions, make_layer, build)

@@ -10,6 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from engine_core.config.errors import ConfigError
 from engine_core.config.layer_groups import LayerGroup, LayerGroups
 from engine_core.config.rope import RopeConfig
+from engine_core.config.stages import Stage
 from gpu_workers.layers.build import BuildContext, ShapeMismatch
 from gpu_workers.layers.linear import Linear, MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
 from gpu_workers.layers.rotary import inverse_frequencies
@@ -23,6 +24,7 @@ BUILD = BuildContext(
     operations=load_operations("cpu"),
     linear_method=load_linear_method(None),
     layer_groups=LayerGroups((LayerGroup((0,), 0),), 1),
+    stage=Stage.whole(1),
 )
 
 
