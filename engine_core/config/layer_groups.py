@@ -46,11 +46,6 @@ class LayerGroups:
         return sum(len(group.layers) for group in self.groups)
 
     @property
-    def shares_beginnings(self) -> bool:
-        """Whether what rows begin with lies in the same blocks of one table, as far back as every layer sees."""
-        return self.windows == (0,)
-
-    @property
     def windows(self) -> tuple[int, ...]:
         """The sliding window of each group, 0 for none."""
         return tuple(group.sliding_window for group in self.groups)

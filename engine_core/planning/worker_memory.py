@@ -12,12 +12,6 @@ from engine_core.config.layer_groups import LayerGroups
 from engine_core.config.model_config import ModelConfig
 from engine_core.config.step_sizes import StepSizes
 from engine_core.ipc.arrays import ArrayLayout
-from engine_core.ipc.sampling_params import (
-    MAX_ALLOWED_TOKEN_IDS,
-    MAX_BAD_WORDS,
-    MAX_LOGIT_BIAS,
-    MAX_SEQUENCE_TOKENS,
-)
 from engine_core.ipc.step import StepShape, late_layout, plan_layout, result_layout
 from engine_core.ipc.worker_tensors import input_layout, penalty_layout, row_layout
 from engine_core.planning.model_memory import head_sizes
@@ -33,18 +27,15 @@ GRAPH_BYTES = 3 * MIB // 2
 COMMUNICATION_BYTES = 256 * MIB
 """Channels and buffers of NCCL where several ranks share a model: an estimate."""
 
-CPU_ROW_BYTES = 12 * MAX_LOGIT_BIAS + 8 * MAX_ALLOWED_TOKEN_IDS + 32 * MAX_BAD_WORDS * MAX_SEQUENCE_TOKENS + 256
-"""Per row beside its block table: logit biases (an int64 and a float32 each), allowed ids, bad words as Python's
-numbers, and its own numbers."""
 SAMPLER_ROW_BYTES = 18 * 1024
 """Scratch per row on a GPU, whatever the vocabulary: candidates of top-k and top-p, their histogram, sums."""
 
 _CPU_ACTIVATION_COPIES = 4
 """Copies of the residual stream that are alive at once: it, its normed form, an operation's input and output."""
-_CPU_LOGIT_COPIES = 4
-"""Copies of the float32 logits in the sampler: logits, probabilities, sorted values and indices."""
+_CPU_LOGIT_COPIES = 3
+"""Copies of the float32 logits that are alive at once beside them: the drawn rows', scaled ones, probabilities."""
 _CPU_SCORE_COPIES = 2
-"""Copies of a slice of a prompt's logits, before those of the sampler are made: logits, and what ranks them."""
+"""Copies of a slice of a prompt's logits beside it: the product before it is stored, what ranks them."""
 
 _NUM_SMS = 132
 PRODUCT_BUFFER_BYTES = 4 * _NUM_SMS * (64 * 32 + 2)
@@ -80,31 +71,33 @@ def worker_memory(
 ) -> WorkerMemory:
     """What a worker on `device` ("cpu" or "cuda") needs for steps of the scheduler's greatest size, which is that of
     `shape`. `model` is this rank's share of one that is spread over `num_ranks`."""
-    num_rows, vocab_size, rows = scheduler.max_num_seqs, model.vocab_size, row_layout(shape)
+    num_rows, vocab_size = scheduler.max_num_seqs, model.vocab_size
     communication_bytes = COMMUNICATION_BYTES if num_ranks > 1 else 0
-    penalty_bytes = penalty_layout(scheduler.max_num_penalty_rows, vocab_size).num_bytes
+    # The logits, and beside them a slice of a prompt's, or the same ones as they were for log-probabilities.
     logit_bytes, scored_logit_bytes = num_rows * vocab_size * 4, scheduler.max_scored_rows * vocab_size * 4
     rope_values = (1 if model.sliding_rope is None else 2) * scheduler.max_model_len * model.head_dim
+    row_bytes = row_layout(shape).num_bytes + input_layout(shape).num_bytes + _slot_bytes(shape, scheduler.num_slots)
+    penalty_bytes = penalty_layout(scheduler.max_num_penalty_rows, vocab_size).num_bytes
     if device == "cpu":
-        # A row's tokens in the engine core lie in the machine's memory too: a page once used stays.
-        bytes_of_row = CPU_ROW_BYTES + 4 * scheduler.max_model_len
+        copies = max(_CPU_LOGIT_COPIES * logit_bytes, _CPU_SCORE_COPIES * scored_logit_bytes)
         return WorkerMemory(
             activation_bytes=_cpu_activation_bytes(model, scheduler, dtype_bytes),
-            sampler_bytes=max(_CPU_LOGIT_COPIES * logit_bytes, _CPU_SCORE_COPIES * scored_logit_bytes),
+            sampler_bytes=logit_bytes + scored_logit_bytes + copies,
             buffer_bytes=rope_values * dtype_bytes,
-            row_bytes=rows.sizes["block_tables"] + num_rows * bytes_of_row,
+            # The engine core's copy of a row's tokens is in the machine's memory too: a page once used stays.
+            row_bytes=row_bytes + num_rows * scheduler.max_model_len * 4,
             penalty_bytes=penalty_bytes,
             graph_bytes=0,
             runtime_bytes=CPU_RUNTIME_BYTES + communication_bytes,
         )
-    workspace = attention_layout(model, shape, dtype_bytes, num_rows if groups.shares_beginnings else 0)
-    sizes = StepSizes(num_rows, scheduler.max_num_batched_tokens, groups.shares_beginnings).all()
+    shares_beginnings = groups.windows == (0,)  # as kernels/attention_backend.py
+    workspace = attention_layout(model, shape, dtype_bytes, num_rows if shares_beginnings else 0)
+    sizes = StepSizes(num_rows, scheduler.max_num_batched_tokens, shares_beginnings).all()
     return WorkerMemory(
         activation_bytes=_cuda_activation_bytes(model, scheduler, dtype_bytes),
-        # The logits, and beside them a slice of a prompt's, or the same ones as they were for log-probabilities.
         sampler_bytes=logit_bytes + scored_logit_bytes + sampler_scratch_bytes(scheduler.max_scored_rows, vocab_size),
         buffer_bytes=rope_values * 4 + len(set(groups.windows)) * workspace.num_bytes + PRODUCT_BUFFER_BYTES,
-        row_bytes=rows.num_bytes + input_layout(shape).num_bytes + _slot_bytes(shape, scheduler.num_slots),
+        row_bytes=row_bytes,
         penalty_bytes=penalty_bytes,
         graph_bytes=len(sizes) * GRAPH_BYTES if cuda_graphs else 0,
         runtime_bytes=CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES + communication_bytes,

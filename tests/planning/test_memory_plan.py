@@ -16,7 +16,6 @@ from engine_core.ipc.worker_tensors import input_layout, row_layout
 from engine_core.planning.memory_plan import Division, MemoryPlan, MemoryRequest, format_bytes, make_memory_plan
 from engine_core.planning.model_memory import num_parameters
 from engine_core.planning.worker_memory import (
-    CPU_ROW_BYTES,
     CUBLAS_WORKSPACE_BYTES,
     CUDA_CONTEXT_BYTES,
     GRAPH_BYTES,
@@ -43,6 +42,22 @@ def scheduler(**changes: int) -> SchedulerConfig:
 def padded(*sizes: int) -> int:
     """Of tensors of these sizes, each on a boundary of 64 bytes."""
     return sum(-(-size // 64) * 64 for size in sizes)
+
+
+def rows_and_slots() -> int:
+    """Of a worker for the tiny model: rows, inputs, plans and results of 5 slots and a sixth of each."""
+    shape = StepShape(
+        max_num_seqs=8,
+        max_num_batched_tokens=64,
+        max_model_len=100,
+        block_size=16,
+        num_mask_words=3,
+        num_host_blocks=100,
+    )
+    rows_and_inputs = row_layout(shape).num_bytes + input_layout(shape).num_bytes
+    plans_and_results = 6 * (plan_layout(shape).num_bytes + result_layout(shape).num_bytes)
+    # Masks of 3 words for 96 tokens, and the row of each, in each of 5 slots.
+    return rows_and_inputs + plans_and_results + 5 * padded(8 * 3 * 4, 8 * 4)
 
 
 def plan_for(
@@ -73,12 +88,12 @@ def test_figures_by_hand(tmp_path: Path, dtype: str, size: int) -> None:
     assert plan.max_concurrency == plan.num_blocks / 7  # 100 tokens need 7 blocks of 16
     worker = plan.worker
     assert worker.penalty_bytes == 2 * 96 * 5
-    assert worker.row_bytes == padded(8 * 7 * 4) + 8 * (CPU_ROW_BYTES + 100 * 4)  # with the 100 tokens of a row
+    assert worker.row_bytes == rows_and_slots() + 8 * 100 * 4  # with the engine core's 100 tokens of a row
     # 64 tokens x (4 hidden states of 32, and 3 x 64 of the MLP, more than the attention's 3 x 32 + 2 x 16), the keys
     # and values of 100 tokens and a mask of 64 x 100 float32.
     assert worker.activation_bytes == 64 * (4 * 32 + 3 * 64) * size + 100 * 2 * 16 * size + 64 * 100 * 4
-    # float32 logits of 8 rows, four times, take less than those of 64 tokens of a prompt, twice
-    assert worker.sampler_bytes == 2 * 64 * 96 * 4
+    # float32 logits of 8 rows and of 64 tokens of a prompt; three copies of the first take less than two of the others
+    assert worker.sampler_bytes == (8 + 64 + 2 * 64) * 96 * 4
     assert worker.buffer_bytes == 100 * 8 * size  # RoPE: cosines and sines of 100 positions, heads of 8
     assert plan.fixed_bytes == plan.weight_bytes + sum(
         (
@@ -114,18 +129,7 @@ def test_figures_of_a_gpu_by_hand(tmp_path: Path, dtype: str, size: int) -> None
     attention += padded(8 * 4 * 8 * 4, 8 * 4 * 4, 8 * 4, 8 * 4)
     # RoPE in float32; partial products of 132 programs with 64 x 32 values, twice as many counters.
     assert worker.buffer_bytes == 100 * 8 * 4 + attention + 132 * (64 * 32 + 2) * 4
-    shape = StepShape(
-        max_num_seqs=8,
-        max_num_batched_tokens=64,
-        max_model_len=100,
-        block_size=16,
-        num_mask_words=3,
-        num_host_blocks=100,
-    )
-    rows_and_inputs = row_layout(shape).num_bytes + input_layout(shape).num_bytes
-    plans_and_results = 6 * (plan_layout(shape).num_bytes + result_layout(shape).num_bytes)
-    # Masks of 3 words for 96 tokens, and the row of each, in each of 5 slots.
-    assert worker.row_bytes == rows_and_inputs + plans_and_results + 5 * padded(8 * 3 * 4, 8 * 4)
+    assert worker.row_bytes == rows_and_slots()
     assert worker.penalty_bytes == 2 * 96 * 5
     eager = plan_for(tmp_path, GPU, dtype, cuda_graphs=False)
     assert eager.worker.runtime_bytes == CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES

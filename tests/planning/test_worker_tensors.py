@@ -11,10 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is imported
 
-from gpu_workers.cuda.device_rows import DeviceRows
-from gpu_workers.cuda.prompt_scores import PromptScores
-from gpu_workers.cuda.sampler import DeviceSampler
-
 from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.layer_groups import layer_groups
 from engine_core.config.model_config import DTYPE_BYTES, load_model_config
@@ -31,7 +27,11 @@ from engine_core.planning.worker_memory import (
 )
 from gpu_workers.layers.rotary import RotaryEmbedding
 from gpu_workers.operations import load_operations, torch_dtype
+from gpu_workers.running.prompt_scores import PromptScores
+from gpu_workers.running.rows import Rows
+from gpu_workers.running.sampler import Sampler
 from kernels import attention_workspace
+from kernels.attention_backend import PagedAttention
 from kernels.attention_workspace import LONG_TILES, WGMMA_TILES, make_attention_workspace
 from kernels.skinny_tiles import make_skinny_workspace
 from kernels.token_logprobs import token_logprobs
@@ -71,7 +71,7 @@ class Allocations(TorchDispatchMode):
 
 def test_rows_and_inputs_are_what_is_counted() -> None:
     with Allocations() as allocations:
-        rows = DeviceRows(SHAPE, 96, 3, torch.device(DEVICE))
+        rows = Rows(SHAPE, 96, 3, load_operations("cuda"), torch.device(DEVICE))
     layouts = row_layout(SHAPE), penalty_layout(3, 96), input_layout(SHAPE)
     assert allocations.padded_bytes == sum(layout.num_bytes for layout in (*layouts, plan_layout(SHAPE)))
     tensors = {**dataclasses.asdict(rows.rows), **{f"step.{k}": v for k, v in dataclasses.asdict(rows.step).items()}}
@@ -84,12 +84,12 @@ def test_rows_and_inputs_are_what_is_counted() -> None:
 @pytest.mark.parametrize("vocab_size", [1000, 32000, 128256, 151936, 262208])
 def test_the_samplers_scratch_is_covered(vocab_size: int) -> None:
     """With that of log-probabilities, which is given back after each step, and a result to warm up with."""
-    device, num_rows = torch.device(DEVICE), SHAPE.max_num_seqs
-    rows = DeviceRows(SHAPE, vocab_size, 1, device)
+    device, num_rows, operations = torch.device(DEVICE), SHAPE.max_num_seqs, load_operations("cuda")
+    rows = Rows(SHAPE, vocab_size, 1, operations, device)
     logits, raw = torch.zeros(num_rows, vocab_size, device=device), torch.zeros(64, vocab_size, device=device)
     with Allocations() as allocations:
-        DeviceSampler(rows, SHAPE, logits, raw)
-        PromptScores(torch.nn.Identity(), SHAPE, raw)
+        Sampler(rows, SHAPE, operations, logits, raw)
+        PromptScores(torch.nn.Identity(), SHAPE, operations, raw)
         token_logprobs(logits, rows.step.rows, MAX_LOGPROBS)
     scratch = sum(allocations.sizes) - result_layout(SHAPE).num_bytes
     planned = sampler_scratch_bytes(num_rows, vocab_size)
@@ -129,7 +129,7 @@ def test_partial_products_are_what_is_counted() -> None:
     assert workspace.partials.nbytes + workspace.arrivals.nbytes == PRODUCT_BUFFER_BYTES
 
 
-def test_ropes_table_is_what_is_counted(tmp_path: Path) -> None:
+def test_buffers_are_ropes_table_and_workspaces(tmp_path: Path) -> None:
     model = load_model_config(make_model_folder(tmp_path))
     scheduler = SchedulerConfig(
         max_num_seqs=2, max_num_batched_tokens=40, max_model_len=100, max_num_waiting=1, max_num_penalty_rows=1
@@ -138,6 +138,7 @@ def test_ropes_table_is_what_is_counted(tmp_path: Path) -> None:
     table = RotaryEmbedding(model.head_dim, scheduler.max_model_len, model.rope, build).cos_sin
     groups = layer_groups(model, scheduler.max_model_len)
     worker = worker_memory(model, groups, scheduler, SHAPE, 2, "cuda", cuda_graphs=True)
+    assert PagedAttention.shares_beginnings(groups.windows)
     others = attention_layout(model, SHAPE, 2, scheduler.max_num_seqs).num_bytes + PRODUCT_BUFFER_BYTES
     assert worker.buffer_bytes - others == table.nbytes
 
