@@ -110,7 +110,7 @@ def test_answers_validate(server: Server, client: openai.OpenAI, name: str, thin
                 num_complete += 1
             if thinks and temperature == 0:
                 assert message.reasoning
-    assert num_complete >= 2
+    assert num_complete >= 1, "without thinking the recursive one is mostly cut off"
 
 
 def test_streamed_is_the_same(server: Server, client: openai.OpenAI) -> None:
