@@ -21,7 +21,6 @@ from frontend.protocol.chat import (
     TopLogprob,
 )
 from frontend.protocol.common import Usage
-from frontend.slices import Slices
 from frontend.streaming import ChunkUsage
 from frontend.tokenizer import TextTokenizer
 
@@ -53,11 +52,9 @@ class ChatAnswer:
         self._is_call_forced = is_call_forced
         self._started: set[int] = set()
 
-    async def whole(self, pieces: list[OutputPiece], usage: Usage) -> ChatCompletion:
-        choices = []
-        slices = Slices()
-        for index, piece in enumerate(pieces):
-            choice = ChatChoice(
+    def whole(self, pieces: list[OutputPiece], usage: Usage) -> ChatCompletion:
+        choices = [
+            ChatChoice(
                 index=index,
                 message=_message(piece, self._is_call_forced),
                 logprobs=self._logprobs_of(piece),
@@ -65,8 +62,8 @@ class ChatAnswer:
                 stop_reason=piece.stop_reason,
                 token_ids=self._token_ids_of(piece),
             )
-            choices.append(choice)
-            await slices.pause()
+            for index, piece in enumerate(pieces)
+        ]
         return ChatCompletion(
             id=self._id,
             created=self._created,

@@ -9,7 +9,6 @@ from frontend.output_processor import OutputPiece, TokenLogprobs
 from frontend.prompt_logprobs import by_token_id, text_offsets
 from frontend.protocol.common import Usage
 from frontend.protocol.completions import Completion, CompletionChoice, CompletionLogprobs
-from frontend.slices import Slices
 from frontend.streaming import ChunkUsage
 from frontend.tokenizer import TextTokenizer
 
@@ -43,14 +42,10 @@ class CompletionAnswer:
         self._return_token_ids = return_token_ids
         self._started: set[int] = set()
 
-    async def whole(self, pieces: list[OutputPiece], usage: Usage) -> Completion:
-        choices = []
-        slices = Slices()
-        for index, piece in enumerate(pieces):
-            choice = self._choice(index, piece)
+    def whole(self, pieces: list[OutputPiece], usage: Usage) -> Completion:
+        choices = [self._choice(index, piece) for index, piece in enumerate(pieces)]
+        for choice, piece in zip(choices, pieces, strict=True):
             choice.finish_reason, choice.stop_reason = piece.finish_reason, piece.stop_reason
-            choices.append(choice)
-            await slices.pause()
         return self._completion(choices, usage)
 
     def chunks(self, choice: int, piece: OutputPiece, usage: ChunkUsage) -> Iterator[Completion]:

@@ -12,7 +12,6 @@ from frontend.errors import from_engine, unavailable
 from frontend.input_processor import Prompt
 from frontend.output_processor import OutputOptions, OutputPiece, OutputProcessor
 from frontend.protocol.common import Usage, usage
-from frontend.slices import Slices
 from frontend.tokenizer import TextTokenizer
 
 
@@ -38,33 +37,22 @@ class Order:
 class Generation:
     """Iterates over (choice, piece); choices are numbered prompt by prompt. Close it whatever happens."""
 
-    def __init__(self, order: Order, streams: list[RequestStream], processors: list[OutputProcessor]) -> None:
-        """Of each choice its stream and what reads it."""
+    def __init__(self, order: Order, tokenizer: TextTokenizer, client: EngineClient) -> None:
         self.order = order
-        self._processors = processors
-        self._group = StreamGroup(streams)
-
-    @classmethod
-    async def begin(cls, order: Order, tokenizer: TextTokenizer, client: EngineClient) -> "Generation":
-        """Sends the engine all that is wanted. Raises an `ApiError`."""
+        self._processors: list[OutputProcessor] = []
         streams: list[RequestStream] = []
-        processors: list[OutputProcessor] = []
-        slices = Slices()
         try:
             for prompt, sampling in zip(order.prompts, order.samplings, strict=True):
                 for sample_index in range(order.num_samples):
                     streams.append(
                         _start(order, len(streams), prompt, {**sampling, "sample_index": sample_index}, client)
                     )
-                    processors.append(OutputProcessor(tokenizer, prompt.token_ids, order.options))
-                    await slices.pause()
-        except BaseException as error:
+                    self._processors.append(OutputProcessor(tokenizer, prompt.token_ids, order.options))
+        except EngineError as error:
             for stream in streams:
                 stream.close()
-            if isinstance(error, EngineError):
-                raise from_engine(error, order.grammar_param) from error
-            raise
-        return cls(order, streams, processors)
+            raise from_engine(error, self.order.grammar_param) from error
+        self._group = StreamGroup(streams)
 
     @property
     def num_choices(self) -> int:
@@ -90,10 +78,8 @@ class Generation:
     async def collect(self) -> list[OutputPiece]:
         """All choices, complete."""
         pieces = [OutputPiece() for _ in self._processors]
-        slices = Slices()
         async for choice, piece in self:
             pieces[choice].add(piece)
-            await slices.pause()
         return pieces
 
     def hands_on_to(self, is_held_up: Callable[[], bool]) -> None:

@@ -26,7 +26,6 @@ from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import from_validation
 from frontend.protocol.structure import StructureFields, structure_of
 from frontend.protocol.unsupported import refuse_unsupported
-from frontend.slices import Slices
 from frontend.stop_strings import check_stop_strings
 from frontend.system_messages import takes_system_anywhere
 from frontend.thinking_budget import thinking_fields
@@ -111,12 +110,7 @@ class InputProcessor:
             index = next(index for index, entry in enumerate(prompt) if type(entry) is not type(prompt[0]))
             raise bad_request("prompt must not mix texts and token ids.", f"prompt[{index}]")
         if lists:
-            found = []
-            slices = Slices()
-            for index, entry in enumerate(lists):
-                found.append(self._from_ids(entry, f"prompt[{index}]"))
-                await slices.pause()
-            return found
+            return [self._from_ids(entry, f"prompt[{index}]") for index, entry in enumerate(lists)]
         all_token_ids = await self._preparation.run(EncodeJob(texts, add_special_tokens))
         return [
             self._text_prompt(text, token_ids, f"prompt[{index}]")

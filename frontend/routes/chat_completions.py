@@ -39,13 +39,13 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
         )
         if order.beams:
             beams = BeamGeneration(order, chat.num_choices, state.tokenizer, state.client)
-            return json_response(await answer.whole(await beams.collect(), beams.usage()), headers=headers)
-        generation = await Generation.begin(order, state.tokenizer, state.client)
+            return json_response(answer.whole(await beams.collect(), beams.usage()), headers=headers)
+        generation = Generation(order, state.tokenizer, state.client)
         try:
             if chat.stream:
                 await stream_answer(request, generation, answer, chat.stream_options, state.keep_alive, headers)
                 return None
-            return json_response(await answer.whole(await generation.collect(), generation.usage()), headers=headers)
+            return json_response(answer.whole(await generation.collect(), generation.usage()), headers=headers)
         finally:
             generation.close()
 

@@ -18,7 +18,6 @@ from frontend.output_processor import OutputPiece
 from frontend.protocol.common import MAX_CHOICES, trace_context_of, usage
 from frontend.protocol.completions import CompletionRequest
 from frontend.protocol.decode import decode_body, warning_header
-from frontend.slices import Slices
 from frontend.state import FrontendState
 from frontend.streaming import stream_answer
 
@@ -49,22 +48,22 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             return_token_ids=bool(completion.return_token_ids),
         )
         if completion.max_tokens == 0 and completion.scored_tops is None:
-            return await _echo_only(completion, prompts, answer, headers)
+            return _echo_only(completion, prompts, answer, headers)
         order = await _order(completion, prompts, response_id, state, request)
         if order.beams:
             beams = BeamGeneration(order, completion.num_choices, state.tokenizer, state.client)
-            return json_response(await answer.whole(await beams.collect(), beams.usage()), headers=headers)
-        generation = await Generation.begin(order, state.tokenizer, state.client)
+            return json_response(answer.whole(await beams.collect(), beams.usage()), headers=headers)
+        generation = Generation(order, state.tokenizer, state.client)
         try:
             if completion.stream:
                 await stream_answer(request, generation, answer, completion.stream_options, state.keep_alive, headers)
                 return None
             pieces = await generation.collect()
             if completion.max_tokens == 0:
-                return await _scored_only(pieces, answer, generation, headers)
+                return _scored_only(pieces, answer, generation, headers)
             if completion.num_samples > completion.num_choices:
                 pieces = best_outputs(pieces, completion.num_samples, completion.num_choices)
-            return json_response(await answer.whole(pieces, generation.usage()), headers=headers)
+            return json_response(answer.whole(pieces, generation.usage()), headers=headers)
         finally:
             generation.close()
 
@@ -90,22 +89,22 @@ def _check(completion: CompletionRequest) -> None:
         )
 
 
-async def _echo_only(
+def _echo_only(
     completion: CompletionRequest, prompts: list[Prompt], answer: CompletionAnswer, headers: dict[str, str]
 ) -> HTTPResponse:
     """`echo` with `max_tokens: 0` gives the prompt back; there is nothing to generate."""
     pieces = [OutputPiece(finish_reason="length") for _ in range(len(prompts) * completion.num_choices)]
     figures = usage(sum(len(prompt.token_ids) for prompt in prompts), 0)
-    return json_response(await answer.whole(pieces, figures), headers=headers)
+    return json_response(answer.whole(pieces, figures), headers=headers)
 
 
-async def _scored_only(
+def _scored_only(
     pieces: list[OutputPiece], answer: CompletionAnswer, generation: Generation, headers: dict[str, str]
 ) -> HTTPResponse:
     """What the engine says of the prompts, without the token that it generated behind each."""
     pieces = [OutputPiece(prompt_logprobs=piece.prompt_logprobs, finish_reason="length") for piece in pieces]
     figures = usage(generation.usage().prompt_tokens, 0)
-    return json_response(await answer.whole(pieces, figures), headers=headers)
+    return json_response(answer.whole(pieces, figures), headers=headers)
 
 
 async def _order(
@@ -120,10 +119,8 @@ async def _order(
     is_ranked = completion.num_samples > completion.num_choices and not completion.use_beam_search
     logprobs = 0 if is_ranked and completion.logprobs is None else completion.logprobs
     grammar = await processor.completion_grammar(completion)
-    samplings = []
-    slices = Slices()
-    for prompt in prompts:
-        sampling = processor.sampling(
+    samplings = [
+        processor.sampling(
             completion,
             prompt,
             max_tokens=1 if completion.max_tokens == 0 else completion.max_tokens,
@@ -132,8 +129,8 @@ async def _order(
             default_max_tokens=DEFAULT_MAX_TOKENS,
             grammar=grammar,
         )
-        samplings.append(sampling)
-        await slices.pause()
+        for prompt in prompts
+    ]
     beams = [
         beam_params(
             completion,

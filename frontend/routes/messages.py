@@ -32,7 +32,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
             order = await chat_order(chat, state, request, message_id)
             # Clients look at the reason of the end for whether there is a tool to run, a named one too.
             order = replace(order, options=replace(order.options, finishes_with_calls=True))
-            generation = await Generation.begin(order, state.tokenizer, state.client)
+            generation = Generation(order, state.tokenizer, state.client)
             try:
                 answer = MessageAnswer(message_id, model, generation)
                 if asked.stream:

@@ -62,7 +62,7 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
         if response.store:
             check_conversation_size(stored.messages)
         order = await _order(asked, stored.messages, response.id, state, request)
-        generation = await Generation.begin(order, state.tokenizer, state.client)
+        generation = Generation(order, state.tokenizer, state.client)
         with contextlib.ExitStack() as stack:
             stack.callback(generation.close)
             if asked.background:
