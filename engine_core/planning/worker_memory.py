@@ -32,10 +32,11 @@ SAMPLER_ROW_BYTES = 18 * 1024
 
 _CPU_ACTIVATION_COPIES = 4
 """Copies of the residual stream that are alive at once: it, its normed form, an operation's input and output."""
-_CPU_LOGIT_COPIES = 3
-"""Copies of the float32 logits that are alive at once beside them: the drawn rows', scaled ones, probabilities."""
+_CPU_LOGIT_COPIES = 8
+"""Copies of the float32 logits that are alive at once beside them, in a draw from a wide nucleus: scaled logits,
+probabilities, hashes of 8 bytes."""
 _CPU_SCORE_COPIES = 2
-"""Copies of a slice of a prompt's logits beside it: the product before it is stored, what ranks them."""
+"""Copies of a slice of a prompt's logits beside it: the product before it is stored, in two dtypes."""
 
 _NUM_SMS = 132
 PRODUCT_BUFFER_BYTES = 4 * _NUM_SMS * (64 * 32 + 2)

@@ -92,7 +92,7 @@ def test_figures_by_hand(tmp_path: Path, dtype: str, size: int) -> None:
     # 64 tokens x (4 hidden states of 32, and 3 x 64 of the MLP, more than the attention's 3 x 32 + 2 x 16), the keys
     # and values of 100 tokens and a mask of 64 x 100 float32.
     assert worker.activation_bytes == 64 * (4 * 32 + 3 * 64) * size + 100 * 2 * 16 * size + 64 * 100 * 4
-    # float32 logits of 8 rows and of 64 tokens of a prompt; three copies of the first take less than two of the others
+    # float32 logits of 8 rows and of 64 tokens of a prompt; 8 copies of the former take less than 2 of the latter
     assert worker.sampler_bytes == (8 + 64 + 2 * 64) * 96 * 4
     assert worker.buffer_bytes == 100 * 8 * size  # RoPE: cosines and sines of 100 positions, heads of 8
     assert plan.fixed_bytes == plan.weight_bytes + sum(

@@ -1,13 +1,16 @@
 """What the parts of a worker allocate against what the memory plan counts for them."""
 
 import dataclasses
+import weakref
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is imported
 
@@ -15,6 +18,7 @@ from engine_core.config.engine_config import SchedulerConfig
 from engine_core.config.layer_groups import layer_groups
 from engine_core.config.model_config import DTYPE_BYTES, load_model_config
 from engine_core.ipc.arrays import ALIGNMENT
+from engine_core.ipc.row_fields import DEFAULT_ROW, needs_of
 from engine_core.ipc.sampling_params import MAX_LOGPROBS
 from engine_core.ipc.step import StepShape, plan_layout, result_layout
 from engine_core.ipc.worker_tensors import input_layout, penalty_layout, row_layout
@@ -94,6 +98,57 @@ def test_the_samplers_scratch_is_covered(vocab_size: int) -> None:
     scratch = sum(allocations.sizes) - result_layout(SHAPE).num_bytes
     planned = sampler_scratch_bytes(num_rows, vocab_size)
     assert 0.95 * planned < scratch <= planned
+
+
+class Alive(TorchDispatchMode):
+    """Follows how many bytes are alive of what is allocated inside; `known` tensors were there before."""
+
+    def __init__(self, *known: torch.Tensor) -> None:
+        super().__init__()
+        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and (key := tensor.untyped_storage()._cdata) not in self._sizes:
+                self._sizes[key] = tensor.untyped_storage().nbytes()
+                weakref.finalize(tensor.untyped_storage(), self._sizes.pop, key)
+        self.peak = max(self.peak, sum(self._sizes.values()))
+        return result
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"top_p": 0.9}, {"top_k": 50}, {"min_p": 0.01}, {"penalty_slot": np.arange(16), "repetition_penalty": 1.2}],
+    ids=["all", "top_p", "top_k", "min_p", "penalties"],
+)
+def test_a_cpus_copies_of_logits_are_covered(parameters: dict[str, Any], tmp_path: Path) -> None:
+    """In a step of 16 rows, all of which draw and want log-probabilities."""
+    num_rows, vocab_size, operations = 16, 20000, load_operations("cpu")
+    shape = msgspec.structs.replace(SHAPE, max_num_seqs=num_rows, num_mask_words=vocab_size // 32)
+    rows = Rows(shape, vocab_size, num_rows, operations, torch.device("cpu"))
+    logits, raw = torch.randn(num_rows, vocab_size), torch.zeros(64, vocab_size)
+    sampler = Sampler(rows, shape, operations, logits, raw)
+    records = np.full(num_rows, DEFAULT_ROW)
+    for name, value in {"num_logprobs": 5, **parameters}.items():
+        records[name] = value
+    rows.rows.fields.copy_(torch.from_numpy(records.view(np.int32).reshape(num_rows, -1)))
+    rows.step.rows.copy_(torch.arange(num_rows))
+    rows.step.samples.fill_(1)
+    sampler.open([torch.zeros(result_layout(shape).num_bytes // 4, dtype=torch.int32)])
+    with Alive(logits, raw, rows.rows.prompt_mask, rows.rows.output_counts) as alive:
+        sampler.sample(num_rows, int(np.bitwise_or.reduce(needs_of(records))), slot=0)
+    scheduler = SchedulerConfig(
+        max_num_seqs=num_rows,
+        max_num_batched_tokens=40,
+        max_model_len=100,
+        max_num_waiting=1,
+        max_num_penalty_rows=num_rows,
+    )
+    model = msgspec.structs.replace(load_model_config(make_model_folder(tmp_path)), vocab_size=vocab_size)
+    worker = worker_memory(model, layer_groups(model, 100), scheduler, shape, 4, "cpu", cuda_graphs=False)
+    assert alive.peak + logits.nbytes + raw.nbytes <= worker.sampler_bytes
 
 
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(8, 8), (32, 8), (6, 2), (71, 1)])
