@@ -14,6 +14,7 @@ from contextlib import nullcontext
 import torch
 
 from engine_core.config.engine_config import EngineConfig
+from engine_core.config.rank_share import share_of_rank
 from engine_core.config.step_sizes import StepSize, StepSizes
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.sampling_params import LOGPROBS
@@ -61,6 +62,7 @@ class Runner:
         steps that warm up."""
         config, shape, device = self._config, self._shape, self._queue.device
         model, max_num_seqs = config.model, shape.max_num_seqs
+        share = share_of_rank(model, config.parallel.tensor_parallel_size)
         layout = config.kv_layout()
         dtype = torch_dtype(config.dtype)
         self._rows = Rows(shape, model.vocab_size, config.scheduler.max_num_penalty_rows, self._operations, device)
@@ -76,7 +78,7 @@ class Runner:
                 self._kv_cache,
                 self._rows.rows,
                 self._rows.step,
-                model.num_attention_heads // model.num_key_value_heads,
+                share.num_attention_heads // share.num_key_value_heads,
                 window,
                 max_num_seqs if self._shares_beginnings else 0,
             )
