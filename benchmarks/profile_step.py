@@ -85,7 +85,7 @@ class Profiler:
         config = resolve(args).engine
         share_interpreter()
         self.shape = StepShape(**config.step_capacities())
-        self.runner = Runner(config)
+        self.runner = Runner(config, config.places()[0])
         self.runner.load(lambda done, total: None)
         self.runner.start(lambda done, total: None)
         plans, results = plan_layout(self.shape), result_layout(self.shape)

@@ -1,7 +1,9 @@
 """The entry of a worker process. The engine core starts it and hands down the descriptors:
 
-    python -P -m gpu_workers RUN/config.json --replica R --rank r --plan-fd N --result-fd M --lifeline-fd L \
-        --heartbeat-fd H --heartbeat-index I --late-bell-fd E
+    python -P -m gpu_workers RUN/config.json --replica R --rank r --plan-fd N --lifeline-fd L \
+        --heartbeat-fd H --heartbeat-index I --late-bell-fd E [--result-fd M]
+
+Only the worker that publishes results gets their ring.
 
 Exit codes: 0 the parent is gone, 1 a crash, 2 something that the user gave cannot be served.
 """
@@ -26,18 +28,24 @@ def main() -> int:
     prepare_environment()  # before torch is imported: its thread pool reads the environment once
     context = zmq.Context()
     socket = connect_pair(context, config.worker_endpoint(arguments.replica, arguments.rank))
-    bell = connect_pair(context, config.bell_endpoint(arguments.replica, arguments.rank))
     try:
-        return _run(config, socket, bell, arguments)
+        return _run(config, context, socket, arguments)
     finally:
         context.destroy()
 
 
-def _run(config: ServeConfig, socket: zmq.Socket[bytes], bell: zmq.Socket[bytes], arguments: argparse.Namespace) -> int:
+def _run(
+    config: ServeConfig,
+    context: zmq.Context[zmq.Socket[bytes]],
+    socket: zmq.Socket[bytes],
+    arguments: argparse.Namespace,
+) -> int:
     from gpu_workers.threads import limit_threads
     from gpu_workers.worker import ParentGone, Worker, WorkerLinks
 
     limit_threads(config.engine)
+    place = config.engine.places(arguments.replica)[arguments.rank]
+    bell = connect_pair(context, config.bell_endpoint(arguments.replica)) if place.publishes else None
     links = WorkerLinks.open(
         config.engine,
         socket,
@@ -45,7 +53,7 @@ def _run(config: ServeConfig, socket: zmq.Socket[bytes], bell: zmq.Socket[bytes]
         arguments.plan_fd,
         arguments.result_fd,
         arguments.lifeline_fd,
-        arguments.rank,
+        place,
         Heartbeats(arguments.heartbeat_fd),
         arguments.heartbeat_index,
         arguments.late_bell_fd,
@@ -71,13 +79,13 @@ def _parse_arguments() -> argparse.Namespace:
         "replica",
         "rank",
         "plan-fd",
-        "result-fd",
         "lifeline-fd",
         "heartbeat-fd",
         "heartbeat-index",
         "late-bell-fd",
     ):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--result-fd", type=int)
     return parser.parse_args()
 
 

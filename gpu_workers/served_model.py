@@ -1,11 +1,10 @@
-"""A worker's model: built for its device without weights, then filled. What both kinds of runner have in common."""
+"""A worker's model: built for its device without weights, then filled."""
 
 from pathlib import Path
 
 import torch
 
-from engine_core.config.engine_config import EngineConfig
-from engine_core.config.stages import Stage
+from engine_core.config.engine_config import EngineConfig, WorkerPlace
 from gpu_workers.layers.build import BuildContext
 from gpu_workers.layers.decoder import CausalLM
 from gpu_workers.loader import ProgressCallback, fill_dummy_weights, load_weights
@@ -15,7 +14,7 @@ from gpu_workers.quantization import load_linear_method
 
 
 class ServedModel:
-    def __init__(self, config: EngineConfig, operations: Operations, device: torch.device, tp_rank: int) -> None:
+    def __init__(self, config: EngineConfig, operations: Operations, device: torch.device, place: WorkerPlace) -> None:
         """Raises `ConfigError` when the model is not supported."""
         self._config = config
         build = BuildContext(
@@ -24,8 +23,8 @@ class ServedModel:
             operations=operations,
             linear_method=load_linear_method(config.model.quantization),
             layer_groups=config.layer_groups(),
-            stage=Stage.whole(config.model.num_hidden_layers),
-            tp_rank=tp_rank,
+            stage=place.stage,
+            tp_rank=place.tp_rank,
             tp_size=config.parallel.tensor_parallel_size,
         )
         self.module: CausalLM = build_model(config.model, config.scheduler.max_model_len, build)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import zmq
 
-from engine_core.config.engine_config import EngineConfig
+from engine_core.config.engine_config import EngineConfig, WorkerPlace
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.ring import Ring
 from engine_core.ipc.step import StepShape, late_layout, plan_layout, result_layout
@@ -38,11 +38,13 @@ class WorkerLinks:
     """What connects a worker with its engine core."""
 
     socket: zmq.Socket[bytes]
-    bell: zmq.Socket[bytes]
+    bell: zmq.Socket[bytes] | None
+    """Where the worker that publishes rings; the others have none."""
     plan_ring: Ring
     result_ring: Ring
+    """A worker that does not publish has its own, which nobody reads."""
     lifeline_fd: int
-    rank: int
+    place: WorkerPlace
     heartbeats: Heartbeats
     heartbeat_index: int
     late_bell_fd: int
@@ -53,11 +55,11 @@ class WorkerLinks:
         cls,
         config: EngineConfig,
         socket: zmq.Socket[bytes],
-        bell: zmq.Socket[bytes],
+        bell: zmq.Socket[bytes] | None,
         plan_fd: int,
-        result_fd: int,
+        result_fd: int | None,
         lifeline_fd: int,
-        rank: int,
+        place: WorkerPlace,
         heartbeats: Heartbeats,
         heartbeat_index: int,
         late_bell_fd: int,
@@ -67,8 +69,12 @@ class WorkerLinks:
         num_slots = config.scheduler.num_slots
         plan_bytes, late_bytes = plan_layout(shape).num_bytes, late_layout(shape).num_bytes
         plans = Ring(plan_fd, plan_bytes, num_slots, config.parallel.world_size, late_bytes)
-        results = Ring(result_fd, result_layout(shape).num_bytes, num_slots, num_readers=1)
-        return cls(socket, bell, plans, results, lifeline_fd, rank, heartbeats, heartbeat_index, late_bell_fd)
+        result_bytes = result_layout(shape).num_bytes
+        if result_fd is None:
+            results = Ring.create("quire-unread-results", result_bytes, num_slots)
+        else:
+            results = Ring(result_fd, result_bytes, num_slots)
+        return cls(socket, bell, plans, results, lifeline_fd, place, heartbeats, heartbeat_index, late_bell_fd)
 
     def send(self, message: WorkerMessage) -> None:
         self.socket.send(encode_worker_message(message), copy=True)
@@ -76,7 +82,7 @@ class WorkerLinks:
     def report_failure(self, message: str, exit_code: int) -> None:
         """The worker's last word; waits a moment for it to leave."""
         self.socket.setsockopt(zmq.LINGER, 1000)
-        self.send(WorkerFailed(rank=self.rank, message=message, exit_code=exit_code))
+        self.send(WorkerFailed(rank=self.place.rank, message=message, exit_code=exit_code))
 
 
 class Worker:
@@ -94,7 +100,7 @@ class Worker:
     def run(self) -> None:
         """Loads, reports ready, serves. Raises `ParentGone`, or `ConfigError` while it starts."""
         links = self._links
-        self._runner = Runner(self._config, links.rank)
+        self._runner = Runner(self._config, links.place)
         self._runner.load(self._report_weights)
         self._check_lifeline()
         if self._config.device == "cpu":
@@ -105,7 +111,7 @@ class Worker:
         self._runner.open(links.plan_ring, links.result_ring, self._finished, self._sleep)
         self._poller.register(self._runner.failure_fd, zmq.POLLIN)
         ready = WorkerReady(
-            rank=links.rank,
+            rank=links.place.rank,
             weight_bytes=self._runner.weight_bytes,
             kv_cache_bytes=self._runner.kv_cache_bytes,
             device_free_bytes=self._runner.device_free_bytes,
@@ -125,11 +131,13 @@ class Worker:
         links.heartbeats.beat(links.heartbeat_index, num_finished, self._num_taken - num_finished)
 
     def _finished(self, sequence: int) -> None:
-        """A step's result is written: its plan's slot is free, its result is published, the engine core is told."""
+        """A step's result is written: its plan's slot is free. Who publishes tells the engine core."""
         links = self._links
         self._num_finished = sequence
         self._beat(sequence)
-        links.plan_ring.release(links.rank, sequence)
+        links.plan_ring.release(links.place.rank, sequence)
+        if links.bell is None:
+            return
         assert links.result_ring.is_free(sequence), "the engine core planned more steps than there are slots"
         links.result_ring.publish(sequence)
         links.bell.send(encode_worker_message(Doorbell(sequence=sequence)), copy=True)
@@ -152,11 +160,11 @@ class Worker:
         if done == total or now - self._reported_ns >= PROGRESS_INTERVAL_NS:
             self._reported_ns = now
             self._check_lifeline()
-            self._links.send(WorkerProgress(rank=self._links.rank, stage="weights", done=done, total=total))
+            self._links.send(WorkerProgress(rank=self._links.place.rank, stage="weights", done=done, total=total))
 
     def _report_warm_up(self, done: int, total: int) -> None:
         self._check_lifeline()
-        message = WorkerProgress(rank=self._links.rank, stage="warm-up", done=done, total=total, unit="steps")
+        message = WorkerProgress(rank=self._links.place.rank, stage="warm-up", done=done, total=total, unit="steps")
         self._links.send(message)
 
     def _check_lifeline(self) -> None:

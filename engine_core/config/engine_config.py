@@ -4,6 +4,7 @@ Resolved once by `quire serve` (see `frontend/cli/resolve.py`), written as JSON 
 child process.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -12,6 +13,7 @@ from engine_core.config.kv_layout import KVLayout
 from engine_core.config.layer_groups import BlockDemand, LayerGroups, layer_groups
 from engine_core.config.model_config import ModelConfig
 from engine_core.config.rank_share import share_of_rank
+from engine_core.config.stages import Stage, split_layers
 
 PolicyName = Literal["fcfs", "priority", "fair"]
 
@@ -101,6 +103,24 @@ def step_capacities(
     }
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerPlace:
+    """What one worker has of the model, and where."""
+
+    rank: int
+    """Its number in the replica: the ranks of a stage follow each other, stage after stage."""
+    tp_rank: int
+    """Its number in the stage, whose layers the ranks divide."""
+    stage: Stage
+    device: int
+    """The number of its GPU among those that are visible on the host; means nothing on a CPU."""
+
+    @property
+    def publishes(self) -> bool:
+        """Whether its results are the replica's: one rank of the stage that computes logits."""
+        return self.stage.has_head and self.tp_rank == 0
+
+
 class ParallelConfig(_Config, frozen=True, kw_only=True):
     """How one model is spread; the names are there from the start, also where there is one of each."""
 
@@ -112,6 +132,16 @@ class ParallelConfig(_Config, frozen=True, kw_only=True):
     def world_size(self) -> int:
         """Workers of one replica."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    def places(self, num_layers: int, replica: int) -> tuple[WorkerPlace, ...]:
+        """Those of a replica's workers by their rank. Replicas share a host, and no worker shares a GPU. Raises
+        `ConfigError` where the layers are fewer than the stages."""
+        first_device = replica * self.world_size
+        return tuple(
+            WorkerPlace(rank, rank % self.tensor_parallel_size, stage, first_device + rank)
+            for number, stage in enumerate(split_layers(num_layers, self.pipeline_parallel_size))
+            for rank in range(number * self.tensor_parallel_size, (number + 1) * self.tensor_parallel_size)
+        )
 
 
 class EngineConfig(_Config, frozen=True, kw_only=True):
@@ -136,6 +166,10 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
         """The arguments of `engine_core.ipc.step.StepShape`, which fixes the layout of plans and results."""
         num_groups, cache = len(self.layer_groups()), self.cache
         return step_capacities(self.model, self.scheduler, num_groups, cache.block_size, cache.num_host_blocks)
+
+    def places(self, replica: int = 0) -> tuple[WorkerPlace, ...]:
+        """Where the workers of a replica stand, by their rank."""
+        return self.parallel.places(self.model.num_hidden_layers, replica)
 
     def layer_groups(self) -> LayerGroups:
         """Which of the model's layers share block tables."""
@@ -214,9 +248,9 @@ class ServeConfig(_Config, frozen=True, kw_only=True):
         """Where an engine core meets one of its workers."""
         return f"ipc://{self.run_dir}/worker-{replica}-{rank}.sock"
 
-    def bell_endpoint(self, replica: int, rank: int) -> str:
-        """Where one of its workers rings for results, from the thread that collects them."""
-        return f"ipc://{self.run_dir}/bell-{replica}-{rank}.sock"
+    def bell_endpoint(self, replica: int) -> str:
+        """Where the worker that publishes rings for results, from the thread that collects them."""
+        return f"ipc://{self.run_dir}/bell-{replica}.sock"
 
 
 def load_serve_config(path: str) -> ServeConfig:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import zmq
 
-from engine_core.config.engine_config import ServeConfig
+from engine_core.config.engine_config import ServeConfig, WorkerPlace
 from engine_core.executors.base import Executor, ExecutorFailed, ProgressCallback
 from engine_core.ipc.heartbeat import Heartbeats, worker_line
 from engine_core.ipc.ring import Ring
@@ -28,14 +28,11 @@ _GRACE_SECONDS = 5.0
 
 
 class _Worker:
-    """One worker process with its sockets, its lifeline and a descriptor that tells its death."""
+    """One worker process with its socket, its lifeline and a descriptor that tells its death."""
 
-    def __init__(
-        self, rank: int, socket: zmq.Socket, bell: zmq.Socket, process: "subprocess.Popen[bytes]", lifeline: int
-    ) -> None:
+    def __init__(self, rank: int, socket: zmq.Socket, process: "subprocess.Popen[bytes]", lifeline: int) -> None:
         self.rank = rank
         self.socket = socket
-        self.bell = bell
         self.process = process
         self.lifeline = lifeline
         self.pidfd = os.pidfd_open(process.pid)
@@ -51,11 +48,10 @@ class _Worker:
             self.process.wait()
         os.close(self.pidfd)
         self.socket.close()
-        self.bell.close()
 
 
 class LocalExecutor(Executor):
-    """One ring of plans that all workers read, one ring of results that the sampling rank (0) writes."""
+    """One ring of plans that all workers read, one ring of results that the worker whose place publishes has."""
 
     def __init__(
         self,
@@ -85,14 +81,16 @@ class LocalExecutor(Executor):
         self._next_plan = 1
         self._next_result = 1
         self._workers: list[_Worker] = []
+        self._bell = bind_pair(context, config.bell_endpoint(replica))
+        """Rings for results."""
         self.late_bells = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(world_size)]
         """Rung by whoever writes late parts, one for each worker."""
         self.device_free_bytes = 0
         """What the last worker to become ready left of its device; 0 on a CPU."""
 
     def start(self, on_progress: ProgressCallback, interrupts: Sequence[int]) -> bool:
-        for rank in range(self._config.engine.parallel.world_size):
-            self._workers.append(self._spawn(rank))
+        for place in self._config.engine.places(self._replica):
+            self._workers.append(self._spawn(place))
         poller = zmq.Poller()
         self.register(poller)
         for fd in interrupts:
@@ -104,17 +102,18 @@ class LocalExecutor(Executor):
             self._receive(on_progress)
         return True
 
-    def _spawn(self, rank: int) -> _Worker:
+    def _spawn(self, place: WorkerPlace) -> _Worker:
+        rank = place.rank
         socket = bind_pair(self._context, self._config.worker_endpoint(self._replica, rank))
-        bell = bind_pair(self._context, self._config.bell_endpoint(self._replica, rank))
         theirs, ours = os.pipe()
         fds = {
             "plan-fd": self._plan_ring.fd,
-            "result-fd": self._result_ring.fd,
             "lifeline-fd": theirs,
             "heartbeat-fd": self._heartbeats.fd,
             "late-bell-fd": self.late_bells[rank],
         }
+        if place.publishes:
+            fds["result-fd"] = self._result_ring.fd
         line = worker_line(self._heartbeat_index, rank)
         arguments = ["--replica", str(self._replica), "--rank", str(rank), "--heartbeat-index", str(line)]
         for name, fd in fds.items():
@@ -126,7 +125,7 @@ class LocalExecutor(Executor):
             start_new_session=True,
         )
         os.close(theirs)
-        return _Worker(rank, socket, bell, process, ours)
+        return _Worker(rank, socket, process, ours)
 
     @property
     def plan_fd(self) -> int:
@@ -157,9 +156,9 @@ class LocalExecutor(Executor):
         self._next_result += 1
 
     def register(self, poller: zmq.Poller) -> None:
+        poller.register(self._bell, zmq.POLLIN)
         for worker in self._workers:
             poller.register(worker.socket, zmq.POLLIN)
-            poller.register(worker.bell, zmq.POLLIN)
             poller.register(worker.pidfd, zmq.POLLIN)
 
     def check(self) -> None:
@@ -167,10 +166,10 @@ class LocalExecutor(Executor):
 
     def _receive(self, on_progress: ProgressCallback) -> None:
         """Takes in all messages of all workers; a dead worker's last words come before the news of its death."""
+        while self._bell.poll(0):
+            self._bell.recv()  # it has woken us; what is there is what the ring says
         for worker in self._workers:
             gone = worker.process.poll()
-            while worker.bell.poll(0):
-                worker.bell.recv()  # it has woken us; what is there is what the ring says
             while worker.socket.poll(0):
                 match decode_worker_message(worker.socket.recv()):
                     case WorkerProgress(rank=0, stage=stage, done=done, total=total, unit=unit):
@@ -186,6 +185,7 @@ class LocalExecutor(Executor):
     def shutdown(self) -> None:
         while self._workers:
             self._workers.pop().close()
+        self._bell.close()
 
 
 def _cause(returncode: int) -> str:

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 
 import torch
 
-from engine_core.config.engine_config import EngineConfig
+from engine_core.config.engine_config import EngineConfig, WorkerPlace
 from engine_core.config.rank_share import share_of_rank
 from engine_core.config.step_sizes import StepSize, StepSizes
 from engine_core.ipc.ring import Ring
@@ -39,13 +39,13 @@ _WARM_UP_TOKENS = 32
 
 
 class Runner:
-    def __init__(self, config: EngineConfig, tp_rank: int = 0, queue: Queue | None = None) -> None:
+    def __init__(self, config: EngineConfig, place: WorkerPlace, queue: Queue | None = None) -> None:
         """Builds the model without weights. Raises `ConfigError` when this device or model is not supported."""
         self._config = config
-        self._queue = queue or make_queue(config.device)
+        self._queue = queue or make_queue(config.device, place.device)
         self._operations = load_operations(config.device)
         self._shape = StepShape(**config.step_capacities())
-        self._model = ServedModel(config, self._operations, self._queue.device, tp_rank)
+        self._model = ServedModel(config, self._operations, self._queue.device, place)
         self._windows = config.layer_groups().windows
         self._shares_beginnings = self._operations.PagedAttention.shares_beginnings(self._windows)
         self._sizes = StepSizes(self._shape.max_num_seqs, self._shape.max_num_batched_tokens, self._shares_beginnings)
@@ -276,14 +276,15 @@ class Runner:
         self._forward_and_score(size, nothing, nothing, slot=None)
 
 
-def make_queue(device: str) -> Queue:
-    """The queue of a device by its name."""
+def make_queue(device: str, index: int) -> Queue:
+    """The queue of a device by its name, and its number where there are several."""
     if device == "cpu":
         return InlineQueue()
     # Partial sums of products whose inner dimension is split stay in float32.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    return StreamQueue(torch.device("cuda", torch.cuda.current_device()))
+    torch.cuda.set_device(index)
+    return StreamQueue(torch.device("cuda", index))
 
 
 def _words(ring: Ring) -> list[torch.Tensor]:

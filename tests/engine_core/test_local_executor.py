@@ -44,10 +44,9 @@ def test_bells_that_nobody_reads_stop_nothing() -> None:
         executor = LocalExecutor(config, "", 0, context, Heartbeats.create(2), 0)
         ours = bind_pair(context, config.worker_endpoint(0, 0))
         theirs = connect_pair(context, config.worker_endpoint(0, 0))
-        bell = bind_pair(context, config.bell_endpoint(0, 0))
         reads_nothing = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         assert reads_nothing.stdin is not None
-        executor._workers.append(_Worker(0, ours, bell, reads_nothing, reads_nothing.stdin.fileno()))
+        executor._workers.append(_Worker(0, ours, reads_nothing, reads_nothing.stdin.fileno()))
         layout = result_layout(StepShape(**config.engine.step_capacities()))
         for sequence in range(1, NUM_STEPS + 1):
             plan = executor.plan_slot()
@@ -61,7 +60,7 @@ def test_bells_that_nobody_reads_stop_nothing() -> None:
         assert layout.num_bytes == len(executor._result_ring.slots[0])
         ours.close(linger=0)
         theirs.close(linger=0)
-        bell.close(linger=0)
+        executor._bell.close()
         reads_nothing.communicate()
         os.close(executor._workers.pop().pidfd)
         context.term()

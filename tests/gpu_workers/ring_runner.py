@@ -71,7 +71,7 @@ class RingRunner:
         self._is_inline = config.device == "cpu"
         if config.device == "cuda" and DEVICE == "cpu":
             self._queue, config = PoisonedQueue(), msgspec.structs.replace(config, enforce_eager=True)
-        self.runner = Runner(config, queue=self._queue)
+        self.runner = Runner(config, config.places()[0], self._queue)
         self.runner.load(lambda done, total: None)
         self.runner.start(lambda done, total: None)
         shape = StepShape(**config.step_capacities())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine_core.config.engine_config import EngineConfig
 from engine_core.config.errors import ConfigError
 from gpu_workers import loader
 from gpu_workers.running.runner import Runner
@@ -17,10 +18,14 @@ from kernels.cpu import packed_linear
 from tests.gpu_workers.small_models import engine_config, save_model
 
 
+def make_runner(config: EngineConfig) -> Runner:
+    return Runner(config, config.places()[0])
+
+
 def load(path: Path, **changes: object) -> list[tuple[int, int]]:
     """Loads and returns the progress reports."""
     reports: list[tuple[int, int]] = []
-    Runner(engine_config(path, **changes)).load(lambda done, total: reports.append((done, total)))
+    make_runner(engine_config(path, **changes)).load(lambda done, total: reports.append((done, total)))
     return reports
 
 
@@ -137,7 +142,7 @@ def test_unknown_names_are_refused(path: Path) -> None:
 
 def loaded_parameters(path: Path) -> dict[str, torch.Tensor]:
     """The weights as they are before they are packed."""
-    model = Runner(engine_config(path))._model.module
+    model = make_runner(engine_config(path))._model.module
     loader._fill_from_files(model, path, lambda done, total: None)
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
@@ -153,7 +158,7 @@ def test_weights_staged_in_pieces_are_those_copied_directly(path: Path, monkeypa
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dummy_weights_follow_the_seed(path: Path, dtype: str) -> None:
     def dummies(seed: int) -> dict[str, torch.Tensor]:
-        model = Runner(msgspec.structs.replace(engine_config(path), dtype=dtype))._model.module
+        model = make_runner(msgspec.structs.replace(engine_config(path), dtype=dtype))._model.module
         with torch.no_grad():
             loader._fill_with_noise(model, seed, lambda done, total: None)
         return {name: parameter.detach().float() for name, parameter in model.named_parameters()}
@@ -171,7 +176,7 @@ def test_dummy_weights_follow_the_seed(path: Path, dtype: str) -> None:
 
 def test_a_loaded_weight_goes_when_it_is_packed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than one of the linear layers' weights is there beside its packed form."""
-    runner = Runner(engine_config(path))
+    runner = make_runner(engine_config(path))
     loaded = {p.data_ptr(): weakref.ref(p) for p in runner._model.module.parameters() if p.dim() == 2}
     packed: list[int] = []
 

@@ -18,27 +18,32 @@ from engine_core.ipc.worker_messages import Doorbell, WorkerMessage, decode_work
 TIMEOUT_MS = 60_000
 
 
+def write_config(config: EngineConfig, run_dir: Path) -> tuple[ServeConfig, Path]:
+    """As `quire serve` leaves it for its children."""
+    frontend = FrontendConfig(
+        host="127.0.0.1",
+        port=0,
+        num_frontends=1,
+        served_model_names=("m",),
+        model_path=config.model.path,
+        chat_template=None,
+        default_sampling={},
+        max_body_bytes=1,
+        strict_requests=False,
+        drain_timeout=1,
+        max_model_len=config.scheduler.max_model_len,
+        max_logprobs=20,
+    )
+    serve, file = ServeConfig(engine=config, frontend=frontend, run_dir=str(run_dir)), run_dir / "config.json"
+    file.write_bytes(msgspec.json.encode(serve))
+    return serve, file
+
+
 class WorkerProcess:
     """The engine core's end of one worker."""
 
     def __init__(self, config: EngineConfig, run_dir: Path) -> None:
-        frontend = FrontendConfig(
-            host="127.0.0.1",
-            port=0,
-            num_frontends=1,
-            served_model_names=("m",),
-            model_path=config.model.path,
-            chat_template=None,
-            default_sampling={},
-            max_body_bytes=1,
-            strict_requests=False,
-            drain_timeout=1,
-            max_model_len=config.scheduler.max_model_len,
-            max_logprobs=20,
-        )
-        serve = ServeConfig(engine=config, frontend=frontend, run_dir=str(run_dir))
-        file = run_dir / "config.json"
-        file.write_bytes(msgspec.json.encode(serve))
+        serve, file = write_config(config, run_dir)
         shape = StepShape(**config.step_capacities())
         plans, results, slots = plan_layout(shape), result_layout(shape), config.scheduler.num_slots
         self.plan_ring = Ring.create("plans", plans.num_bytes, slots, 1, late_layout(shape).num_bytes)
@@ -47,7 +52,7 @@ class WorkerProcess:
         self._results = [StepResult.over(results, slot) for slot in self.result_ring.slots]
         self._context = zmq.Context()
         self._socket = bind_pair(self._context, serve.worker_endpoint(0, 0))
-        self._bell = bind_pair(self._context, serve.bell_endpoint(0, 0))
+        self._bell = bind_pair(self._context, serve.bell_endpoint(0))
         reader, self._lifeline = os.pipe()
         self.late_bell = os.eventfd(0)
         command = [sys.executable, "-P", "-m", "gpu_workers", str(file), "--replica", "0", "--rank", "0"]
