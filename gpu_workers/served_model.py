@@ -22,7 +22,7 @@ class ServedModel:
             device=device,
             operations=operations,
             linear_method=load_linear_method(config.model.quantization),
-            layer_groups=config.layer_groups(),
+            layer_groups=config.layer_groups().of_stage(place.stage),
             stage=place.stage,
             tp_rank=place.tp_rank,
             tp_size=config.parallel.tensor_parallel_size,

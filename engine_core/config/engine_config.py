@@ -175,10 +175,11 @@ class EngineConfig(_Config, frozen=True, kw_only=True):
         """Which of the model's layers share block tables."""
         return layer_groups(self.model, self.scheduler.max_model_len)
 
-    def kv_layout(self) -> KVLayout:
-        """How each rank's cache is laid out."""
+    def kv_layout(self, stage: Stage | None = None) -> KVLayout:
+        """How each rank's cache is laid out on a stage; None: on one that has all layers."""
         share = share_of_rank(self.model, self.parallel.tensor_parallel_size)
-        return KVLayout.of(share, self.layer_groups().layers_per_block, self.cache.block_size, self.cache.dtype)
+        groups = self.layer_groups() if stage is None else self.layer_groups().of_stage(stage)
+        return KVLayout.of(share, groups.layers_per_block, self.cache.block_size, self.cache.dtype)
 
     def block_demand(self) -> BlockDemand:
         """How many blocks a request takes."""

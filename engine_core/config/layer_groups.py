@@ -4,7 +4,8 @@ Layers that see all tokens need every block of a request; layers with a sliding 
 each kind has block tables of its own, and a block of a window is given back once the window has passed it. All groups
 share one pool, because all blocks have the same size: every group has the same number of layers, and a layer's keys and
 values lie at the layer's place within its group's blocks. Gemma 3's 40 layers with a window and 8 without become six
-groups of 8: one full and five with a window. A kind whose layers do not divide evenly leaves places empty.
+groups of 8: one full and five with a window. A kind whose layers do not divide evenly leaves places empty. Layers take
+turns at groups, so that a pipeline stage has almost the same number of layers in each group of a kind.
 
 A model whose layers all see the same is one group, with blocks that hold all layers. A window that is not shorter than
 the longest context hides nothing, and counts as none.
@@ -13,6 +14,7 @@ the longest context hides nothing, and counts as none.
 from dataclasses import dataclass
 
 from engine_core.config.model_config import ModelConfig
+from engine_core.config.stages import Stage
 
 _MAX_GROUPS = 8
 """Each group costs the engine core a table entry for every block of tokens."""
@@ -40,6 +42,14 @@ class LayerGroups:
     def place(self, layer: int) -> tuple[int, int]:
         """The layer's group and its place in that group's blocks."""
         return next((i, group.layers.index(layer)) for i, group in enumerate(self.groups) if layer in group.layers)
+
+    def of_stage(self, stage: Stage) -> "LayerGroups":
+        """The same groups and block tables with the layers of `stage` alone. A group may be empty there."""
+        groups = tuple(
+            LayerGroup(tuple(layer for layer in group.layers if layer in stage.layers), group.sliding_window)
+            for group in self.groups
+        )
+        return LayerGroups(groups, max(len(group.layers) for group in groups))
 
     @property
     def num_layers(self) -> int:
@@ -117,7 +127,10 @@ def layer_groups(model: ModelConfig, max_model_len: int) -> LayerGroups:
         return sum(count * size * tokens for count, tokens in zip(counts, kept, strict=True)), sum(counts)
 
     size = min((size for size in range(1, len(layers) + 1) if cost(size)[1] <= _MAX_GROUPS), key=cost)
+    counts = [-(-len(kind) // size) for kind, _ in kinds]
     groups = tuple(
-        LayerGroup(kind[first : first + size], window) for kind, window in kinds for first in range(0, len(kind), size)
+        LayerGroup(kind[first::count], window)
+        for (kind, window), count in zip(kinds, counts, strict=True)
+        for first in range(count)
     )
     return LayerGroups(groups, size)

@@ -41,7 +41,7 @@ _WARM_UP_TOKENS = 32
 class Runner:
     def __init__(self, config: EngineConfig, place: WorkerPlace, queue: Queue | None = None) -> None:
         """Builds the model without weights. Raises `ConfigError` when this device or model is not supported."""
-        self._config = config
+        self._config, self._stage = config, place.stage
         self._queue = queue or make_queue(config.device, place.device)
         self._operations = load_operations(config.device)
         self._shape = StepShape(**config.step_capacities())
@@ -63,7 +63,7 @@ class Runner:
         config, shape, device = self._config, self._shape, self._queue.device
         model, max_num_seqs = config.model, shape.max_num_seqs
         share = share_of_rank(model, config.parallel.tensor_parallel_size)
-        layout = config.kv_layout()
+        layout = config.kv_layout(self._stage)
         dtype = torch_dtype(config.dtype)
         self._rows = Rows(shape, model.vocab_size, config.scheduler.max_num_penalty_rows, self._operations, device)
         self._hidden = torch.zeros(max_num_seqs, model.hidden_size, dtype=dtype, device=device)

@@ -7,6 +7,7 @@ import pytest
 
 from engine_core.config.layer_groups import LayerGroups, layer_groups
 from engine_core.config.model_config import ModelConfig, load_model_config
+from engine_core.config.stages import split_layers
 from tests.config.models import make_model_folder
 
 
@@ -60,3 +61,17 @@ def test_published_patterns(
     assert all((groups.windows[group] > 0) == (layer in sliding) for layer, (group, _) in enumerate(places))
     empty = len(groups) * layers_per_block - num_layers
     assert empty < layers_per_block
+
+
+@pytest.mark.parametrize(("num_layers", "period", "most"), [(26, 6, 2), (48, 6, 4), (62, 6, 5), (6, 9, 3)])
+def test_a_stage_keeps_its_own_layers(model: ModelConfig, num_layers: int, period: int, most: int) -> None:
+    groups = groups_of(model, num_layers, [layer for layer in range(num_layers) if (layer + 1) % period])
+    stages = split_layers(num_layers, 2)
+    parts = [groups.of_stage(stage) for stage in stages]
+    assert [part.windows for part in parts] == [groups.windows] * 2
+    for stage, part in zip(stages, parts, strict=True):
+        places = [part.place(layer) for layer in stage.layers]
+        assert len(set(places)) == part.num_layers == len(stage.layers)
+        assert [group for group, _ in places] == [groups.place(layer)[0] for layer in stage.layers]
+        assert max(place for _, place in places) == part.layers_per_block - 1
+    assert [part.layers_per_block for part in parts] == [most, most]

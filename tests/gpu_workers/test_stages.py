@@ -34,7 +34,7 @@ def empty_module(config: EngineConfig, stage: Stage) -> CausalLM:
         device=torch.device("cpu"),
         operations=OPERATIONS,
         linear_method=load_linear_method(None),
-        layer_groups=config.layer_groups(),
+        layer_groups=config.layer_groups().of_stage(stage),
         stage=stage,
     )
     return build_model(config.model, config.scheduler.max_model_len, build)
@@ -52,7 +52,7 @@ class StageWorker:
         tables = torch.arange(len(groups) * num_rows * BLOCKS_OF_ROW, dtype=torch.int32)
         self._tables = tables.view(len(groups), num_rows, BLOCKS_OF_ROW)
         self._rows.rows.block_tables[:, :num_rows, :BLOCKS_OF_ROW] = self._tables
-        cache_shape = config.kv_layout().cache_shape(len(tables))
+        cache_shape = config.kv_layout(stage).cache_shape(len(tables))
         kv_cache = OPERATIONS.make_kv_cache(cache_shape, torch.float32, torch.device("cpu"))
         group_size = model.num_attention_heads // model.num_key_value_heads
         self._attention = [
