@@ -86,10 +86,12 @@ class BlockTables:
         fills = ends // self._kv.block_size > first // self._kv.block_size
         self._register_blocks(rows[fills], ends[fills])
 
-    def register_sampled(self, rows: np.ndarray, known_before: np.ndarray) -> None:
-        """The token before the collected one is computed for certain: where it ends a block, that block is complete."""
-        ends_block = (known_before % self._kv.block_size == 0) & self._table.running[rows]
-        self._register_blocks(rows[ends_block], known_before[ends_block])
+    def register_sampled(self, rows: np.ndarray, counts: np.ndarray) -> None:
+        """All tokens but the last of the `counts` collected ones are computed for certain: blocks that they end are
+        complete."""
+        num_certain = self._table.num_known[rows] - 1
+        ends_block = (num_certain % self._kv.block_size < counts) & self._table.running[rows]
+        self._register_blocks(rows[ends_block], num_certain[ends_block])
 
     def _register_blocks(self, rows: np.ndarray, num_tokens: np.ndarray) -> None:
         """Blocks of the rows' first `num_tokens` tokens can be found by others."""

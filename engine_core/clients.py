@@ -30,7 +30,7 @@ from engine_core.ipc.messages import (
     UtilityReply,
     Welcome,
 )
-from engine_core.ipc.step import StepResult
+from engine_core.ipc.step import StepResult, of_tokens
 from engine_core.request import Request
 from engine_core.row_table import RowTable
 from engine_core.step_records import Finished, ScoredTokens, StepOutputs
@@ -63,6 +63,7 @@ class Client:
         self.requests: dict[int, Request] = {}
         """By handle; ended ones are gone."""
         self._handles: list[np.ndarray] = []
+        self._num_tokens: list[np.ndarray] = []
         self._token_ids: list[np.ndarray] = []
         self._num_tops: list[np.ndarray] = []
         self._started: list[StartedRequest] = []
@@ -85,12 +86,13 @@ class Client:
     def has_outputs(self) -> bool:
         return bool(self._handles or self._prompt_logprobs or self._finished or self._errors)
 
-    def add_tokens(self, handles: np.ndarray, token_ids: np.ndarray, num_tops: np.ndarray) -> None:
-        """One token each, and how many alternatives are wanted beside it; -1: no log-probabilities at all."""
+    def add_tokens(self, handles: np.ndarray, counts: np.ndarray, token_ids: np.ndarray, num_tops: np.ndarray) -> None:
+        """`counts` tokens each, and how many alternatives are wanted beside them; -1: no log-probabilities at all."""
         self._handles.append(handles)
+        self._num_tokens.append(counts)
         self._token_ids.append(token_ids)
         self._num_tops.append(num_tops)
-        self.num_unread_bytes += handles.nbytes + token_ids.nbytes + num_tops.nbytes
+        self.num_unread_bytes += handles.nbytes + counts.nbytes + token_ids.nbytes + num_tops.nbytes
 
     def add_started(self, request: Request) -> None:
         """Its first token has been added."""
@@ -135,15 +137,14 @@ class Client:
 
     def take_frame(self, epoch: int, replica: int, step: int) -> bytes:
         """All that waits, as one frame."""
-        handles = _joined(self._handles)
         columns = [_joined(parts) for parts in zip(*self._logprobs, strict=True)] or [b""] * len(TokenLogprobs._fields)
         frame = encode(
             RequestOutputs(
                 epoch=epoch,
                 replica=replica,
                 step=step,
-                handles=handles,
-                num_tokens=np.ones(len(handles) // 4, np.int32).tobytes(),
+                handles=_joined(self._handles),
+                num_tokens=_joined(self._num_tokens),
                 token_ids=_joined(self._token_ids),
                 num_tops=_joined(self._num_tops) if self._logprobs else b"",
                 **dict(zip(TokenLogprobs._fields, columns, strict=True)),
@@ -158,8 +159,8 @@ class Client:
         return frame
 
     def _drop_columns(self) -> None:
-        self._handles, self._token_ids, self._num_tops, self._started = [], [], [], []
-        self._logprobs, self._prompt_logprobs = [], []
+        self._handles, self._num_tokens, self._token_ids, self._num_tops = [], [], [], []
+        self._started, self._logprobs, self._prompt_logprobs = [], [], []
         self.num_unread_bytes = 0
 
 
@@ -191,19 +192,21 @@ class Clients:
 
     def add_step(self, outputs: StepOutputs, result: StepResult, table: RowTable) -> None:
         """Sorts a step's tokens by client."""
-        numbers = table.client_number[outputs.rows]
-        handles = table.handle[outputs.rows]
-        num_tops = table.num_logprobs[outputs.rows]
-        wants_logprobs = num_tops >= 0
-        for number in set(numbers.tolist()):
+        numbers, handles = table.client_number[outputs.rows], table.handle[outputs.rows]
+        num_tops, counts = table.num_logprobs[outputs.rows], outputs.counts
+        is_one = bool((numbers == numbers[:1]).all())  # most often: then nothing has to be sorted
+        for number in numbers[:1].tolist() if is_one else np.unique(numbers).tolist():
             client = self._by_number.get(number)
             if client is None:
                 continue  # it vanished; its requests are being aborted
-            mine = numbers == number
-            client.add_tokens(handles[mine], outputs.token_ids[mine], num_tops[mine])
-            wanted = mine & wants_logprobs
-            if wanted.any():
-                client.add_logprobs(_logprobs_of(result, outputs.indices[wanted], num_tops[wanted]))
+            is_mine = numbers == number
+            mine = slice(None) if is_one else is_mine
+            token_ids = outputs.token_ids if is_one else outputs.token_ids[np.repeat(is_mine, counts)]
+            client.add_tokens(handles[mine], counts[mine], token_ids, num_tops[mine])
+            wanted = np.flatnonzero(num_tops[mine] >= 0)
+            if len(wanted):
+                columns = (column[mine][wanted] for column in (outputs.indices, counts, num_tops))
+                client.add_logprobs(_logprobs_of(result, *columns))
         for row in outputs.rows[outputs.is_first].tolist():
             request = table.requests[row]  # none where it has ended with that token
             client = None if request is None else self._by_number.get(request.client_number)
@@ -291,14 +294,22 @@ def _joined(columns: Sequence[np.ndarray]) -> bytes:
     return b"".join([column.tobytes() for column in columns])
 
 
-def _logprobs_of(result: StepResult, indices: np.ndarray, num_tops: np.ndarray) -> TokenLogprobs:
-    """Of the one token that each of the step's rows `indices` [n] sampled, with `num_tops` [n] alternatives."""
+def _logprobs_of(result: StepResult, indices: np.ndarray, counts: np.ndarray, num_tops: np.ndarray) -> TokenLogprobs:
+    """Of the first `counts` tokens of each of the step's rows `indices`, with `num_tops` alternatives; all [n]."""
     most = int(num_tops.max())
-    top_ids, top_logprobs = result.top_token_ids[indices, 0, :most], result.top_logprobs[indices, 0, :most]
+    logprobs, ranks, top_ids, top_logprobs = (
+        of_tokens(column, indices, counts)
+        for column in (
+            result.logprobs,
+            result.ranks,
+            result.top_token_ids[:, :, :most],
+            result.top_logprobs[:, :, :most],
+        )
+    )
     if (num_tops < most).any():
-        is_wanted = np.arange(most) < num_tops[:, None]
+        is_wanted = np.arange(most) < np.repeat(num_tops, counts)[:, None]
         top_ids, top_logprobs = top_ids[is_wanted], top_logprobs[is_wanted]
-    return TokenLogprobs(result.logprobs[indices, 0], result.ranks[indices, 0], top_ids, top_logprobs)
+    return TokenLogprobs(logprobs, ranks, top_ids, top_logprobs)
 
 
 def _scores_of(result: StepResult, part: ScoredTokens) -> PromptLogprobs:

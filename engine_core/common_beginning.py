@@ -46,8 +46,9 @@ class CommonBeginning:
                 del self._blocks[num_common:]
                 self._shortest = row
             self._compared[row] = table.tenancy[row]
-        # A step that skips a row leaves it where it was, and steps in flight with it.
-        certain = table.num_computed[rows] - np.where(table.matcher[rows] > 0, table.num_inflight[rows], 0)
+        # A step that yields fewer tokens than were planned leaves the row behind, and steps in flight with it.
+        num_uncertain = np.where(table.may_fall_short[rows], table.num_planned[rows] - table.num_known[rows], 0)
+        certain = table.num_computed[rows] - num_uncertain
         return min(len(self._blocks) * self._block_size, int(certain.min()))
 
     def _is_there(self, row: int) -> bool:

@@ -35,7 +35,7 @@ from engine_core.ipc.messages import (
     RequestError,
     SubscribeBlockEvents,
 )
-from engine_core.ipc.step import ENDED_NS, STARTED_NS, StepResult
+from engine_core.ipc.step import ENDED_NS, STARTED_NS, StepResult, StepShape
 from engine_core.kv_cache_manager import make_kv_cache_manager
 from engine_core.metrics import Metrics
 from engine_core.open_requests import OpenRequests
@@ -85,7 +85,10 @@ class EngineCore:
         self._heartbeat_index = heartbeat_index
         self._replica = replica
         kv_cache_manager = make_kv_cache_manager(config)
-        self.scheduler = Scheduler(config.scheduler, kv_cache_manager, config.model.eos_token_ids)
+        shape = StepShape(**config.step_capacities())
+        self.scheduler = Scheduler(
+            config.scheduler, kv_cache_manager, config.model.eos_token_ids, shape.num_speculative_tokens
+        )
         self.grammars = GrammarRequests(grammar_link, self.scheduler.table)
         self.metrics = Metrics(self.scheduler, model_name or config.model.path, replica)
         self.inspector = Inspector(self.scheduler, replica, time.monotonic())

@@ -37,10 +37,10 @@ class GrowthRoom:
         self._newcomers: list[tuple[int, int, int, int]] = []
         """What the arrays hold of the rows that ran before, for each request that was admitted since."""
         rows = np.flatnonzero(table.running)
-        planned, num_entries = table.num_known[rows] + table.num_inflight[rows], table.num_blocks[rows]
+        planned, num_entries = table.num_planned[rows], table.num_blocks[rows]
         self._known = np.maximum(-(-planned // kv.block_size), num_entries)
         self._most = -(-table.limit[rows] // kv.block_size)
-        self._window = np.full(len(rows), demand.most_of_window(1))
+        self._window = np.full(len(rows), demand.most_of_window(1 + table.num_speculative_tokens))
         rest = planned - table.num_computed[rows]
         for index in np.flatnonzero(rest > 1):
             self._window[index] = self._most_of_window(int(rest[index]))

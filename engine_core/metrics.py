@@ -60,9 +60,12 @@ class Metrics(Collector):
     def step(self, num_prompt_tokens: int, outputs: StepOutputs, now: float) -> None:
         """Takes in one collected step, which computed so many tokens of prompts."""
         self._prompt_tokens += num_prompt_tokens
-        self._generation_tokens += len(outputs.rows)
+        self._generation_tokens += len(outputs.token_ids)
         self._first_token.observe(outputs.intervals[outputs.is_first])
-        self._interval.observe(outputs.intervals[~outputs.is_first])
+        # Tokens that come together have equal parts of the time since the one before.
+        later = ~outputs.is_first
+        counts = outputs.counts[later]
+        self._interval.observe(np.repeat(outputs.intervals[later] / counts, counts))
         for finished in outputs.finished:
             self.finished(finished.reason, finished.request, now)
 

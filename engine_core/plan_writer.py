@@ -111,22 +111,29 @@ class PlanWriter:
         self._num_block_deltas += len(blocks)
 
     def finish(self, step_id: int, table: RowTable, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The rows that run and how many tokens each computes (int32 [num_seqs]); returns which of them sample."""
-        starts, known = table.num_computed[rows], table.num_known[rows]
-        ends = starts + counts
-        samples = (ends == known + table.num_inflight[rows]).astype(np.int32)
-        # A row that goes beyond what is known is fed its own last token by the worker.
-        given = np.where(ends > known, 0, counts).astype(np.int32)
+        """The rows that run and how many tokens each computes (int32 [num_seqs]); returns how many each can yield.
+
+        What lies beyond the planned tokens is drafted. Where all planned ones are computed and not all are known, the
+        worker feeds the last one back.
+        """
+        starts, known, planned = table.num_computed[rows], table.num_known[rows], table.num_planned[rows]
+        beyond = starts + counts - planned
+        samples = (beyond >= 0).astype(np.int32)
+        drafted = np.maximum(beyond, 0)
+        given = counts - drafted - samples * (planned > known)
+        sound = (given >= 0) & (given <= np.maximum(known - starts, 0)) & (drafted <= table.num_speculative_tokens)
+        assert sound.all(), _contradiction(table, rows, counts, given, drafted, int(sound.argmin()))
         num_given = int(given.sum())
         self.num_prompt_tokens = 0
         if num_given:
             self.num_prompt_tokens = int(np.clip(table.num_prompt_tokens[rows] - starts, 0, given).sum())
-            self._give_tokens(table, rows, starts, ends, given)
+            self._give_tokens(table, rows, starts, given)
         self.num_tokens = int(counts.sum())
         plan, num_seqs = self._plan, len(rows)
         plan.rows[:num_seqs] = rows
         plan.num_query_tokens[:num_seqs] = counts
         plan.num_given[:num_seqs] = given
+        plan.num_drafted[:num_seqs] = drafted[: len(plan.num_drafted)]
         plan.samples[:num_seqs] = samples
         header = plan.header
         header[STEP_ID] = step_id
@@ -144,7 +151,7 @@ class PlanWriter:
         header[NUM_SHARED_KEYS] = 0
         header[NUM_SHARING_SEQS] = 0
         header[NUM_SCORED] = 0
-        return samples
+        return samples + drafted
 
     def share(self, num_keys: int, num_seqs: int) -> None:
         """The first `num_keys` keys of the first `num_seqs` rows lie in the same blocks; after `finish`."""
@@ -184,9 +191,7 @@ class PlanWriter:
         plan.header[NUM_STORES] = len(stores)
         plan.header[NUM_LOADS] = len(loads)
 
-    def _give_tokens(
-        self, table: RowTable, rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, given: np.ndarray
-    ) -> None:
+    def _give_tokens(self, table: RowTable, rows: np.ndarray, starts: np.ndarray, given: np.ndarray) -> None:
         """Writes the token ids that the workers cannot know yet."""
         token_ids = self._plan.token_ids
         single = (given == 1).nonzero()[0]
@@ -194,13 +199,20 @@ class PlanWriter:
         token_ids[offsets[single]] = table.history[rows[single], starts[single]]
         for index in (given > 1).nonzero()[0].tolist():
             row, start, offset = rows[index], starts[index], offsets[index]
-            token_ids[offset : offset + given[index]] = table.history[row, start : ends[index]]
+            token_ids[offset : offset + given[index]] = table.history[row, start : start + given[index]]
 
     def _append_bulk(self, values: np.ndarray | list[int] | tuple[int, ...]) -> tuple[int, int]:
         offset, length = self._num_bulk, len(values)
         self._plan.bulk[offset : offset + length] = values
         self._num_bulk += length
         return offset, length
+
+
+def _contradiction(
+    table: RowTable, rows: np.ndarray, counts: np.ndarray, given: np.ndarray, drafted: np.ndarray, index: int
+) -> str:
+    planned = f"{counts[index]} tokens, {given[index]} of them given and {drafted[index]} drafted"
+    return f"planned {planned}, for {table.describe(int(rows[index]))}"
 
 
 def _held_back(request: Request, eos_token_ids: tuple[int, ...]) -> list[int]:

@@ -17,7 +17,11 @@ _TOUCHED_TOKENS = 4096
 class RowTable:
     """Rows 0 .. num_rows - 1; all arrays are indexed by row."""
 
-    def __init__(self, num_rows: int, max_model_len: int, num_penalty_rows: int) -> None:
+    def __init__(
+        self, num_rows: int, max_model_len: int, num_penalty_rows: int, num_speculative_tokens: int = 0
+    ) -> None:
+        self.num_speculative_tokens = num_speculative_tokens
+        """Tokens that a row may draft in a step."""
         self.requests: list[Request | None] = [None] * num_rows
         self.running = np.zeros(num_rows, np.bool_)
         """Whether the row's request runs: not so once it ended or was preempted, though the row is still taken."""
@@ -29,14 +33,16 @@ class RowTable:
         """The last step that names the row."""
         self.num_known = np.zeros(num_rows, np.int32)
         """Prompt and collected output."""
-        self.num_inflight = np.zeros(num_rows, np.int32)
-        """Tokens that dispatched steps will have sampled and that are not collected yet."""
+        self.num_planned = np.zeros(num_rows, np.int32)
+        """The same with the most that dispatched steps can yield; the row has no more tokens than these."""
         self.num_computed = np.zeros(num_rows, np.int32)
-        """Tokens whose KV dispatched steps have written or will."""
+        """Tokens whose KV dispatched steps have written or will, with all that they drafted."""
         self.num_settled = np.zeros(num_rows, np.int32)
         """Tokens whose KV collected steps have written: later steps begin there."""
         self.awaits_mask = np.zeros(num_rows, np.bool_)
         """Whether a step skipped the row because its mask was late: it is planned again once the mask is there."""
+        self.may_fall_short = np.zeros(num_rows, np.bool_)
+        """Whether steps may yield fewer tokens than were planned: masks may be late, drafts may be wrong."""
         self.limit = np.zeros(num_rows, np.int32)
         """Most tokens, prompt and output."""
         self.num_blocks = np.zeros(num_rows, np.int32)
@@ -91,10 +97,10 @@ class RowTable:
         self.running[row] = True
         count = len(request.tokens)
         self.history[row, :count] = request.tokens
-        self.num_known[row] = count
-        self.num_inflight[row] = 0
+        self.num_known[row] = self.num_planned[row] = count
         self.num_computed[row] = self.num_settled[row] = num_computed
         self.awaits_mask[row] = False
+        self.may_fall_short[row] = request.matcher > 0 or self.num_speculative_tokens > 0
         self.limit[row] = request.limit
         self.num_blocks[row] = len(request.block_tables[0])
         self.first_block[row] = request.block_tables[0][0] if request.block_tables[0] else -1
@@ -121,16 +127,17 @@ class RowTable:
         return request
 
     def find_stops(
-        self, rows: np.ndarray, tokens: np.ndarray, known_before: np.ndarray, eos_token_ids: tuple[int, ...]
+        self, rows: np.ndarray, tokens: np.ndarray, numbers: np.ndarray, eos_token_ids: tuple[int, ...]
     ) -> np.ndarray:
-        """Where a row's new token (its number `known_before`) is one that it stops at, bool [num_rows]."""
+        """Where a new token is one that its row stops at, bool [num_tokens]. All arguments are [num_tokens]: `numbers`
+        says how many tokens the row has before this one."""
         is_eos = np.zeros(len(rows), np.bool_)
         for eos in eos_token_ids:
             is_eos |= tokens == eos
         stops = is_eos & self.checks_eos[rows]
         for index in self.has_stop_ids[rows].nonzero()[0]:
             stops[index] |= int(tokens[index]) in self.request(rows[index]).stop_token_ids
-        return stops & (known_before >= self.earliest_stop[rows])
+        return stops & (numbers >= self.earliest_stop[rows])
 
     def drop_results(self, row: int) -> None:
         """What is still in flight for the row's request is of no interest any more (it finished or was aborted)."""
@@ -146,6 +153,13 @@ class RowTable:
             request.penalty_slot = -1
         self.requests[row] = None
         self._free.append(row)
+
+    def describe(self, row: int) -> str:
+        """The row's state, for the text of a failed assertion."""
+        counters = {
+            name: int(getattr(self, name)[row]) for name in ("num_known", "num_planned", "num_computed", "limit")
+        }
+        return f"row {row} of {self.requests[row]} with {counters}"
 
     def known_tokens(self, row: int) -> np.ndarray:
         """The known token ids, int32 [num_known], a view."""

@@ -28,6 +28,7 @@ from engine_core.request import Request, RequestStatus
 from engine_core.retirement import Retirement
 from engine_core.row_table import RowTable
 from engine_core.step_records import Finished, ScheduledStep, ScoredTokens, StepOutputs
+from engine_core.token_spans import collect
 
 _MAX_STARTS = 64
 """Requests that start in one step while others run, who wait some 75 us for the planning of each."""
@@ -52,11 +53,15 @@ class Scheduler:
         config: SchedulerConfig,
         kv_cache_manager: KVCacheManager,
         eos_token_ids: tuple[int, ...],
+        num_speculative_tokens: int = 0,
     ) -> None:
+        """`num_speculative_tokens`: how many tokens the workers draft in a step for a row, at most."""
         assert config.max_num_batched_tokens >= config.max_num_seqs
         self.config = config
         self.kv = kv_cache_manager
-        self.table = RowTable(config.max_num_seqs, config.max_model_len, config.max_num_penalty_rows)
+        self.table = RowTable(
+            config.max_num_seqs, config.max_model_len, config.max_num_penalty_rows, num_speculative_tokens
+        )
         self.policy = make_policy(config)
         self.num_running = 0
         self.num_preemptions = 0
@@ -121,7 +126,7 @@ class Scheduler:
             self.may_run = False
             return None
         table = self.table
-        samples = writer.finish(step_id, table, rows, counts)
+        num_expected = writer.finish(step_id, table, rows, counts)
         longer = counts > 1
         num_decoding = int(longer.argmax()) if longer.any() else len(rows)
         writer.share(self._beginning.num_keys(rows[:num_decoding]), num_decoding)
@@ -129,14 +134,14 @@ class Scheduler:
             writer.add_copies(*self.kv.host.dispatch(step_id))
         scored = writer.score_prompts(table, rows, counts) if table.wants_scores[rows].any() else []
         table.num_computed[rows] += counts
-        table.num_inflight[rows] += samples
+        table.num_planned[rows] += num_expected
         table.last_step[rows] = step_id
         self.next_step_id += 1
         return ScheduledStep(
             step_id,
             rows,
             table.generation[rows],
-            samples.astype(np.bool_),
+            num_expected,
             counts,
             writer.num_tokens,
             writer.num_prompt_tokens,
@@ -150,43 +155,22 @@ class Scheduler:
         self.kv.now = now
         self.may_run = True
         table = self.table
-        counts = step.samples & (step.generation == table.generation[step.rows])
-        has_token = result.num_sampled[: len(step.rows)] > 0
-        table.num_settled[step.rows] += step.counts
-        skipped_rows = self._take_back(step.rows[counts & ~has_token])
-        indices = (counts & has_token).nonzero()[0]
-        rows, tokens = step.rows[indices], result.sampled[indices, 0]
-        known_before = table.num_known[rows]
-        table.history[rows, known_before] = tokens
-        table.num_known[rows] = known_before + 1
-        table.num_inflight[rows] -= 1
-        table.awaits_mask[rows] = False
+        indices, rows, counts, tokens, known_before, stops, skipped_rows = collect(table, step, result, self._eos)
         is_first = known_before == table.num_at_arrival[rows]
         intervals = now - table.last_token_time[rows]
         table.last_token_time[rows] = now
         for row in rows[is_first]:
             table.request(row).first_token_time = now
-        self.policy.count_sampled(rows)
-        self._tables.register_sampled(rows, known_before)
+        self.policy.count_sampled(rows, counts)
+        self._tables.register_sampled(rows, counts)
         scored = _count_scored(step)
         if self.kv.has_windows and self._tables.release_behind(step):
             self._refused = None
-        finished = self._find_finished(rows, tokens, known_before)
+        finished = self._find_finished(rows, counts, tokens, stops)
         if self.kv.host is not None:
             self.kv.host.collect(step.step_id, result.num_host_slots)
         self._retirement.collected(step.step_id)
-        return StepOutputs(indices, rows, tokens, intervals, is_first, skipped_rows, scored, finished)
-
-    def _take_back(self, rows: np.ndarray) -> np.ndarray:
-        """A step skipped these rows: the last token of each counts as not computed. Steps in flight that name them do
-        what this one should have done."""
-        table = self.table
-        assert (table.matcher[rows] > 0).all(), "a row without a mask has no token"
-        table.num_computed[rows] -= 1
-        table.num_settled[rows] -= 1
-        table.num_inflight[rows] -= 1
-        table.awaits_mask[rows] = True
-        return rows
+        return StepOutputs(indices, rows, counts, tokens, intervals, is_first, skipped_rows, scored, finished)
 
     # Running requests
 
@@ -194,21 +178,36 @@ class Scheduler:
         """Rows and token counts (int32) of running requests that fit the budget and have their blocks."""
         table = self.table
         rows = table.running.nonzero()[0].astype(np.int32)
-        planned = table.num_known[rows] + table.num_inflight[rows]
+        planned = table.num_planned[rows]
         pending = planned - table.num_computed[rows]
         ready = (planned < table.limit[rows]) & (pending > 0) & ~table.awaits_mask[rows]
         single = rows[ready & (pending == 1)]
         prompts = self._in_order(rows[ready & (pending > 1)])
         rows, counts = single, np.ones(len(single), np.int32)
+        if table.num_speculative_tokens and len(single):
+            counts += self._num_drafts(single)
         if len(prompts):
             rest = table.num_known[prompts] - table.num_computed[prompts]
             num_joining = min(self.config.max_num_partial_prefills - len(prompts), self._num_admissible())
-            chunks = divide(self.config.max_num_batched_tokens - len(single), rest, num_joining)
+            chunks = divide(self.config.max_num_batched_tokens - int(counts.sum()), rest, num_joining)
             rows = np.concatenate([single, prompts[chunks > 0]])
             counts = np.concatenate([counts, chunks[chunks > 0]])
         rows, counts = self._tables.grow(writer, rows, counts)
         self._tables.register_known(rows, counts)
         return rows, counts
+
+    def _num_drafts(self, rows: np.ndarray) -> np.ndarray:
+        """How many tokens (int32 [num_rows]) each of these rows may draft beside the one that it computes.
+
+        None takes a token of the budget or a block that a row needs to get on. A grammar's mask is for one token.
+        """
+        table, kv = self.table, self.kv
+        budget = (self.config.max_num_batched_tokens - self.config.max_num_seqs) // len(rows)
+        left = table.limit[rows] - table.num_planned[rows] - 1
+        drafts = np.where(table.matcher[rows] > 0, 0, np.minimum(left, min(budget, table.num_speculative_tokens)))
+        num_entries = -(-(table.num_computed[rows] + 1 + drafts) // kv.block_size)
+        num_missing = int(np.maximum(num_entries - table.num_blocks[rows], 0).sum())
+        return drafts if kv.num_groups * num_missing <= kv.pool.num_available else np.zeros_like(drafts)
 
     def _in_order(self, rows: np.ndarray) -> np.ndarray:
         """The rows in policy order."""
@@ -334,15 +333,15 @@ class Scheduler:
 
     # Ends
 
-    def _find_finished(self, rows: np.ndarray, tokens: np.ndarray, known_before: np.ndarray) -> list[Finished]:
-        """Ends the requests whose new token is their last."""
-        stops = self.table.find_stops(rows, tokens, known_before, self._eos)
-        at_limit = known_before + 1 >= self.table.limit[rows]
+    def _find_finished(
+        self, rows: np.ndarray, counts: np.ndarray, tokens: np.ndarray, stops: np.ndarray
+    ) -> list[Finished]:
+        """Ends the requests whose last token is a stop or at their limit."""
         finished = []
-        for index in (stops | at_limit).nonzero()[0]:
+        for index in (stops | (self.table.num_known[rows] >= self.table.limit[rows])).nonzero()[0]:
             request = self.table.request(rows[index])
             if stops[index]:
-                finished.append(self._finish(request, FINISH_STOP, int(tokens[index])))
+                finished.append(self._finish(request, FINISH_STOP, int(tokens[counts[: index + 1].sum() - 1])))
             else:
                 finished.append(self._finish(request, FINISH_LENGTH, None))
         return finished

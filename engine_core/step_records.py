@@ -26,7 +26,8 @@ class ScheduledStep:
     step_id: int
     rows: np.ndarray
     generation: np.ndarray
-    samples: np.ndarray
+    num_expected: np.ndarray
+    """The most tokens that each row can yield; 0: it does not sample."""
     counts: np.ndarray
     """Tokens of each row that the step computes."""
     num_tokens: int
@@ -49,15 +50,19 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class StepOutputs:
-    """The tokens of one collected step that count. Arrays are [num_outputs]."""
+    """The tokens of one collected step that count. Arrays are [num_outputs] where nothing else is said."""
 
     indices: np.ndarray
     """Where in the step's (and the result's) order each output stands."""
     rows: np.ndarray
+    counts: np.ndarray
+    """New tokens of each row, at least 1."""
     token_ids: np.ndarray
+    """int32 [sum of counts], one row after the other."""
     intervals: np.ndarray
     """Seconds since the row's token before; for a first token, since the request's arrival."""
     is_first: np.ndarray
+    """Whether the request had no token before."""
     skipped_rows: np.ndarray
     """int32 [num_skipped]: rows without a token, because their mask was late."""
     scored: list[ScoredTokens]

@@ -197,7 +197,7 @@ class Replica:
         table = self.scheduler.table
         ends, counts = table.num_computed[step.rows], plan.num_query_tokens[: len(step.rows)]
         distinct = min(1.0, self.scheduler.kv.pool.num_owned / self._num_entries())
-        num_sampled = int(step.samples.sum())
+        num_sampled = int(step.num_expected.sum())
         shared = (plan.num_shared_keys, int(plan.header[NUM_SHARING_SEQS]))
         seconds = costs.step_seconds(ends, counts, num_sampled, distinct, *shared)
         self._gpu_free = starts_at + seconds

@@ -122,7 +122,7 @@ class GrammarRequests:
 
     def accept(self, outputs: StepOutputs, now: float) -> None:
         """The tokens of a collected step, for the requests that go on, and which rows it skipped."""
-        matchers = self._table.matcher[outputs.rows]
+        matchers = np.repeat(self._table.matcher[outputs.rows], outputs.counts)
         counts = matchers > 0
         if outputs.finished:
             counts &= ~np.isin(matchers, [finished.request.matcher for finished in outputs.finished])

@@ -5,10 +5,15 @@ K = num_speculative_tokens, L = MAX_LOGPROBS, W = num_mask_words.
 
 A plan is a delta against the rows that the workers keep (DESIGN "Steps in flight"). A worker applies it in this order:
 `row_inits`, `block_deltas`, then runs the `num_seqs` scheduled rows. For scheduled row i it takes
-`num_query_tokens[i]` tokens at positions `num_computed_tokens[row] ...`, then advances that counter. The last
-`num_given[i]` of them stand in `token_ids` (one row after the other); a token that is not given (at most one, the
-first) is the one that the row sampled last and that never left the device. Where `samples[i]` is 1 a token is sampled
-from the last position's logits and becomes the row's last token.
+`num_query_tokens[i]` tokens at positions `num_computed_tokens[row] ...`, then advances that counter. They are, in this
+order: at most one that is fed back, which the row sampled last and which never left the device; `num_given[i]` that
+stand in `token_ids` (one row after the other); `num_drafted[i]` that the worker drafts itself. The number fed back is
+what the other two leave. Where `samples[i]` is 1 a token is sampled from the last position's logits and becomes the
+row's last token.
+
+A row with drafts yields 1 to `num_drafted[i] + 1` tokens: the drafts that were accepted and one more. It stays as if
+the drafts that were not had not been computed: `num_computed_tokens` counts accepted ones only. The plan of a step
+behind it states the same positions whatever was accepted, so a worker takes them from its own counter.
 
 A plan whose header says `num_scored` > 0 also wants to know how likely tokens of prompts were. `scored_indices[j]` is
 the place, among all tokens of the step, whose logits predict the prompt's token `scored_token_ids[j]`: that one may
@@ -132,6 +137,7 @@ def plan_layout(shape: StepShape) -> ArrayLayout:
             "rows": ("<i4", (s,)),
             "num_query_tokens": ("<i4", (s,)),
             "num_given": ("<i4", (s,)),
+            "num_drafted": ("<i4", (s if shape.num_speculative_tokens else 0,)),
             "samples": ("<i4", (s,)),
             "token_ids": ("<i4", (t,)),
             "row_inits": (ROW_INIT_DTYPE, (s,)),
@@ -181,6 +187,7 @@ class StepPlan:
     rows: np.ndarray
     num_query_tokens: np.ndarray
     num_given: np.ndarray
+    num_drafted: np.ndarray
     samples: np.ndarray
     token_ids: np.ndarray
     row_inits: np.ndarray
@@ -254,8 +261,8 @@ class LateMasks:
 class StepResult:
     """The arrays of one result at full capacity. Times in monotonic ns.
 
-    Rows without a sample have `num_sampled` 0, those that were skipped included. Log-probabilities count only for rows
-    whose `num_logprobs` is 0 or more; the columns of the tops beyond that number mean nothing.
+    Row i has `num_sampled[i]` tokens; rows without a sample have 0, those that were skipped included. Log-probabilities
+    count only for rows whose `num_logprobs` is 0 or more; the columns of the tops beyond that number mean nothing.
     """
 
     header: np.ndarray
@@ -284,3 +291,12 @@ class StepResult:
     @property
     def num_seqs(self) -> int:
         return int(self.header[RESULT_NUM_SEQS])
+
+
+def of_tokens(column: np.ndarray, indices: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The entries [num_tokens, ...] of the first `counts` [n] tokens of each of a result's rows `indices` [n], one row
+    after the other; `column` is [S, K + 1, ...]."""
+    width = column.shape[1]
+    if width == 1:
+        return column[indices, 0]
+    return column[indices][np.arange(width) < counts[:, None]]

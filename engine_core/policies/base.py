@@ -45,8 +45,8 @@ class SchedulingPolicy(ABC):
         """The present ranks of running rows, float64 [num_rows]."""
 
     @abstractmethod
-    def count_sampled(self, rows: np.ndarray) -> None:
-        """Each of these rows has got one more token."""
+    def count_sampled(self, rows: np.ndarray, counts: np.ndarray) -> None:
+        """Each of these rows has got `counts` more tokens."""
 
     @abstractmethod
     def end(self, request: Request, was_waiting: bool) -> None:

@@ -84,11 +84,11 @@ class FairShare(SchedulingPolicy):
     def ranks(self, rows: np.ndarray) -> np.ndarray:
         return self._counters[self._share_of_row[rows]]
 
-    def count_sampled(self, rows: np.ndarray) -> None:
+    def count_sampled(self, rows: np.ndarray, counts: np.ndarray) -> None:
         if len(rows) == 0:
             return
-        self._counters += OUTPUT_WEIGHT * np.bincount(self._share_of_row[rows], minlength=len(self._counters))
-        self._virtual_time += OUTPUT_WEIGHT * len(rows) / self._num_active
+        self._counters += OUTPUT_WEIGHT * np.bincount(self._share_of_row[rows], counts, len(self._counters))
+        self._virtual_time += OUTPUT_WEIGHT * int(counts.sum()) / self._num_active
 
     def end(self, request: Request, was_waiting: bool) -> None:
         share = request.share

@@ -52,7 +52,7 @@ class FixedRankPolicy(SchedulingPolicy):
     def ranks(self, rows: np.ndarray) -> np.ndarray:
         return self._rank_of_row[rows]
 
-    def count_sampled(self, rows: np.ndarray) -> None:
+    def count_sampled(self, rows: np.ndarray, counts: np.ndarray) -> None:
         """Changes no rank."""
 
     def end(self, request: Request, was_waiting: bool) -> None:

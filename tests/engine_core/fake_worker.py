@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +26,26 @@ Entry = tuple[int, tuple[int, ...]]
 """What a slot holds: the layer group that wrote it, and the tokens up to the one that it is for."""
 
 
-def step_shape(config: SchedulerConfig, block_size: int, num_groups: int = 1, num_host_blocks: int = 0) -> StepShape:
+class _Chunk(NamedTuple):
+    """What a scheduled row computes."""
+
+    row: int
+    start: int
+    tokens: tuple[int, ...]
+    """The row's, from its first one on to the last of the chunk."""
+    num_drafted: int
+    num_accepted: int
+
+
+def step_shape(
+    config: SchedulerConfig,
+    block_size: int,
+    num_groups: int = 1,
+    num_host_blocks: int = 0,
+    num_speculative_tokens: int = 0,
+) -> StepShape:
     return StepShape(
+        num_speculative_tokens=num_speculative_tokens,
         num_groups=num_groups,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
@@ -40,7 +59,8 @@ def step_shape(config: SchedulerConfig, block_size: int, num_groups: int = 1, nu
 class FakeWorker:
     """Keeps the KV cache as plain token ids: what a slot holds is which token (and position) was computed into it.
 
-    `sample(tokens)` gives the next token for a sequence. Running a plan asserts that every position a row attends to,
+    `sample(tokens)` gives the next token for a sequence. Drafts are right up to the number that a step accepts, then
+    wrong. Running a plan asserts that every position a row attends to,
     through the window of each layer group, holds that row's own token, so a block written by two owners or reused too
     early is found at once.
     """
@@ -77,8 +97,11 @@ class FakeWorker:
     def num_pending(self) -> int:
         return len(self._pending)
 
-    def run_next(self, is_late: Callable[[int], bool] = lambda mask: False) -> StepResult:
-        """Runs the oldest queued plan; `is_late(k)` says whether its mask k has not come in time."""
+    def run_next(
+        self, is_late: Callable[[int], bool] = lambda mask: False, accepts: Callable[[int], int] = lambda index: 0
+    ) -> StepResult:
+        """Runs the oldest queued plan; `is_late(k)` says whether its mask k has not come in time, `accepts(i)` how many
+        of its scheduled row i's drafts are right, if it has so many."""
         plan = self._pending.popleft()
         skipped = {int(plan.mask_rows[mask]) for mask in range(plan.num_masks) if is_late(mask)}
         self._copy(plan)
@@ -88,27 +111,30 @@ class FakeWorker:
         result.header[RESULT_NUM_SEQS] = plan.num_seqs
         result.header[NUM_HOST_SLOTS] = len(self._host)
         result.top_token_ids[:] = UNWRITTEN
-        chunks = self._write_all(plan)
+        chunks = self._write_all(plan, accepts)
         self._score(plan, chunks, result)
-        for index, (row, start, tokens) in enumerate(chunks):
+        for index, (row, start, tokens, num_drafted, num_accepted) in enumerate(chunks):
             for group in range(self.shape.num_groups):
                 assert self._read(group, row, start, len(tokens)) == tokens, "a slot holds another sequence's token"
             if index < plan.header[NUM_SHARING_SEQS]:
                 assert plan.num_shared_keys <= start, "what is common to rows is not computed yet"
             if index in skipped:
                 assert plan.samples[index]
+                assert num_drafted == 0, "a mask is for one token"
                 self._num_computed[row] -= 1
                 self._last_token[row] = tokens[-1]
             elif plan.samples[index]:
-                token = self._sample(list(tokens))
-                self._last_token[row] = token
-                result.num_sampled[index] = 1
-                result.sampled[index, 0] = token
+                right = list(tokens[: len(tokens) - num_drafted + num_accepted])
+                right.append(self._sample(right))
+                self._last_token[row] = right[-1]
+                self._num_computed[row] -= num_drafted - num_accepted
+                result.num_sampled[index] = num_accepted + 1
+                result.sampled[index, : num_accepted + 1] = right[-num_accepted - 1 :]
         return result
 
-    def _score(self, plan: StepPlan, chunks: list[tuple[int, int, tuple[int, ...]]], result: StepResult) -> None:
+    def _score(self, plan: StepPlan, chunks: list[_Chunk], result: StepResult) -> None:
         """Says of each scored token minus itself as its log-probability, and the token before it as its rank."""
-        given = [token for _, start, tokens in chunks for token in tokens[start:]]
+        given = [token for chunk in chunks for token in chunk.tokens[chunk.start :]]
         scores = result.scores[: plan.num_scored]
         scores["logprob"] = -plan.scored_token_ids[: plan.num_scored]
         scores["rank"] = [given[index] for index in plan.scored_indices[: plan.num_scored]]
@@ -139,21 +165,26 @@ class FakeWorker:
             assert self._tables[group, row, index] == UNWRITTEN, "a block table entry was given twice"
             self._tables[group, row, index] = block
 
-    def _write_all(self, plan: StepPlan) -> list[tuple[int, int, tuple[int, ...]]]:
+    def _write_all(self, plan: StepPlan, accepts: Callable[[int], int]) -> list[_Chunk]:
         """All rows' tokens go into the cache before any row reads (as every layer does)."""
-        assert len(set(plan.rows[: plan.num_seqs].tolist())) == plan.num_seqs
-        offset, chunks = 0, []
-        for row, count, given in zip(
-            plan.rows[: plan.num_seqs].tolist(), plan.num_query_tokens.tolist(), plan.num_given.tolist(), strict=False
-        ):
-            assert count > 0
-            assert count - given in (0, 1)
-            fed_back = [int(self._last_token[row])] * (count - given)
+        num_seqs, offset, chunks = plan.num_seqs, 0, []
+        assert len(set(plan.rows[:num_seqs].tolist())) == num_seqs
+        drafted = plan.num_drafted[:num_seqs].tolist() or [0] * num_seqs
+        columns = (array[:num_seqs].tolist() for array in (plan.rows, plan.num_query_tokens, plan.num_given))
+        for index, (row, count, given, num_drafted) in enumerate(zip(*columns, drafted, strict=True)):
+            num_fed_back = count - given - num_drafted
+            assert num_drafted <= self.shape.num_speculative_tokens
+            assert num_fed_back in (0, 1)
+            assert num_fed_back + given > 0
+            fed_back = [int(self._last_token[row])] * num_fed_back
             assert UNWRITTEN not in fed_back
             tokens = fed_back + plan.token_ids[offset : offset + given].tolist()
             offset += given
             start = int(self._num_computed[row])
             prefix = self._read(0, row, start, start)
+            num_accepted = min(num_drafted, accepts(index))
+            for number in range(num_drafted):
+                tokens.append(self._sample([*prefix, *tokens]) + (number >= num_accepted))
             for position, token in enumerate(tokens, start):
                 prefix = (*prefix, token)
                 for group in range(self.shape.num_groups):
@@ -161,7 +192,7 @@ class FakeWorker:
                     assert block != UNWRITTEN, "a token has no block"
                     self._cache[block][position % self.shape.block_size] = (group, prefix)
             self._num_computed[row] = start + count
-            chunks.append((row, start, prefix))
+            chunks.append(_Chunk(row, start, prefix, num_drafted, num_accepted))
         assert offset == plan.header[3]
         return chunks
 

@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -55,7 +56,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         block_size=st.sampled_from([1, 2, 4]),
         num_blocks=st.integers(6, 20),
         max_num_seqs=st.integers(1, 5),
-        budget_beyond=st.sampled_from([0, 1, 4, 11]),
+        budget_beyond=st.sampled_from([0, 1, 4, 11, 40]),
         caching=st.booleans(),
         groups=st.sampled_from([(1, 0), (1, 0), (0, 1), (1, 1), (1, 2)]),
         window=st.integers(2, 12),
@@ -64,6 +65,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         steps_in_flight=st.integers(1, 3),
         num_host_blocks=st.sampled_from([0, 1, 4, 30]),
         max_loads=st.integers(1, 3),
+        num_speculative_tokens=st.sampled_from([0, 1, 4]),
     )
     def build(
         self,
@@ -79,6 +81,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         steps_in_flight: int,
         num_host_blocks: int,
         max_loads: int,
+        num_speculative_tokens: int,
     ) -> None:
         """`groups`: how many layer groups see all tokens, and how many through a sliding window. `budget_beyond`:
         tokens of a step beyond one for each request; with none, prompts advance token by token."""
@@ -98,12 +101,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         windows = (0,) * groups[0] + (window,) * groups[1]
         num_blocks *= len(windows)
         self.demand = BlockDemand.of(windows, block_size, budget)
-        shape = step_shape(config, block_size, len(windows), num_host_blocks)
+        shape = step_shape(config, block_size, len(windows), num_host_blocks, num_speculative_tokens)
         host = None
         if num_host_blocks:
             host = HostTier(num_host_blocks, shape.max_stores, shape.max_loads, min(max_loads, shape.max_loads))
         kv_cache_manager = KVCacheManager(num_blocks, block_size, caching, host=host, windows=windows)
-        self.scheduler = Scheduler(config, kv_cache_manager, (EOS,))
+        self.scheduler = Scheduler(config, kv_cache_manager, (EOS,), num_speculative_tokens)
         self.scheduler._beginning = CommonBeginning(self.scheduler.table, kv_cache_manager, min_rows=2)
         self.worker = FakeWorker(shape, num_blocks, next_token, windows)
         self.inflight: list[ScheduledStep] = []
@@ -119,7 +122,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         prompt=st.lists(st.integers(0, 2), min_size=1, max_size=20),
-        max_tokens=st.integers(1, 10),
+        max_tokens=st.integers(1, 14),
         min_tokens=st.integers(0, 3),
         ignore_eos=st.booleans(),
         stops=st.lists(st.integers(2, VOCAB - 1), max_size=1),
@@ -193,8 +196,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def hash_ahead(self) -> None:
         self.scheduler.hash_ahead()
 
-    @rule(num_steps=st.integers(1, 12), late_masks=st.integers(0, 2**12 - 1))
-    def serve(self, num_steps: int, late_masks: int) -> None:
+    @rule(num_steps=st.integers(1, 12), late_masks=st.integers(0, 2**12 - 1), accepted=st.integers(0, 4))
+    def serve(self, num_steps: int, late_masks: int, accepted: int) -> None:
         """As the engine core goes on by itself: the pipeline is filled, then the oldest step is collected. Step k is
         late with all its masks where bit k of `late_masks` is set."""
         for number in range(num_steps):
@@ -202,7 +205,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             while len(self.inflight) < self.scheduler.config.steps_in_flight and self._schedule():
                 pass
             if self.inflight:
-                self.collect(-(late_masks >> number & 1))
+                self.collect(-(late_masks >> number & 1), [accepted, number % 5])
             self.blocks_and_rows_add_up()
 
     @rule()
@@ -256,8 +259,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         writes: dict[int, str] = {}
         for row, count in zip(plan.rows[: plan.num_seqs].tolist(), plan.num_query_tokens.tolist(), strict=False):
             request, end = table.request(row), int(table.num_computed[row])
+            num_drafts = sum(int((s.num_expected[s.rows == row] - 1).clip(0).sum()) for s in self.inflight)
+            first = (end - count - num_drafts) // block_size  # where steps in flight accept none of theirs
             for entries in request.block_tables:
-                for block in entries[(end - count) // block_size : -(-end // block_size)]:
+                for block in entries[first : -(-end // block_size)]:
                     assert block != NO_BLOCK
                     assert writes.setdefault(block, request.request_id) == request.request_id
                     assert all(step.get(block, request.request_id) == request.request_id for step in self.written)
@@ -274,14 +279,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(plan.num_shared_keys < int(table.num_computed[row]) for row in rows), "not computed yet"
 
     @precondition(lambda self: self.inflight)
-    @rule(late_masks=st.integers(0, 2**5 - 1))
-    def collect(self, late_masks: int) -> None:
-        """Mask k of the step is late where bit k of `late_masks` is set."""
+    @rule(late_masks=st.integers(0, 2**5 - 1), accepted=st.lists(st.integers(0, 4), min_size=1, max_size=5))
+    def collect(self, late_masks: int, accepted: list[int]) -> None:
+        """Mask k of the step is late where bit k of `late_masks` is set. Its rows accept so many drafts as `accepted`
+        says in turn are accepted."""
         self.now += 1.0
         self.written.pop(0)
-        result = self.worker.run_next(lambda mask: bool(late_masks >> mask & 1))
+        result = self.worker.run_next(
+            lambda mask: bool(late_masks >> mask & 1), lambda index: accepted[index % len(accepted)]
+        )
         outputs = self.scheduler.update(self.inflight.pop(0), result, self.now)
-        handles = self.scheduler.table.handle[outputs.rows].tolist()
+        assert (outputs.counts > 0).all()
+        handles = np.repeat(self.scheduler.table.handle[outputs.rows], outputs.counts).tolist()
         for handle, token in zip(handles, outputs.token_ids.tolist(), strict=True):
             self.outputs[f"r{handle}"].append(token)
         for finished in outputs.finished:
@@ -316,11 +325,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert scheduler.num_running + scheduler.num_waiting == live
         for request in table.requests:
             if request is not None and request.status is RequestStatus.RUNNING:
-                planned = int(table.num_known[request.row] + table.num_inflight[request.row])
+                planned = int(table.num_planned[request.row])
+                assert planned >= table.num_known[request.row], "a token that was not planned"
                 assert planned <= request.limit, "a step is planned past the request's end"
                 computed = int(table.num_computed[request.row])
-                # A row that was skipped may have the block of its next token already.
-                ahead = computed + (scheduler.config.steps_in_flight if request.matcher else 0)
+                # A row that was skipped, or whose drafts were wrong, may have the blocks of its next tokens already.
+                most_back = 1 if request.matcher else table.num_speculative_tokens
+                ahead = computed + most_back * scheduler.config.steps_in_flight
                 needed = range(scheduler.kv.num_blocks_for(computed), scheduler.kv.num_blocks_for(ahead) + 1)
                 assert all(len(entries) in needed for entries in request.block_tables), "a block that nothing needs"
                 if self.caching:
@@ -356,7 +367,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(2000):
             if not self.live and not self.inflight:
                 break
-            self.serve(1, late_masks=0)
+            self.serve(1, late_masks=0, accepted=3)
         assert not self.live, "requests starve"
         assert self.scheduler.kv.pool.num_owned == 0
         assert self.scheduler.table.num_free == len(self.scheduler.table.requests)

@@ -4,64 +4,83 @@ import numpy as np
 import pytest
 
 from engine_core.clients import Client, Clients
-from engine_core.ipc.step import StepResult, StepShape, result_layout
+from engine_core.ipc.step import StepResult, StepShape, of_tokens, result_layout
 from engine_core.row_table import RowTable
 from engine_core.step_records import StepOutputs
 from frontend.client import wire
 
 NUM_ROWS = 8
-SHAPE = StepShape(max_num_seqs=NUM_ROWS, max_num_batched_tokens=16, max_model_len=32, block_size=4)
 
 
-def make_step(rng: np.random.Generator, rows: np.ndarray) -> tuple[StepOutputs, StepResult]:
-    """A step of more rows than those whose tokens count."""
-    layout = result_layout(SHAPE)
+def make_step(rng: np.random.Generator, rows: np.ndarray, num_drafts: int = 0) -> tuple[StepOutputs, StepResult]:
+    """A step of more rows than those whose tokens count; each of these yields 1 to `num_drafts` + 1 of them."""
+    layout = result_layout(
+        StepShape(
+            max_num_seqs=NUM_ROWS,
+            max_num_batched_tokens=16,
+            max_model_len=32,
+            block_size=4,
+            num_speculative_tokens=num_drafts,
+        )
+    )
     result = StepResult.over(layout, bytearray(layout.num_bytes))
     for name in ("logprobs", "top_logprobs"):
         getattr(result, name)[:] = rng.random(getattr(result, name).shape)
     for name in ("ranks", "top_token_ids", "sampled"):
         getattr(result, name)[:] = rng.integers(0, 1000, getattr(result, name).shape)
     indices = np.sort(rng.permutation(NUM_ROWS)[: len(rows)])
-    nothing = np.zeros(0, np.int32)
+    counts = rng.integers(1, num_drafts + 2, len(rows)).astype(np.int32)
     outputs = StepOutputs(
-        indices, rows, result.sampled[indices, 0], np.zeros(len(rows)), np.zeros(len(rows), np.bool_), nothing, [], []
+        indices=indices,
+        rows=rows,
+        counts=counts,
+        token_ids=of_tokens(result.sampled, indices, counts),
+        intervals=np.zeros(len(rows)),
+        is_first=np.zeros(len(rows), np.bool_),
+        skipped_rows=np.zeros(0, np.int32),
+        scored=[],
+        finished=[],
     )
     return outputs, result
 
 
+@pytest.mark.parametrize("num_drafts", [0, 3])
+@pytest.mark.parametrize("num_clients", [1, 2])
 @pytest.mark.parametrize("num_tops", [[-1] * 8, [0] * 8, [20] * 8, [-1, 0, 5, 20, -1, 1, 5, 0], [-1, -1, 3, -1] * 2])
-def test_every_token_has_its_own(num_tops: list[int]) -> None:
-    """Of two clients whose rows lie between each other, one of which gets several steps in one frame."""
+def test_every_token_has_its_own(num_tops: list[int], num_clients: int, num_drafts: int) -> None:
+    """Of clients whose rows lie between each other, one of which gets several steps in one frame."""
     rng = np.random.default_rng(0)
     table = RowTable(NUM_ROWS, 32, 0)
     table.num_logprobs[:] = num_tops
     table.handle[:] = 100 + np.arange(NUM_ROWS)
     clients = Clients(epoch=1, replica=0)
     mine: list[Client] = [clients.add(b"a", 1), clients.add(b"b", 1)]
-    table.client_number[:] = [0, 1] * 4
-    expected: dict[int, list[tuple[float, int, list[int], list[float]] | None]] = {}
-    got: dict[int, list[tuple[float, int, list[int], list[float]] | None]] = {}
+    table.client_number[:] = np.arange(NUM_ROWS) % num_clients
+    expected: dict[int, list[tuple[int, float, int, list[int], list[float]]]] = {}
+    got: dict[int, list[tuple[int, float, int, list[int], list[float]]]] = {}
     for step in range(4):
-        outputs, result = make_step(rng, rng.permutation(NUM_ROWS)[: rng.integers(1, NUM_ROWS)].astype(np.int32))
+        rows = rng.permutation(NUM_ROWS)[: rng.integers(1, NUM_ROWS)].astype(np.int32)
+        outputs, result = make_step(rng, rows, num_drafts)
         clients.add_step(outputs, result, table)
-        for row, index in zip(outputs.rows.tolist(), outputs.indices.tolist(), strict=True):
-            count = num_tops[row]
-            tops = [
-                column[index, 0, : max(count, 0)].tolist() for column in (result.top_token_ids, result.top_logprobs)
-            ]
-            own = (float(result.logprobs[index, 0]), int(result.ranks[index, 0]), tops[0], tops[1])
-            expected.setdefault(100 + row, []).append(None if count < 0 else own)
+        for row, index, count in zip(rows.tolist(), outputs.indices.tolist(), outputs.counts.tolist(), strict=True):
+            num_top = num_tops[row]
+            for place in [(index, number) for number in range(count)]:
+                scores = float(result.logprobs[place]), int(result.ranks[place])
+                tops = [
+                    column[place][: max(0, num_top)].tolist() for column in (result.top_token_ids, result.top_logprobs)
+                ]
+                own = (int(result.sampled[place]), *(scores if num_top >= 0 else (0.0, 0)), *tops)
+                expected.setdefault(100 + row, []).append(own)
         for client in mine if step in (1, 3) else mine[:1]:
             for handle, tokens, columns in wire.new_tokens(wire.unpack(client.take_frame(1, 0, step))):
-                assert len(tokens) == 1
-                if columns is None:
-                    got.setdefault(handle, []).append(None)
-                    continue
-                assert columns.num_top == num_tops[handle - 100]
-                (logprob,), (rank,) = columns.logprobs, columns.ranks
-                got.setdefault(handle, []).append(
-                    (logprob, rank, list(columns.top_token_ids), list(columns.top_logprobs))
-                )
+                for number, token in enumerate(tokens):
+                    scores, tops = (0.0, 0), [[], []]
+                    if columns is not None:
+                        assert columns.num_top == num_tops[handle - 100]
+                        scores = columns.logprobs[number], columns.ranks[number]
+                        part = slice(number * columns.num_top, (number + 1) * columns.num_top)
+                        tops = [list(columns.top_token_ids[part]), list(columns.top_logprobs[part])]
+                    got.setdefault(handle, []).append((token, *scores, *tops))
     assert got == expected
 
 
