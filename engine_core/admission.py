@@ -90,7 +90,7 @@ class Admission:
         for name, ids in message.sampling.named_token_ids.items():
             if any(token >= self._vocab_size for token in ids):
                 raise Refused(ERROR_INVALID, f"{name}: token ids must be from 0 to {self._vocab_size - 1}.")
-        num_wanted = message.sampling.max_tokens or 1
+        num_wanted = 1 if message.sampling.max_tokens is None else message.sampling.max_tokens
         if len(prompt) + num_wanted > self._capacity:
             holder = "context" if self._capacity == self._max_model_len else "KV cache"
             raise Refused(

@@ -263,7 +263,7 @@ class EngineCore:
             return
         client.requests[request.handle] = request
         self._open.add(request)
-        if len(request.tokens) >= request.limit:  # a resume that had all its tokens already
+        if len(request.tokens) >= request.limit and not request.wants_scores:  # as a resume that has all its tokens
             self.ends.complete(request)
             return
         if request.sampling.grammar is not None:

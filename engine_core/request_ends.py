@@ -55,7 +55,7 @@ class RequestEnds:
         return len(found)
 
     def complete(self, request: Request) -> None:
-        """Ends a request that came with all its tokens."""
+        """Ends a request that needs no step."""
         request.transition(RequestStatus.FINISHED)
         self._finish(Finished(request, FINISH_LENGTH, None, request.num_prior_tokens))
 

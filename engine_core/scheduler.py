@@ -99,7 +99,7 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """A new request, already checked by the caller: it must be able to fit into the cache by itself."""
         assert self._demand.peak(request.limit) <= self.kv.pool.num_blocks
-        assert len(request.tokens) < request.limit, request
+        assert len(request.tokens) < request.limit or request.wants_scores, request
         self.policy.push(request)
         self._hashing.add(request)
         self.may_run = True
@@ -167,6 +167,9 @@ class Scheduler:
         if self.kv.has_windows and self._tables.release_behind(step):
             self._refused = None
         finished = self._find_finished(rows, counts, tokens, stops)
+        for part in scored:
+            if not part.request.wants_scores and part.request.sampling.max_tokens == 0:
+                finished.append(self._finish(part.request, FINISH_LENGTH, None))
         if self.kv.host is not None:
             self.kv.host.collect(step.step_id, result.num_host_slots)
         self._retirement.collected(step.step_id)
@@ -178,16 +181,16 @@ class Scheduler:
         """Rows and token counts (int32) of running requests that fit the budget and have their blocks."""
         table = self.table
         rows = table.running.nonzero()[0].astype(np.int32)
-        planned = table.num_planned[rows]
-        pending = planned - table.num_computed[rows]
-        ready = (planned < table.limit[rows]) & (pending > 0) & ~table.awaits_mask[rows]
+        most = table.limit[rows] - 1  # nothing follows the token at the limit
+        pending = np.minimum(table.num_planned[rows], most) - table.num_computed[rows]
+        ready = (pending > 0) & ~table.awaits_mask[rows]
         single = rows[ready & (pending == 1)]
         prompts = self._in_order(rows[ready & (pending > 1)])
         rows, counts = single, np.ones(len(single), np.int32)
         if table.num_speculative_tokens and len(single):
             counts += self._num_drafts(single)
         if len(prompts):
-            rest = table.num_known[prompts] - table.num_computed[prompts]
+            rest = np.minimum(table.num_known[prompts], table.limit[prompts] - 1) - table.num_computed[prompts]
             num_joining = min(self.config.max_num_partial_prefills - len(prompts), self._num_admissible())
             chunks = divide(self.config.max_num_batched_tokens - int(counts.sum()), rest, num_joining)
             rows = np.concatenate([single, prompts[chunks > 0]])
@@ -203,7 +206,7 @@ class Scheduler:
         """
         table, kv = self.table, self.kv
         budget = (self.config.max_num_batched_tokens - self.config.max_num_seqs) // len(rows)
-        left = table.limit[rows] - table.num_planned[rows] - 1
+        left = np.maximum(table.limit[rows] - table.num_planned[rows] - 1, 0)
         drafts = np.where(table.matcher[rows] > 0, 0, np.minimum(left, min(budget, table.num_speculative_tokens)))
         num_entries = -(-(table.num_computed[rows] + 1 + drafts) // kv.block_size)
         num_missing = int(np.maximum(num_entries - table.num_blocks[rows], 0).sum())
@@ -289,11 +292,12 @@ class Scheduler:
         """Gives the request its row and first blocks; returns how many tokens it computes, 0 when it must wait: for
         room, or for the rest of its prefix, of which a step that also `runs_others` loads no more than a part."""
         kv, known = self.kv, len(request.tokens)
+        num_computable = min(known, request.limit - 1)
         if not self.table.has_room_for(request) or not self._hashing.complete(request, self.num_running > 0):
             return 0
         hit = kv.find_prefix(request, request.tokens)
         num_hit = hit.num_blocks * kv.block_size
-        count = part_of_newcomer(budget, known - num_hit, num_places)
+        count = part_of_newcomer(budget, num_computable - num_hit, num_places)
         total_blocks = kv.num_blocks_for(num_hit + count)
         num_needed = room.needed_by(request, hit)
         num_available = kv.num_available_beside(hit)

@@ -128,7 +128,7 @@ class InputProcessor:
                 "truncate_prompt_tokens",
             )
         if count == -1:
-            count = max(1, self.limits.max_model_len - (max_tokens or 1))
+            count = max(1, self.limits.max_model_len - (1 if max_tokens is None else max_tokens))
         return prompt if len(prompt.token_ids) <= count else Prompt(prompt.token_ids[-count:], None)
 
     def sampling(
@@ -288,7 +288,7 @@ class InputProcessor:
         """How many tokens may follow the prompt. Raises a 400 with both lengths when it is fewer than wanted."""
         limit = self.limits.max_model_len
         room = limit - num_prompt_tokens
-        if room < (max_tokens or 1):
+        if room < (1 if max_tokens is None else max_tokens):
             wanted = f" and max_tokens asks for {max_tokens} more" if max_tokens and room >= 1 else ""
             raise ApiError(
                 400,

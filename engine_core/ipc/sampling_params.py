@@ -26,6 +26,8 @@ MAX_SEQUENCE_TOKENS = 16
 """Of a bad word, and of what begins or ends thinking."""
 MAX_GRAMMAR_CHARS = 2**20
 
+_MAX_TOKENS = "at least 1, or 0 with prompt_logprobs"
+
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
 INT, UINT, FLOAT = "<i4", "<u4", "<f4"
@@ -66,8 +68,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     Raises `ValueError` (inside a decoder: `msgspec.ValidationError`) that names the field when a value is out of range.
     """
 
-    max_tokens: Annotated[int | None, Field("at least 1", 1, passed_on=False)] = None
-    """Most tokens to generate; None: as many as the context holds."""
+    max_tokens: Annotated[int | None, Field(_MAX_TOKENS, 0, passed_on=False)] = None
+    """Most tokens to generate; None: as many as the context holds. 0 is for `prompt_logprobs` alone."""
     min_tokens: Annotated[int, Field("from 0 to 2147483647", 0, 2**31 - 1, column=INT)] = 0
     """EOS and stop token ids cannot be sampled before this many tokens were generated."""
     temperature: Annotated[float, Field("from 0 to 100", 0, 100, column=FLOAT)] = 1.0
@@ -110,6 +112,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         for name, field in _BOUNDED:
             value = getattr(self, name)
             _check(name, field.allows(value), field.wanted, value)
+        _check("max_tokens", self.max_tokens != 0 or self.prompt_logprobs is not None, _MAX_TOKENS, 0)
         _check(
             "min_tokens",
             self.max_tokens is None or self.min_tokens <= self.max_tokens,

@@ -210,7 +210,7 @@ class LLM:
         limit, vocab_size = self._config.scheduler.max_model_len, self._config.model.vocab_size
         if not token_ids:
             raise ValueError("A prompt must have at least one token.")
-        if len(token_ids) + (params.max_tokens or 1) > limit:
+        if len(token_ids) + (1 if params.max_tokens is None else params.max_tokens) > limit:
             wanted = f" and max_tokens is {params.max_tokens}" if params.max_tokens else ""
             raise ValueError(f"A prompt has {len(token_ids)} tokens{wanted}; the context holds {limit}.")
         for token_id in (min(token_ids), max(token_ids)):

@@ -59,8 +59,6 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
                 await stream_answer(request, generation, answer, completion.stream_options, state.keep_alive, headers)
                 return None
             pieces = await generation.collect()
-            if completion.max_tokens == 0:
-                return _scored_only(pieces, answer, generation, headers)
             if completion.num_samples > completion.num_choices:
                 pieces = best_outputs(pieces, completion.num_samples, completion.num_choices)
             return json_response(answer.whole(pieces, generation.usage()), headers=headers)
@@ -98,15 +96,6 @@ def _echo_only(
     return json_response(answer.whole(pieces, figures), headers=headers)
 
 
-def _scored_only(
-    pieces: list[OutputPiece], answer: CompletionAnswer, generation: Generation, headers: dict[str, str]
-) -> HTTPResponse:
-    """What the engine says of the prompts, without the token that it generated behind each."""
-    pieces = [OutputPiece(prompt_logprobs=piece.prompt_logprobs, finish_reason="length") for piece in pieces]
-    figures = usage(generation.usage().prompt_tokens, 0)
-    return json_response(answer.whole(pieces, figures), headers=headers)
-
-
 async def _order(
     completion: CompletionRequest,
     prompts: list[Prompt],
@@ -123,7 +112,7 @@ async def _order(
         processor.sampling(
             completion,
             prompt,
-            max_tokens=1 if completion.max_tokens == 0 else completion.max_tokens,
+            max_tokens=completion.max_tokens,
             logprobs=logprobs,
             prompt_logprobs=completion.scored_tops,
             default_max_tokens=DEFAULT_MAX_TOKENS,

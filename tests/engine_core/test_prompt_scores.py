@@ -24,6 +24,23 @@ def test_log_probabilities_of_prompts(harness: Harness) -> None:
     assert [reader.finished[handle].num_cached_tokens for handle in (0, 2, 3)] == [0, 0, 0]
 
 
+def test_prompts_that_are_only_scored(harness: Harness) -> None:
+    """Nothing is sampled; the request ends with the last score, or at once where there is none to be had."""
+    client = harness.client()
+    longest = harness.config.longest_request()
+    prompts = [[7 * i % 50 + 10 for i in range(length)] for length in (40, 2, 1, longest)]
+    for handle, prompt in enumerate(prompts):
+        client.send(encode(add(handle, prompt, sampling=SamplingParams(max_tokens=0, prompt_logprobs=0))))
+    client.send(encode(add(9, prompts[0])))
+    reader = Reader(client)
+    reader.read_finals(5)
+    for handle, prompt in enumerate(prompts):
+        assert reader.prompt_scores.get(handle, []) == list(itertools.pairwise(prompt))
+        assert (reader.finished[handle].reason, reader.finished[handle].num_output_tokens) == ("length", 0)
+    assert list(reader.tokens) == [9]
+    assert harness.core.scheduler.kv.pool.num_owned == 0
+
+
 def test_token_ids_must_be_in_the_vocabulary(harness: Harness) -> None:
     client, beyond = harness.client(), harness.config.model.vocab_size
     fields = [

@@ -122,7 +122,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         prompt=st.lists(st.integers(0, 2), min_size=1, max_size=20),
-        max_tokens=st.integers(1, 14),
+        max_tokens=st.integers(0, 14),
         min_tokens=st.integers(0, 3),
         ignore_eos=st.booleans(),
         stops=st.lists(st.integers(2, VOCAB - 1), max_size=1),
@@ -131,6 +131,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_samples=st.sampled_from([1, 1, 1, 2, 4]),
         penalty=st.booleans(),
         has_grammar=st.booleans(),
+        is_scored=st.booleans(),
     )
     def add(
         self,
@@ -144,10 +145,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_samples: int,
         penalty: bool,
         has_grammar: bool,
+        is_scored: bool,
     ) -> None:
-        """One request, or several samples of one prompt."""
+        """One request, or several samples of one prompt. Prompts behind which nothing is sampled are scored."""
         max_total = self.demand.longest(self.scheduler.kv.pool.num_blocks, self.scheduler.config.max_model_len)
-        if len(prompt) >= max_total:
+        if len(prompt) + min(max_tokens, 1) > max_total or (len(prompt) == 1 and max_tokens == 0):
             return
         sampling = SamplingParams(
             max_tokens=max_tokens,
@@ -155,6 +157,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             ignore_eos=ignore_eos and not has_grammar,  # an answer under a grammar ends with EOS
             stop_token_ids=stops,
             presence_penalty=0.5 if penalty else 0.0,
+            prompt_logprobs=0 if is_scored or max_tokens == 0 else None,
         )
         for _ in range(num_samples):
             self.num_added += 1
@@ -299,6 +302,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert finished.num_output_tokens == len(expected)
             assert finished.reason == ("length" if finished.stop_token_id is None else "stop")
             assert request.status is RequestStatus.FINISHED
+            assert not request.wants_scores, "an end without all scores"
 
     @invariant()
     def blocks_and_rows_add_up(self) -> None:

@@ -59,7 +59,11 @@ def test_bounds(name: str) -> None:
     if field.high < math.inf:
         beyond.append(field.high + step)
         within.append(field.high)
-    others: dict[str, Any] = {"thinking_end_token_ids": [1]} if name == "thinking_token_budget" else {}
+    needed: dict[str, dict[str, Any]] = {
+        "thinking_token_budget": {"thinking_end_token_ids": [1]},
+        "max_tokens": {"prompt_logprobs": 0},
+    }
+    others = needed.get(name, {})
     for value in within:
         assert getattr(SamplingParams(**{name: value}, **others), name) == value
     for value in [*beyond, math.nan]:
