@@ -93,6 +93,10 @@ class FakeWorker:
         """Queues a plan as a ring does; the scheduler must not rely on its being run yet."""
         self._pending.append(plan)
 
+    def num_computed(self, row: int) -> int:
+        """Where the row's next step begins."""
+        return int(self._num_computed[row])
+
     @property
     def num_pending(self) -> int:
         return len(self._pending)

@@ -117,8 +117,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.num_added = 0
         self.last_service: dict[str, float] = {}
         self.most_live = 0
-        self.written: list[dict[int, str]] = []
-        """For each step in flight: the blocks that it writes, and for whom."""
+        self.written: list[dict[int, tuple[str, int, int]]] = []
+        """For each step in flight the blocks that it may write: for whom, in which row, at which index of its table."""
 
     @rule(
         prompt=st.lists(st.integers(0, 2), min_size=1, max_size=20),
@@ -259,16 +259,17 @@ class SchedulerMachine(RuleBasedStateMachine):
     def _note_writes(self, plan: StepPlan) -> None:
         """No block is written by two requests, neither in one step nor in any that are in flight."""
         table, block_size = self.scheduler.table, self.scheduler.kv.block_size
-        writes: dict[int, str] = {}
+        writes: dict[int, tuple[str, int, int]] = {}
         for row, count in zip(plan.rows[: plan.num_seqs].tolist(), plan.num_query_tokens.tolist(), strict=False):
             request, end = table.request(row), int(table.num_computed[row])
             num_drafts = sum(int((s.num_expected[s.rows == row] - 1).clip(0).sum()) for s in self.inflight)
             first = (end - count - num_drafts) // block_size  # where steps in flight accept none of theirs
             for entries in request.block_tables:
-                for block in entries[first : -(-end // block_size)]:
+                for index in range(first, -(-end // block_size)):
+                    block, name = entries[index], request.request_id
                     assert block != NO_BLOCK
-                    assert writes.setdefault(block, request.request_id) == request.request_id
-                    assert all(step.get(block, request.request_id) == request.request_id for step in self.written)
+                    assert all(step.get(block, (name,))[0] == name for step in (*self.written, writes))
+                    writes[block] = (name, row, index)
             self.last_service[request.request_id] = self.now
         self.written.append(writes)
 
@@ -291,7 +292,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         result = self.worker.run_next(
             lambda mask: bool(late_masks >> mask & 1), lambda index: accepted[index % len(accepted)]
         )
-        outputs = self.scheduler.update(self.inflight.pop(0), result, self.now)
+        step = self.inflight.pop(0)
+        # Steps in flight begin where the worker stands now.
+        starts = {row: self.worker.num_computed(row) // self.scheduler.kv.block_size for row in step.rows.tolist()}
+        self.written = [
+            {block: place for block, place in writes.items() if place[2] >= starts.get(place[1], 0)}
+            for writes in self.written
+        ]
+        outputs = self.scheduler.update(step, result, self.now)
         assert (outputs.counts > 0).all()
         handles = np.repeat(self.scheduler.table.handle[outputs.rows], outputs.counts).tolist()
         for handle, token in zip(handles, outputs.token_ids.tolist(), strict=True):
