@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
+from msgspec import structs
 
 from engine_core.ipc import messages
 from engine_core.ipc.codec import decode_client_message, encode
@@ -229,14 +230,15 @@ class StubCore:
         if client is None:
             return  # a client's last words, after it was found to be gone
         if isinstance(message, messages.AddRequest):
-            reply = self.script(message)
-            if reply.error is not None:
-                code, text, retry_after = reply.error
-                client.errors.append(
-                    messages.RequestError(handle=message.handle, code=code, message=text, retry_after=retry_after)
-                )
-            else:
-                client.running[message.handle] = _Running(identity, message, reply)
+            for sample in _samples(message):
+                reply = self.script(sample)
+                if reply.error is not None:
+                    code, text, retry_after = reply.error
+                    client.errors.append(
+                        messages.RequestError(handle=sample.handle, code=code, message=text, retry_after=retry_after)
+                    )
+                else:
+                    client.running[sample.handle] = _Running(identity, sample, reply)
         elif isinstance(message, messages.AbortRequest):
             for handle in message.handles:
                 request = client.running.pop(handle, None)
@@ -318,6 +320,20 @@ class StubCore:
         )
         client.finished, client.errors = [], []
         return outputs
+
+
+def _samples(message: messages.AddRequest) -> list[messages.AddRequest]:
+    """Each sample as if it had come alone."""
+    sampling = message.sampling
+    return [
+        structs.replace(
+            message,
+            handle=message.handle + index,
+            num_samples=1,
+            sampling=structs.replace(sampling, sample_index=sampling.sample_index + index),
+        )
+        for index in range(message.num_samples)
+    ]
 
 
 def _finished(request: _Running, reason: str, stop_token_id: int | None) -> messages.FinishedRequest:

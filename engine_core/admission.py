@@ -3,6 +3,7 @@
 import math
 import time
 
+import msgspec
 import numpy as np
 
 from engine_core.config.engine_config import EngineConfig
@@ -14,6 +15,7 @@ from engine_core.ipc.messages import (
     ERROR_OVERLOADED,
     AddRequest,
 )
+from engine_core.ipc.sampling_params import MAX_SAMPLE_INDEX
 from engine_core.open_requests import OpenRequests
 from engine_core.policies.base import SchedulingPolicy
 from engine_core.request import Request
@@ -44,41 +46,61 @@ class Admission:
 
     def admit(
         self, message: AddRequest, client: bytes, client_number: int, policy: SchedulingPolicy, now: float
-    ) -> Request:
-        """Raises `Refused`. `now` is monotonic seconds."""
+    ) -> list[Request]:
+        """The message's samples, in order. Raises `Refused`. `now` is monotonic seconds."""
         try:
             prompt, output = int32_column(message.prompt_token_ids), int32_column(message.output_token_ids)
         except ProtocolError as error:
             raise Refused(ERROR_INVALID, str(error)) from error
         self._check(message, prompt, output)
-        self._check_share(message.share_key)
-        if policy.is_full(message.share_key, self._max_num_waiting):
+        self._check_samples(message, len(output))
+        self._check_share(message.share_key, message.num_samples)
+        if policy.is_full(message.share_key, self._max_num_waiting, message.num_samples):
             waiting = f"Too many requests are waiting ({policy.num_waiting} of all clients); try again."
             raise Refused(ERROR_OVERLOADED, waiting, retry_after=1.0)
-        self._num_admitted += 1
-        return Request(
-            request_id=message.request_id,
-            client=client,
-            client_number=client_number,
-            handle=message.handle,
-            prompt_token_ids=prompt,
-            output_token_ids=output,
-            sampling=message.sampling,
-            max_total_tokens=self._capacity,
-            arrival_time=now,
-            arrival_number=self._num_admitted,
-            priority=message.priority,
-            share_key=message.share_key,
-            deadline=message.deadline,
-            cache_salt=message.cache_salt,
-            adapter=message.adapter,
-            trace_context=message.trace_context,
-        )
+        samples: list[Request] = []
+        for index in range(message.num_samples):
+            self._num_admitted += 1
+            sampling = message.sampling
+            if index:
+                sampling = msgspec.structs.replace(sampling, sample_index=sampling.sample_index + index)
+            samples.append(
+                Request(
+                    request_id=message.request_id,
+                    client=client,
+                    client_number=client_number,
+                    handle=message.handle + index,
+                    first_sample=samples[0] if index else None,
+                    prompt_token_ids=prompt,
+                    output_token_ids=output,
+                    sampling=sampling,
+                    max_total_tokens=self._capacity,
+                    arrival_time=now,
+                    arrival_number=self._num_admitted,
+                    priority=message.priority,
+                    share_key=message.share_key,
+                    deadline=message.deadline,
+                    cache_salt=message.cache_salt,
+                    adapter=message.adapter,
+                    trace_context=message.trace_context,
+                )
+            )
+        return samples
 
-    def _check_share(self, share_key: str | None) -> None:
+    def _check_samples(self, message: AddRequest, num_output_tokens: int) -> None:
+        if message.num_samples > 1 and num_output_tokens:
+            raise Refused(ERROR_INVALID, "Samples resume one by one: num_samples must be 1 with output_token_ids.")
+        if message.sampling.sample_index + message.num_samples > MAX_SAMPLE_INDEX + 1:
+            raise Refused(ERROR_INVALID, f"The last sample's index must be at most {MAX_SAMPLE_INDEX}.")
+        if message.handle + message.num_samples > 2**32:
+            raise Refused(ERROR_INVALID, "The last sample's handle must be below 2^32.")
+
+    def _check_share(self, share_key: str | None, num_new: int) -> None:
         most = self._max_requests_per_share
-        if most is not None and share_key is not None and self._open_requests.num_of_share(share_key) >= most:
-            message = f"This API key or client has {most} requests already, as many as it may have at once; try again."
+        if most is None or share_key is None:
+            return
+        if self._open_requests.num_of_share(share_key) + num_new > most:
+            message = f"This API key or client would have more than {most} requests, the most at once; try again."
             raise Refused(ERROR_OVERLOADED, message, retry_after=1.0)
 
     def _check(self, message: AddRequest, prompt: np.ndarray, output: np.ndarray) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import zmq
 
 from engine_core.config.engine_config import EngineConfig
-from engine_core.ipc.codec import ProtocolError, encode, handle_of_malformed_add
+from engine_core.ipc.codec import ProtocolError, encode, handles_of_malformed_add
 from engine_core.ipc.messages import (
     ERROR_INVALID,
     ERROR_READER_TOO_SLOW,
@@ -264,10 +264,11 @@ def send_to(socket: zmq.Socket, identity: bytes, frame: bytes) -> bool:
 
 def refuse_malformed(client: Client | None, frame: bytes, error: ProtocolError) -> None:
     """Whoever waits for an answer to a request gets one; other frames are only logged."""
-    handle = handle_of_malformed_add(frame)
-    if client is not None and handle is not None and handle not in client.requests:
+    handles = handles_of_malformed_add(frame)
+    if client is not None and handles and not any(handle in client.requests for handle in handles):
         message = f"The request is malformed: {error}."
-        client.add_error(RequestError(handle=handle, code=ERROR_INVALID, message=message))
+        for handle in handles:
+            client.add_error(RequestError(handle=handle, code=ERROR_INVALID, message=message))
     else:
         logger.warning("A client sent a malformed frame: %s", error)
 

@@ -11,9 +11,9 @@ from collections import deque
 
 import zmq
 
-from engine_core.admission import Admission, Refused
+from engine_core.arrivals import Arrivals
 from engine_core.block_events import BlockEventFeed
-from engine_core.clients import TOO_SLOW, Client, Clients, make_welcome, refuse_malformed, send_to
+from engine_core.clients import TOO_SLOW, Clients, make_welcome, refuse_malformed, send_to
 from engine_core.config.engine_config import EngineConfig
 from engine_core.executors.base import Executor
 from engine_core.grammar.requests import GrammarLink, GrammarRequests
@@ -23,16 +23,13 @@ from engine_core.ipc.codec import ProtocolError, decode_client_message, encode
 from engine_core.ipc.control import ControlLink, Drain, LinkClosed
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import (
-    ERROR_INVALID,
     ERROR_READER_TOO_SLOW,
-    ERROR_SHUTTING_DOWN,
     PROTOCOL_VERSION,
     AbortRequest,
     AddRequest,
     Bye,
     Credit,
     Hello,
-    RequestError,
     SubscribeBlockEvents,
 )
 from engine_core.ipc.step import ENDED_NS, STARTED_NS, StepResult, StepShape
@@ -58,8 +55,6 @@ _FEW_FRAMES = 16
 """So many are taken in, some 0.5 ms, before a step that could be planned is."""
 _MANY_CLIENTS = 32
 """From so many clients on, each new one is the occasion to look for those that left without a word."""
-_MAX_UNREAD_REPLIES = 16384
-"""Final replies that may wait for a client without credit before it is dropped."""
 
 
 class EngineCore:
@@ -101,7 +96,6 @@ class EngineCore:
         self._clients = Clients(self.epoch, replica)
         self._block_events = BlockEventFeed(kv_cache_manager.events, self.epoch, replica)
         self._open = OpenRequests()
-        self._admission = Admission(config, self._open)
         self.ends = RequestEnds(
             self._open,
             self._clients,
@@ -112,6 +106,7 @@ class EngineCore:
             self.timeline,
             config.scheduler.mask_timeout,
         )
+        self._arrivals = Arrivals(config, self._open, self.scheduler, self.grammars, self.ends)
         self._inflight: deque[ScheduledStep] = deque()
         self._may_hash = False
         """Whether prompts wait whose blocks are not hashed yet."""
@@ -189,6 +184,7 @@ class EngineCore:
         while (message := self._link.receive()) is not None:
             if isinstance(message, Drain):
                 self._stop_at = time.monotonic() + message.timeout
+                self._arrivals.is_closed = True
             else:
                 raise LinkClosed(f"unexpected {type(message).__name__}")
 
@@ -214,7 +210,8 @@ class EngineCore:
         elif client is None:
             logger.warning("A client sent %s before hello; ignored.", type(message).__name__)
         elif isinstance(message, AddRequest):
-            self._on_add(client, message)
+            self._arrivals.add(client, message)
+            self._idle_check.is_due = True
         elif isinstance(message, AbortRequest):
             for request in [client.requests[h] for h in message.handles if h in client.requests]:
                 self.ends.abort(request, message.reason)
@@ -237,40 +234,6 @@ class EngineCore:
         else:
             logger.warning("A client speaks protocol version %d, not %d.", hello.version, PROTOCOL_VERSION)
         send_to(self._router, identity, encode(make_welcome(self._config, self.epoch, self._replica)))
-
-    def _on_add(self, client: Client, message: AddRequest) -> None:
-        if client.num_final_replies > _MAX_UNREAD_REPLIES:
-            logger.warning("A client reads none of its replies; it is dropped.")
-            self.ends.forget(client)
-            return
-        known = self._open.get(message.request_id)
-        if known is not None and known.client == client.identity and known.handle == message.handle:
-            return  # sent twice
-        try:
-            if known is not None or message.handle in client.requests:
-                raise Refused(ERROR_INVALID, f"A request {message.request_id!r} or its handle is running already.")
-            if self._stop_at is not None:
-                raise Refused(ERROR_SHUTTING_DOWN, "The engine is shutting down.")
-            if message.sampling.grammar is not None:
-                self.grammars.check_room(message.share_key, self._config.scheduler.max_num_waiting)
-            now = time.monotonic()
-            request = self._admission.admit(message, client.identity, client.number, self.scheduler.policy, now)
-        except Refused as refused:
-            error = RequestError(
-                handle=message.handle, code=refused.code, message=str(refused), retry_after=refused.retry_after
-            )
-            client.add_error(error)
-            return
-        client.requests[request.handle] = request
-        self._open.add(request)
-        if len(request.tokens) >= request.limit and not request.wants_scores:  # as a resume that has all its tokens
-            self.ends.complete(request)
-            return
-        if request.sampling.grammar is not None:
-            self.grammars.hold(request)
-            return
-        self.scheduler.add(request)
-        self._idle_check.is_due = True
 
     # Schedule and dispatch
 
@@ -335,7 +298,7 @@ class EngineCore:
     @property
     def is_draining(self) -> bool:
         """Whether the supervisor asked for the end: nothing new is taken."""
-        return self._stop_at is not None
+        return self._arrivals.is_closed
 
     def _is_drained(self) -> bool:
         if self._stop_at is None:

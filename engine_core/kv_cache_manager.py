@@ -86,6 +86,8 @@ class KVCacheManager:
         if len(hashes) >= needed:
             return True
         end = len(hashes) + max_blocks
+        if not hashes and request.first_sample is not None:
+            hashes += request.first_sample.block_hashes[: min(needed, request.num_prompt_tokens // self.block_size)]
         if not hashes and max_blocks > 0:
             self._extend_chain(request, tokens, 1)
             hashes += self._recent.common(hashes[0], tokens[: needed * self.block_size])[1:]

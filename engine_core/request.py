@@ -38,6 +38,7 @@ class Request:
         "client",
         "client_number",
         "deadline",
+        "first_sample",
         "first_token_time",
         "handle",
         "last_token_time",
@@ -71,6 +72,7 @@ class Request:
         client: bytes,
         client_number: int = 0,
         handle: int,
+        first_sample: "Request | None" = None,
         prompt_token_ids: Sequence[int] | np.ndarray,
         output_token_ids: Sequence[int] | np.ndarray = (),
         sampling: SamplingParams,
@@ -84,13 +86,17 @@ class Request:
         adapter: str | None = None,
         trace_context: str | None = None,
     ) -> None:
-        """`max_total_tokens` bounds prompt and output together (context length or cache, whichever is smaller)."""
+        """`max_total_tokens` bounds prompt and output together (context length or cache, whichever is smaller).
+        `first_sample` came just before with the same prompt, and neither has output yet."""
         self.request_id = request_id
         self.client = client
         self.client_number = client_number
         self.handle = handle
-        self.tokens = np.concatenate(
-            [np.asarray(prompt_token_ids, np.int32), np.asarray(output_token_ids, np.int32)], dtype=np.int32
+        self.first_sample = first_sample
+        self.tokens: np.ndarray = (
+            np.concatenate([np.asarray(prompt_token_ids, np.int32), np.asarray(output_token_ids, np.int32)])
+            if first_sample is None
+            else first_sample.tokens
         )
         """Prompt and output as known while the request waits; while it runs, the row's history goes on from here."""
         self.num_prompt_tokens = len(prompt_token_ids)

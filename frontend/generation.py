@@ -43,11 +43,10 @@ class Generation:
         streams: list[RequestStream] = []
         try:
             for prompt, sampling in zip(order.prompts, order.samplings, strict=True):
-                for sample_index in range(order.num_samples):
-                    streams.append(
-                        _start(order, len(streams), prompt, {**sampling, "sample_index": sample_index}, client)
-                    )
-                    self._processors.append(OutputProcessor(tokenizer, prompt.token_ids, order.options))
+                streams += _start(order, len(streams), prompt, sampling, client)
+                self._processors += [
+                    OutputProcessor(tokenizer, prompt.token_ids, order.options) for _ in range(order.num_samples)
+                ]
         except EngineError as error:
             for stream in streams:
                 stream.close()
@@ -107,12 +106,15 @@ class Generation:
         self._group.close()
 
 
-def _start(order: Order, choice: int, prompt: Prompt, sampling: dict[str, Any], client: EngineClient) -> RequestStream:
+def _start(
+    order: Order, choice: int, prompt: Prompt, sampling: dict[str, Any], client: EngineClient
+) -> list[RequestStream]:
     # The engine takes a second request of the same id for a repetition of the first, and clients choose ids as they
     # like: a part of ours makes them unique.
-    return client.generate(
+    return client.generate_samples(
         prompt.token_ids,
         sampling,
+        order.num_samples,
         request_id=f"{order.response_id}-{choice}-{uuid.uuid4().hex[:12]}",
         priority=order.priority,
         share_key=order.share_key,

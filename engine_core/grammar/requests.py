@@ -60,12 +60,14 @@ class GrammarRequests:
         """Requests whose grammar is being compiled; the scheduler does not know them."""
         return len(self._held)
 
-    def check_room(self, share_key: str | None, max_held: int) -> None:
-        """Raises `Refused` where no further request with a grammar can be held; of one share no more than are free."""
+    def check_room(self, share_key: str | None, max_held: int, num_new: int) -> None:
+        """Raises `Refused` where so many further requests with a grammar cannot be held; of one share no more than are
+        free."""
         if self.refusal is not None:
             raise Refused(ERROR_GRAMMAR, self.refusal)
         of_share = 0 if share_key is None else sum(self._requests[held].share_key == share_key for held in self._held)
-        if max_held - self.num_held <= of_share:
+        num_before = num_new - 1  # as the last of them finds it
+        if max_held - self.num_held - num_before <= (0 if share_key is None else of_share + num_before):
             raise Refused(ERROR_OVERLOADED, "Too many grammars are being compiled; try again.", retry_after=1.0)
 
     def hold(self, request: Request) -> None:

@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 
-from engine_core.ipc.messages import ClientMessage, CoreMessage
+from engine_core.ipc.messages import MAX_SAMPLES, ClientMessage, CoreMessage
 
 
 class ProtocolError(ValueError):
@@ -28,14 +28,18 @@ def decode_client_message(frame: bytes | memoryview) -> ClientMessage:
         raise ProtocolError(str(error)) from error
 
 
-def handle_of_malformed_add(frame: bytes | memoryview) -> int | None:
-    """The handle in a frame that meant to be an `AddRequest`, so that its sender can be told; None: not to be found."""
+def handles_of_malformed_add(frame: bytes | memoryview) -> range:
+    """The handles in a frame that meant to be an `AddRequest`, so that its sender can be told; empty: not found."""
     try:
         plain = msgspec.msgpack.decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    handle = plain.get("handle") if isinstance(plain, dict) and plain.get("type") == "add" else None
-    return handle if isinstance(handle, int) and 0 <= handle < 2**32 else None
+        return range(0)
+    if not isinstance(plain, dict) or plain.get("type") != "add":
+        return range(0)
+    handle, count = plain.get("handle"), plain.get("num_samples", 1)
+    if not isinstance(handle, int) or not 0 <= handle < 2**32:
+        return range(0)
+    return range(handle, handle + (count if isinstance(count, int) and 1 <= count <= MAX_SAMPLES else 1))
 
 
 def decode_core_message(frame: bytes | memoryview) -> CoreMessage:

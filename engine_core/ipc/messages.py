@@ -17,6 +17,8 @@ DIGEST_BYTES = 16
 """Of the hash that names a block's contents."""
 MAX_SALT_CHARS = 256
 """Of what keeps tenants apart in the prefix cache."""
+MAX_SAMPLES = 1024
+"""Of one prompt in one `AddRequest`."""
 MAX_CLIENT_FRAME_BYTES = 32 * 2**20
 """A longer frame from a client is refused by the socket itself (ZMQ_MAXMSGSIZE)."""
 
@@ -57,13 +59,19 @@ class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
 
 
 class AddRequest(_Message, frozen=True, kw_only=True, tag="add", omit_defaults=True):
-    """Starts a request. Sent again under the same `request_id` it changes nothing (so a client may retry)."""
+    """Starts a request, or several samples of one prompt, each of which is a request from then on: sample i has the
+    handle `handle + i` and the sample index `sampling.sample_index + i`. All are admitted, or none is.
+
+    Sent again under the same `request_id` it changes nothing (so a client may retry).
+    """
 
     request_id: Name
     handle: Handle
+    num_samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)] = 1
     prompt_token_ids: Int32Bytes
     output_token_ids: Int32Bytes = b""
-    """Tokens that this request already has (a resume): counted as output by penalties, limits and usage."""
+    """Tokens that this request already has (a resume): counted as output by penalties, limits and usage. Of several
+    samples each resumes by a message of its own, with its sample index."""
     sampling: SamplingParams = SamplingParams()
     priority: Annotated[int, Meta(ge=-(2**31), lt=2**31)] = 0
     """Lower runs first, under `--scheduling-policy priority`."""

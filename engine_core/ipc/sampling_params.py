@@ -26,6 +26,7 @@ MAX_SEQUENCE_TOKENS = 16
 """Of a bad word, and of what begins or ends thinking."""
 MAX_GRAMMAR_CHARS = 2**20
 
+MAX_SAMPLE_INDEX = 2**16 - 1
 _MAX_TOKENS = "at least 1, or 0 with prompt_logprobs"
 
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
@@ -87,7 +88,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     frequency_penalty: Annotated[float, Field("from -2 to 2", -2, 2, column=FLOAT)] = 0.0
     logit_bias: Annotated[dict[TokenId, float], Field()] = {}
     seed: Annotated[int | None, Field("a signed 64-bit number", -(2**63), 2**63 - 1)] = None
-    sample_index: Annotated[int, Meta(ge=0, lt=2**16), Field(column=INT, passed_on=False)] = 0
+    sample_index: Annotated[int, Meta(ge=0, le=MAX_SAMPLE_INDEX), Field(column=INT, passed_on=False)] = 0
     """Which of the `n` parallel samples of one prompt this is; enters the key of the random numbers."""
     allowed_token_ids: Annotated[list[TokenId] | None, Field()] = None
     """No other token can be sampled; None: all can."""

@@ -56,11 +56,12 @@ class SchedulingPolicy(ABC):
     def num_waiting_of(self, share_key: str) -> int:
         """Requests of that share in the queue."""
 
-    def is_full(self, share_key: str | None, max_num_waiting: int) -> bool:
-        """Whether one more request of this share would be one too many in the queue.
+    def is_full(self, share_key: str | None, max_num_waiting: int, num_new: int = 1) -> bool:
+        """Whether `num_new` more requests of this share would be too many in the queue.
 
         No share may hold more of the queue than it leaves free, so that one that floods it shuts nobody out. Requests
         without a key are not told apart; they may fill it.
         """
-        num_free = max_num_waiting - self.num_waiting
-        return num_free <= (0 if share_key is None else self.num_waiting_of(share_key))
+        num_before = num_new - 1  # as the last of them finds it
+        num_free = max_num_waiting - self.num_waiting - num_before
+        return num_free <= (0 if share_key is None else self.num_waiting_of(share_key) + num_before)

@@ -10,7 +10,7 @@ import secrets
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import zmq
 import zmq.asyncio
@@ -35,6 +35,19 @@ from frontend.client.request_stream import RequestStream
 DEFAULT_CREDIT = 256
 FAREWELL_MS = 1000
 """How long a core may take to receive the last frames of a client that closes."""
+
+
+class RequestFields(TypedDict, total=False):
+    """What a request may have beside its prompt and sampling parameters."""
+
+    request_id: str | None
+    output_token_ids: wire.TokenIds
+    priority: int
+    deadline: float | None
+    share_key: str | None
+    cache_salt: str | None
+    adapter: str | None
+    trace_context: str | None
 
 
 class EngineClient:
@@ -112,52 +125,44 @@ class EngineClient:
         return info
 
     def generate(
-        self,
-        prompt_token_ids: wire.TokenIds,
-        sampling: Mapping[str, Any],
-        *,
-        request_id: str | None = None,
-        output_token_ids: wire.TokenIds = (),
-        priority: int = 0,
-        deadline: float | None = None,
-        share_key: str | None = None,
-        cache_salt: str | None = None,
-        adapter: str | None = None,
-        trace_context: str | None = None,
+        self, prompt_token_ids: wire.TokenIds, sampling: Mapping[str, Any], **fields: Unpack[RequestFields]
     ) -> RequestStream:
         """Starts a request at once and returns the iterator of its deltas.
 
         `sampling` has the fields of the protocol's sampling parameters. A request without a seed gets a random one, so
         that the same tokens can be drawn again should it have to resume. Iterating raises `EngineError`.
         """
+        return self.generate_samples(prompt_token_ids, sampling, 1, **fields)[0]
+
+    def generate_samples(
+        self,
+        prompt_token_ids: wire.TokenIds,
+        sampling: Mapping[str, Any],
+        num_samples: int,
+        **fields: Unpack[RequestFields],
+    ) -> list[RequestStream]:
+        """The same with several samples of the prompt, which is sent once; each of them is a request of its own from
+        then on, all with the same id. Sample i has the sample index `sampling["sample_index"] + i`."""
+        if not 1 <= num_samples <= wire.MAX_SAMPLES:
+            raise ValueError(f"num_samples must be from 1 to {wire.MAX_SAMPLES}, not {num_samples}.")
         if self.info is None:
             raise EngineError(ENGINE_DEAD, "The engine core is not connected.")
         if sampling.get("seed") is None:
             sampling = {**sampling, "seed": secrets.randbits(63)}
-        stream = RequestStream(self._number(), request_id or uuid.uuid4().hex, self._leave)
-        frame = wire.add_request(
-            stream.request_id,
-            stream.handle,
-            wire.int32_bytes(prompt_token_ids),
-            sampling,
-            output_token_ids=wire.int32_bytes(output_token_ids),
-            priority=priority or None,
-            deadline=deadline,
-            share_key=share_key,
-            cache_salt=cache_salt,
-            adapter=adapter,
-            trace_context=trace_context,
-        )
+        request_id = fields.pop("request_id", None) or uuid.uuid4().hex
+        fields["output_token_ids"] = wire.int32_bytes(fields.get("output_token_ids", ()))
+        first, prompt = self._numbers(num_samples), wire.int32_bytes(prompt_token_ids)
+        frame = wire.add_request(request_id, first, num_samples, prompt, sampling, fields)
         if len(frame) > wire.MAX_FRAME_BYTES:
             # The core's socket would hang up on us, and with us on everybody who shares this client.
-            stream.closed = True
             raise EngineError(INVALID_REQUEST, f"A request must have at most {wire.MAX_FRAME_BYTES} bytes.")
-        self._readers.streams[stream.handle] = stream
+        streams = [RequestStream(first + index, request_id, self._leave) for index in range(num_samples)]
+        self._readers.streams.update((stream.handle, stream) for stream in streams)
         self._send(frame)
-        return stream
+        return streams
 
     def abort(self, request_id: str) -> None:
-        """Ends the request of that id, if it still runs: its iterator ends with finish reason `abort`."""
+        """Ends what still runs of that id: the iterators end with finish reason `abort`."""
         handles = [stream.handle for stream in self._readers.streams.values() if stream.request_id == request_id]
         if handles:
             self._send(wire.abort(handles))
@@ -166,7 +171,7 @@ class EngineClient:
         """Asks the core a question outside the stream of requests. Raises `EngineError` when it refuses."""
         if self.info is None:
             raise EngineError(ENGINE_DEAD, "The engine core is not connected.")
-        call_id = self._number()
+        call_id = self._numbers()
         reply = self._readers.calls[call_id] = asyncio.get_running_loop().create_future()
         self._send(wire.utility(call_id, method, arguments))
         try:
@@ -225,12 +230,16 @@ class EngineClient:
     ) -> None:
         await self.close()
 
-    def _number(self) -> int:
-        """A number that nothing open uses."""
+    def _numbers(self, count: int = 1) -> int:
+        """The first of so many numbers in a row that nothing open uses."""
+        streams, calls, first = self._readers.streams, self._readers.calls, self._next_number
         while True:
-            self._next_number = (self._next_number + 1) % 2**32
-            if self._next_number not in self._readers.streams and self._next_number not in self._readers.calls:
-                return self._next_number
+            first = first + 1 if first + count < 2**32 else 0
+            taken = [number for number in range(first, first + count) if number in streams or number in calls]
+            if not taken:
+                self._next_number = first + count - 1
+                return first
+            first = taken[-1]
 
     def _send(self, frame: bytes) -> None:
         # zmq.asyncio sends at once when it can and queues in order when it cannot; nobody needs to wait for either.

@@ -15,6 +15,7 @@ from frontend.client.block_events import BlockBatch, Cleared, Removed, Stored
 from frontend.client.deltas import EngineInfo, Finished, LogprobColumns
 
 PROTOCOL_VERSION = 2
+MAX_SAMPLES = 1024
 MAX_FRAME_BYTES = 32 * 2**20
 DIGEST_BYTES = 16
 
@@ -66,9 +67,14 @@ def bye() -> bytes:
 
 
 def add_request(
-    request_id: str, handle: int, prompt_token_ids: bytes, sampling: Mapping[str, Any], **optional: Any
+    request_id: str,
+    handle: int,
+    num_samples: int,
+    prompt_token_ids: bytes,
+    sampling: Mapping[str, Any],
+    optional: Mapping[str, Any],
 ) -> bytes:
-    """Starts a request; fields that are None or empty are left out."""
+    """Starts a request; optional fields that are None, empty or 0 are left out."""
     message = {
         "type": "add",
         "request_id": request_id,
@@ -76,7 +82,9 @@ def add_request(
         "prompt_token_ids": prompt_token_ids,
         "sampling": dict(sampling),
     }
-    message.update((name, value) for name, value in optional.items() if value is not None and value != b"")
+    if num_samples > 1:
+        message["num_samples"] = num_samples
+    message.update((name, value) for name, value in optional.items() if value not in (None, b"", 0))
     return pack(message)
 
 

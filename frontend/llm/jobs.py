@@ -25,15 +25,17 @@ class Job:
         output: RequestOutput,
         index: int,
         params: SamplingParams,
+        sampling: dict[str, Any],
         tokenizer: TextTokenizer,
         cache_salt: str | None,
     ) -> None:
         self.output = output
-        self._cache_salt = cache_salt
+        """`sampling`: what the engine is told of `params`."""
+        self.cache_salt = cache_salt
         self.index = index
         self.params = params
-        self._tokenizer = tokenizer
-        self._sampling = params.for_engine(index, tokenizer)
+        self.sampling = sampling
+        self.tokenizer = tokenizer
         options = OutputOptions(
             stop_strings=params.stop_strings,
             include_stop=params.include_stop_str_in_output,
@@ -43,16 +45,6 @@ class Job:
         )
         self.processor = OutputProcessor(tokenizer, output.prompt_token_ids, options)
         self.piece = OutputPiece()
-
-    def start(self, engine: LocalEngine, inbox: Inbox) -> RequestStream:
-        stream = engine.client.generate(
-            array("i", self.output.prompt_token_ids),
-            self._sampling,
-            request_id=f"{self.output.request_id}-{self.index}",
-            cache_salt=self._cache_salt,
-        )
-        stream.move_to(inbox)
-        return stream
 
     def finish(self, metrics: Finished | None) -> None:
         """The answer is complete."""
@@ -64,7 +56,7 @@ class Job:
         self.output.num_cached_tokens = self.processor.num_cached_tokens or 0
         num_top = self.params.prompt_logprobs
         if num_top is not None and self.index == 0:
-            self.output.prompt_logprobs = by_token_id(piece.prompt_logprobs, num_top, self._tokenizer)
+            self.output.prompt_logprobs = by_token_id(piece.prompt_logprobs, num_top, self.tokenizer)
 
 
 async def run_jobs(engine: LocalEngine, jobs: list[Job], window: int, use_tqdm: bool) -> None:
@@ -76,9 +68,10 @@ async def run_jobs(engine: LocalEngine, jobs: list[Job], window: int, use_tqdm: 
         try:
             while waiting or running:
                 while waiting and len(running) < window:
-                    job = waiting.popleft()
-                    stream = job.start(engine, inbox)
-                    running[stream.handle] = job, stream
+                    samples = _take_samples(waiting, window - len(running))
+                    for job, stream in zip(samples, _start(samples, engine), strict=True):
+                        stream.move_to(inbox)
+                        running[stream.handle] = job, stream
                 await inbox.wait()
                 while inbox.ready:
                     stream = inbox.ready.popleft()
@@ -95,6 +88,25 @@ async def run_jobs(engine: LocalEngine, jobs: list[Job], window: int, use_tqdm: 
         finally:
             for _, stream in running.values():
                 stream.close()
+
+
+def _take_samples(waiting: deque[Job], most: int) -> list[Job]:
+    """The next answers to one prompt."""
+    samples = [waiting.popleft()]
+    while waiting and len(samples) < most and waiting[0].output is samples[0].output:
+        samples.append(waiting.popleft())
+    return samples
+
+
+def _start(samples: list[Job], engine: LocalEngine) -> list[RequestStream]:
+    first = samples[0]
+    return engine.client.generate_samples(
+        array("i", first.output.prompt_token_ids),
+        {**first.sampling, "sample_index": first.params.sample_index + first.index},
+        len(samples),
+        request_id=f"{first.output.request_id}-{first.index}",
+        cache_salt=first.cache_salt,
+    )
 
 
 def _progress_bar(total: int, use_tqdm: bool) -> Any:

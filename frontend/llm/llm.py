@@ -183,7 +183,8 @@ class LLM:
             self._check(token_ids, each)
             output = RequestOutput(uuid.uuid4().hex, text, token_ids, [])
             output.outputs = [CompletionOutput(index) for index in range(each.n)]
-            jobs.extend(Job(output, index, each, self.tokenizer, cache_salt) for index in range(each.n))
+            sampling = each.for_engine(self.tokenizer)
+            jobs.extend(Job(output, index, each, sampling, self.tokenizer, cache_salt) for index in range(each.n))
             outputs.append(output)
         if not self._finalizer.alive:
             raise ValueError("This LLM was closed.")

@@ -42,7 +42,7 @@ class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defau
     def stop_strings(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else list(self.stop)
 
-    def for_engine(self, sample_index: int, tokenizer: TextTokenizer) -> dict[str, Any]:
+    def for_engine(self, tokenizer: TextTokenizer) -> dict[str, Any]:
         """The fields that travel to the engine. Raises `ValueError` for bad words that are too many or
         too long, and for a structure that cannot be had."""
         fields = msgspec.to_builtins(self)
@@ -52,7 +52,7 @@ class SamplingParams(EngineSamplingParams, frozen=True, kw_only=True, omit_defau
             fields["bad_words_token_ids"] = words
         if self.structured_outputs is not None:
             fields["grammar"] = grammar_text(self.structured_outputs, tokenizer.grammar_token_id)
-        return {**fields, "sample_index": sample_index} if sample_index else fields
+        return fields
 
 
 @dataclass(frozen=True, slots=True)

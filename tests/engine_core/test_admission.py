@@ -28,9 +28,9 @@ def test_what_can_never_fit_is_refused_with_the_figures(num_blocks: int, refusal
         admission.admit(add(1, prompt=[0] * 40, sampling=SamplingParams(max_tokens=25)), b"", 0, policy, 0.0)
     assert (refused.value.code, str(refused.value)) == ("context_length_exceeded", refusal)
     fits = add(1, prompt=[0] * 40, sampling=SamplingParams(max_tokens=8))
-    assert admission.admit(fits, b"", 0, policy, 0.0).limit == 48
+    assert admission.admit(fits, b"", 0, policy, 0.0)[0].limit == 48
     unsaid = add(1, prompt=[0] * 40, sampling=SamplingParams())
-    assert admission.admit(unsaid, b"", 0, policy, 0.0).limit == min(64, num_blocks * 16)
+    assert admission.admit(unsaid, b"", 0, policy, 0.0)[0].limit == min(64, num_blocks * 16)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -40,11 +40,14 @@ def test_a_full_queue_is_full_for_each_client_by_itself(name: PolicyName) -> Non
     config = msgspec.structs.replace(config, scheduler=msgspec.structs.replace(config.scheduler, max_num_waiting=6))
     admission, policy = Admission(config, OpenRequests()), make_policy(config.scheduler)
     for handle in range(3):
-        policy.push(admission.admit(add(handle, share_key="a"), b"", 0, policy, 0.0))
+        policy.push(admission.admit(add(handle, share_key="a"), b"", 0, policy, 0.0)[0])
     with pytest.raises(Refused, match="Too many requests are waiting") as refused:
         admission.admit(add(3, share_key="a"), b"", 0, policy, 0.0)
     assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1.0)
-    assert admission.admit(add(3, share_key="b"), b"", 0, policy, 0.0).share_key == "b"
+    with pytest.raises(Refused, match="Too many requests are waiting"):
+        admission.admit(add(3, share_key="b", num_samples=3), b"", 0, policy, 0.0)
+    samples = admission.admit(add(3, share_key="b", num_samples=2), b"", 0, policy, 0.0)
+    assert [sample.share_key for sample in samples] == ["b", "b"]
 
 
 def test_a_client_may_have_so_many_requests_at_once_and_no_more() -> None:
@@ -57,14 +60,16 @@ def test_a_client_may_have_so_many_requests_at_once_and_no_more() -> None:
     admission, policy = Admission(config, requests), make_policy(config.scheduler)
 
     def start(handle: int, share_key: str | None) -> Request:
-        request = admission.admit(add(handle, share_key=share_key), b"", 0, policy, 0.0)
+        (request,) = admission.admit(add(handle, share_key=share_key), b"", 0, policy, 0.0)
         requests.add(request)
         return request
 
     first, _ = start(0, "a"), start(1, "a")
-    with pytest.raises(Refused, match="has 2 requests already, as many as it may have at once") as refused:
+    with pytest.raises(Refused, match="would have more than 2 requests") as refused:
         start(2, "a")
     assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1.0)
+    with pytest.raises(Refused, match="would have more than 2 requests"):
+        admission.admit(add(3, share_key="c", num_samples=3), b"", 0, policy, 0.0)
     for handle in range(3, 7):
         start(handle, None)
     start(7, "b")

@@ -159,12 +159,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             presence_penalty=0.5 if penalty else 0.0,
             prompt_logprobs=0 if is_scored or max_tokens == 0 else None,
         )
+        first_sample = None
         for _ in range(num_samples):
             self.num_added += 1
             request = Request(
                 request_id=f"r{self.num_added}",
                 client=b"c",
                 handle=self.num_added,
+                first_sample=first_sample,
                 prompt_token_ids=prompt,
                 sampling=sampling,
                 max_total_tokens=max_total,
@@ -173,6 +175,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 priority=priority,
                 share_key=share_key,
             )
+            first_sample = first_sample or request
             request.matcher = self.num_added if has_grammar else 0
             self.scheduler.add(request)
             self.live[request.request_id] = (request, expected_output(prompt, sampling, request.limit))

@@ -68,7 +68,9 @@ def test_every_frame_of_the_client_is_a_typed_message():
         wire.abort([1, 2]),
         wire.bye(),
         wire.utility(4, "metrics", {"a": 1}),
-        wire.add_request("id", 1, b"\0\0\0\0", {"seed": 1, "max_tokens": 3}, priority=None, output_token_ids=b""),
+        wire.add_request(
+            "id", 1, 1, b"\0\0\0\0", {"seed": 1, "max_tokens": 3}, {"priority": 0, "output_token_ids": b""}
+        ),
     ]
     kinds = [type(decode_client_message(frame)) for frame in frames]
     assert kinds == [
@@ -224,6 +226,39 @@ def test_utilities(tmp_path):
         core.wait_for(lambda core: len(core.received(messages.Credit)) == 11)
         granted = core.received(messages.Credit)
     assert {(credit.amount, credit.num_replies) for credit in granted} == {(0, 1)}, "no frame was read but replies"
+
+
+def test_samples_are_sent_once_and_read_apart(tmp_path):
+    async def work(client: EngineClient) -> None:
+        streams = client.generate_samples([1, 2], {"seed": 5, "sample_index": 2}, 3, request_id="x", priority=4)
+        assert {stream.request_id for stream in streams} == {"x"}
+        tokens: dict[int, list[int]] = {}
+        async for index, delta in StreamGroup(streams):
+            tokens.setdefault(index, []).extend(delta.token_ids)
+        assert tokens == {0: [2, 2], 1: [3, 3], 2: [4, 4]}
+        with pytest.raises(ValueError, match="num_samples must be from 1 to 1024, not 1025"):
+            client.generate_samples([1], {}, 1025)
+
+    with stub(tmp_path, lambda add: Reply(token_ids=[add.sampling.sample_index] * 2)) as core:
+        drive(core, work)
+        (add,) = core.received(messages.AddRequest)
+    assert (add.num_samples, add.sampling.sample_index, add.sampling.seed, add.priority) == (3, 2, 5, 4)
+
+
+def test_numbers_begin_anew_beside_those_in_use(tmp_path):
+    """The handles of a group follow each other, also at the end of the numbers that there are."""
+
+    async def work(client: EngineClient) -> None:
+        client._next_number = 1
+        long = client.generate([1], {}, request_id="long")
+        assert long.handle == 2
+        client._next_number = 2**32 - 4
+        handles = [[stream.handle for stream in client.generate_samples([2], {}, count)] for count in (2, 3, 1)]
+        assert handles == [[2**32 - 3, 2**32 - 2], [3, 4, 5], [6]]
+        client.abort("long")
+
+    with stub(tmp_path, lambda add: Reply(token_ids=[1], endless=add.prompt_token_ids[0] == 1)) as core:
+        drive(core, work)
 
 
 def test_a_group_yields_all_and_ends(tmp_path):

@@ -34,7 +34,7 @@ def test_best_of_makes_more_than_it_answers(setup):
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
     assert all(choice["text"] == "one two" and choice["logprobs"] is None for choice in body["choices"])
     adds = setup.core.received(AddRequest)
-    assert [(add.sampling.sample_index, add.sampling.logprobs) for add in adds] == [(0, 0), (1, 0), (2, 0)] * 2
+    assert [(add.num_samples, add.sampling.sample_index, add.sampling.logprobs) for add in adds] == [(3, 0, 0)] * 2
     num_tokens = len(setup.tokenizer.encode("one two").ids)
     assert body["usage"]["completion_tokens"] == 6 * num_tokens
     body = setup.complete("a", best_of=2, logprobs=3).json()
