@@ -142,6 +142,7 @@ def test_no_client_may_hold_more_grammars_than_it_leaves_free(harness: Harness, 
         (4, "overloaded"),
     ]
     for matcher in range(1, 5):
+        assert grammars.read() == OpenMatcher(matcher=matcher, grammar='start: "a"', tokens=b"")
         grammars.say(MatcherOpened(matcher=matcher))
     reader.read_finals(6)
     assert sorted(reader.finished) == [0, 1, 2, 5]

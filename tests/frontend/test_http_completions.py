@@ -54,7 +54,7 @@ def test_completion_prompt_forms(setup):
         body = setup.complete(prompt, n=2).json()
         assert [choice["index"] for choice in body["choices"]] == list(range(2 * count))
         adds = setup.core.received(AddRequest)
-        assert [array("i", add.prompt_token_ids).tolist() for add in adds] == [ids] * (2 * count)
+        assert [(array("i", add.prompt_token_ids).tolist(), add.num_samples) for add in adds] == [(ids, 2)] * count
         assert body["usage"]["prompt_tokens"] == count * len(ids)
     assert setup.core.received(AddRequest)[-1].sampling.max_tokens == 16
     assert setup.complete([5] * (MAX_MODEL_LEN - 3)).status_code == 200
