@@ -63,7 +63,7 @@ works="decode1 decode64 prefill prefix tput nano"
 if [ "$dry" = 1 ]; then
     export CUDA_VISIBLE_DEVICES=""
     tiny="max_num_batched_tokens=2048 kv_cache_memory_bytes=64M"
-    stage kernel-tests 60 "$python" -m pytest -q -p no:cacheprovider tests/kernels/test_reference_inputs.py
+    stage kernel-tests 60 "$python" -m pytest -q -p no:cacheprovider tests/kernels/test_reference_random.py
     stage compare 60 "$python" -m pytest -q -p no:cacheprovider tests/gpu_workers/test_publisher.py
     bench kernels 60 benchmark_kernels --dry --rows rms_norm decode_attention linear
     bench offline-llama8b 60 bench_offline --shape tiny-llama8b --device cpu --works $works --scale 64 --repeats 1 \
