@@ -51,6 +51,7 @@ def run(simulated: Simulation) -> tuple[list[Record], Outcome]:
     return records, Outcome.of(records)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -155,6 +156,7 @@ def test_a_slow_core_holds_up_the_gpu() -> None:
     assert np.diff(records[0].step_ends).mean() >= 5e-3
 
 
+@pytest.mark.slow
 def test_processes_change_nothing_and_neither_does_another_run() -> None:
     simulations = [simulation(drawn(), 3, "round-robin"), simulation(drawn(), 2, "prefix")]
     here = run_all(simulations, lambda count: None, num_processes=1)
@@ -166,6 +168,7 @@ def test_processes_change_nothing_and_neither_does_another_run() -> None:
     assert Outcome.of(here[0]) != Outcome.of(here[1])
 
 
+@pytest.mark.slow
 def test_a_router_that_knows_prefixes_finds_more_of_them() -> None:
     requests = drawn(num_prefixes=16, prefix_length=512)
     outcomes = {router: run(simulation(requests, 4, router))[1] for router in ("round-robin", "least-loaded", "prefix")}

@@ -92,6 +92,7 @@ def test_no_step_is_faster_than_the_gpu() -> None:
     assert step(costs_of("llama8b", "h100"), [256], [1]) > step(costs_of("llama8b"), [256], [1])
 
 
+@pytest.mark.slow
 def test_predictions_come_near_what_was_measured() -> None:
     errors = {(each.shape, each.name): each.error for each in check.compare("h200", H200, engine_of)}
     assert len(errors) == 17

@@ -249,6 +249,7 @@ def assert_figures_or_one_line(capsys: Capture, folder: Path) -> None:
 FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
+@pytest.mark.slow
 @given(changes=st.dictionaries(FIELDS, JSON, min_size=1, max_size=3))
 @FUZZ
 def test_any_config_is_figures_or_one_line(tmp_path: Path, capsys: Capture, changes: dict[str, Any]) -> None:
@@ -257,6 +258,7 @@ def test_any_config_is_figures_or_one_line(tmp_path: Path, capsys: Capture, chan
     assert_figures_or_one_line(capsys, folder)
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32),
     num_changes=st.integers(0, 8),
@@ -283,6 +285,7 @@ ENTRIES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(header=JSON | st.dictionaries(st.text(max_size=8) | st.just("model.layers.9.x\n"), ENTRIES | JSON, max_size=3))
 @FUZZ
 def test_any_header_is_figures_or_one_line(tmp_path: Path, capsys: Capture, header: object) -> None:
@@ -297,6 +300,7 @@ NAMES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(index=JSON | st.fixed_dictionaries({"weight_map": JSON | st.dictionaries(st.text(max_size=4), NAMES | JSON)}))
 @FUZZ
 def test_any_index_is_figures_or_one_line(tmp_path: Path, capsys: Capture, index: object) -> None:

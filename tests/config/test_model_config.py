@@ -222,6 +222,7 @@ json_values = st.recursive(
 rope_dictionaries = st.dictionaries(st.sampled_from([*HfRope.__struct_fields__, *LAYER_KINDS, "x\n"]), json_values)
 
 
+@pytest.mark.slow
 @given(
     family=st.sampled_from([{}, QWEN3, MISTRAL, GEMMA2, GEMMA3]),
     name=st.sampled_from([*TINY_CONFIG, *HfConfig.__struct_fields__, "model_type", *NEUTRAL]),

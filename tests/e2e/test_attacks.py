@@ -85,6 +85,7 @@ def test_pages_of_other_sites_are_refused_with_a_key_too(guarded: Server) -> Non
         assert http.post("/v1/completions", content=body).status_code == 200
 
 
+@pytest.mark.slow
 def test_one_keys_responses_do_not_push_out_anothers(guarded: Server) -> None:
     ask: dict[str, Any] = {"input": "Hi", "max_output_tokens": 1}
     with client(guarded) as first, client(guarded, SECOND) as second:
@@ -162,6 +163,7 @@ def test_one_key_does_not_fill_the_queue(guarded: Server) -> None:
         assert answers[0].status_code == 200
 
 
+@pytest.mark.slow
 def test_a_client_with_many_invented_keys_is_one_client(start: Callable[..., Server]) -> None:
     """Without configured keys the address tells clients apart, for shares and for the bound alike."""
     server = start("--scheduling-policy", "fair", "--max-num-seqs", "1", "--max-requests-per-key", "8")
@@ -177,6 +179,7 @@ def test_a_client_with_many_invented_keys_is_one_client(start: Callable[..., Ser
         assert len(answered(flood)) <= 2, "an honest client waited for requests of another one"
 
 
+@pytest.mark.slow
 def test_a_drain_ends_at_its_bound_whatever_clients_hold_up(start: Callable[..., Server]) -> None:
     """A large answer that nobody reads, a stream that is not over, half a head and half a body."""
     server = start("--drain-timeout", "2").wait_until_ready()

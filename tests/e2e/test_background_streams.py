@@ -21,6 +21,7 @@ def clients(server: Server) -> Iterator[list[openai.OpenAI]]:
         client.close()
 
 
+@pytest.mark.slow
 def test_a_stream_that_was_cut_goes_on(server: Server, clients: list[openai.OpenAI]) -> None:
     """Whichever frontend is asked, while it runs and later: every event, once, with the number that it had."""
     for number, client in enumerate(clients[1:]):

@@ -63,6 +63,7 @@ def reference(model: Any, prompt: list[int], way: BeamParams) -> tuple[list[list
     return answers, result.sequences_scores.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eos", EOS)
 @torch.no_grad()
 def test_against_transformers(eos: str, tmp_path: Path) -> None:
@@ -115,6 +116,7 @@ def test_over_http(server: Server) -> None:
     assert len({choice["message"]["content"] for choice in answer["choices"]}) == 3
 
 
+@pytest.mark.slow
 def test_in_a_program() -> None:
     with LLM(str(DEMO_MODEL), num_gpu_blocks_override=400) as llm:
         outputs = llm.beam_search(["A list", "The function"], BeamSearchParams(beam_width=3, max_tokens=6))

@@ -52,6 +52,7 @@ def test_allowed_tokens(server: Server) -> None:
         assert len(choice["token_ids"]) == 24 or choice["finish_reason"] == "stop"
 
 
+@pytest.mark.slow
 def test_in_a_program() -> None:
     with LLM(str(DEMO_MODEL), num_gpu_blocks_override=400) as llm:
         plain = llm.generate(PROMPT, SamplingParams(temperature=0, max_tokens=8), use_tqdm=False)[0].outputs[0]
@@ -69,6 +70,7 @@ def test_in_a_program() -> None:
             llm.generate(PROMPT, SamplingParams(bad_words=[" "]), use_tqdm=False)
 
 
+@pytest.mark.slow
 def test_a_thinking_budget(start: Callable[..., Server]) -> None:
     """The reasoning has as many tokens as it may have, then its end, and the answer follows."""
     server = start("--reasoning-parser", "deepseek_r1").wait_until_ready()

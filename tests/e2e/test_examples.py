@@ -69,6 +69,7 @@ def test_score_answers(server: Server) -> None:
     assert scores[0] > -1 > scores[1]
 
 
+@pytest.mark.slow
 def test_offline_batch() -> None:
     lines = printed_by("offline_batch.py", str(DEMO_MODEL)).splitlines()
     assert [line.split(":")[0] for line in lines] == ["os.path.join", "json.loads", "re.sub", "time.sleep"]
@@ -82,6 +83,7 @@ def test_zeromq_client(server: Server) -> None:
     assert last == "length: 16 tokens"
 
 
+@pytest.mark.slow
 def test_prefix_router(start: Callable[..., Server], tmp_path: Path) -> None:
     """Prompts that come again go to the engine that has their blocks."""
     key = tmp_path / "key"

@@ -20,6 +20,8 @@ from tests.e2e.engines import engine
 from tests.e2e.json_validator import is_valid
 from tests.e2e.server import DEMO_MODEL, Server, wait_for_end
 
+pytestmark = pytest.mark.slow
+
 SCHEMA: Any = {
     "type": "object",
     "properties": {

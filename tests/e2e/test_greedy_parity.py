@@ -13,6 +13,8 @@ import transformers
 
 from tests.e2e.engines import engine, generate, mixed_prompts
 
+pytestmark = pytest.mark.slow
+
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 TIE = 1e-4
 """A first divergence where the reference's two best logits are closer than this counts as equal."""

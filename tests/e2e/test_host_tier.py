@@ -14,6 +14,8 @@ import transformers
 from tests.e2e.engines import engine, generate, mixed_prompts
 from tests.e2e.test_greedy_parity import DEVICES, MODELS, count_ties, reference, save_small_model
 
+pytestmark = pytest.mark.slow
+
 NUM_PROMPTS = 24
 NUM_ROUNDS = 2
 MAX_TOKENS = 12

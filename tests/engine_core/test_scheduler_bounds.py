@@ -156,6 +156,7 @@ def test_without_a_prefix_cache_nothing_is_hashed() -> None:
     assert load.scheduler.kv.num_hashed_blocks == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_too_much_load_makes_progress_and_few_preemptions(policy: str) -> None:
     """The cache holds a fraction of what runs; the bound is that of `growth_room.py`, the share was measured."""
@@ -167,6 +168,7 @@ def test_too_much_load_makes_progress_and_few_preemptions(policy: str) -> None:
     assert figures["blocks_in_use"] > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("windows", [(0,), (0, 30)], ids=["full", "window"])
 @pytest.mark.parametrize("seed", range(5))

@@ -82,6 +82,7 @@ def stalled_reader(setup: Setup) -> Iterator[socket.socket]:
     setup.core.pace(0.0)
 
 
+@pytest.mark.slow
 def test_what_a_stalled_reader_leaves_unread_is_bounded(setup):
     """Its request ends in the engine, and it is told so should it read on."""
     with stalled_reader(setup) as connection:
@@ -145,6 +146,7 @@ def test_draining_ends_in_time_with_an_error_for_who_is_late(tmp_path):
         assert own.frontend.wait_exit() == 0
 
 
+@pytest.mark.slow
 def test_draining_cuts_what_clients_hold_up(tmp_path, capfd):
     """A stream that is not read, half a head and half a body: one line, exit code 0, at the bound."""
     with running_setup(tmp_path) as own:

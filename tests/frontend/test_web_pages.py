@@ -86,6 +86,7 @@ def test_an_allowed_page_may_cancel_without_a_body(open_to_one):
     assert error_of(open_to_one.http.post(path, headers={"Origin": EVIL}), 403)["code"] == "origin_not_allowed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "10.0.0.1", "x@localhost", ""]
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
+import pytest
 import torch
 
 from tests.kernels.device import DEVICE  # isort: skip  # before any kernel is imported
@@ -22,6 +23,8 @@ from gpu_workers.running.inline_queue import InlineQueue
 from gpu_workers.running.runner import Runner
 
 _TIMEOUT_SECONDS = 120.0
+ON_BOTH_DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.slow)]
+"""For whole models; "cuda" is slow in Triton's interpreter."""
 
 
 Masks = Callable[[], tuple[np.ndarray, np.ndarray]]

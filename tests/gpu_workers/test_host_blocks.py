@@ -16,7 +16,7 @@ from gpu_workers.running.inline_queue import InlineQueue
 from gpu_workers.running.queue import Queue
 from gpu_workers.running.stream_queue import StreamQueue
 from tests.gpu_workers.plan_driver import Driver, Request
-from tests.gpu_workers.ring_runner import RingRunner
+from tests.gpu_workers.ring_runner import ON_BOTH_DEVICES, RingRunner
 from tests.gpu_workers.small_models import engine_config, save_model
 from tests.kernels.device import DEVICE
 
@@ -107,7 +107,7 @@ def test_a_driver_that_refuses_later_leaves_what_there_is(caplog: pytest.LogCapt
         HostBlocks(Reluctant(), cache, NUM_SLOTS)
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", ON_BOTH_DEVICES)
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_a_prefix_from_the_host_gives_the_same_tokens(name: str, tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ class Device(NamedTuple):
 DEVICES = [Device("cpu", is_interpreted=False), Device("cuda", is_interpreted=DEVICE == "cpu")]
 
 
-@pytest.fixture(scope="module", params=DEVICES, ids=[device.name for device in DEVICES])
+@pytest.fixture(
+    scope="module", params=[DEVICES[0], pytest.param(DEVICES[1], marks=pytest.mark.slow)], ids=["cpu", "cuda"]
+)
 def device(request: pytest.FixtureRequest) -> Device:
     return request.param
 

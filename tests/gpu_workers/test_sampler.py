@@ -14,7 +14,7 @@ from gpu_workers.running.rows import Rows
 from gpu_workers.running.sampler import Sampler
 from kernels import cpu
 from tests.gpu_workers.plan_driver import Driver, Request
-from tests.gpu_workers.ring_runner import RingRunner
+from tests.gpu_workers.ring_runner import ON_BOTH_DEVICES, RingRunner
 from tests.gpu_workers.small_models import engine_config, save_model
 
 SHAPE = StepShape(max_num_seqs=4, max_num_batched_tokens=8, max_model_len=16, block_size=4, num_mask_words=2)
@@ -74,7 +74,7 @@ def test_grammars_masks_come_behind_all_but_what_is_for_drawn_rows(sampler: Samp
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # of padding, in Triton's interpreter
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", ON_BOTH_DEVICES)
 def test_a_narrow_top_n_sigma_draws_greedy_tokens(device: str, tmp_path: Path) -> None:
     """Rows of one batch, at a temperature that makes all tokens about as likely."""
     save_model(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 
 from engine_core.ipc.sampling_params import SamplingParams
 from tests.gpu_workers.plan_driver import Driver, Request
-from tests.gpu_workers.ring_runner import RingRunner
+from tests.gpu_workers.ring_runner import ON_BOTH_DEVICES, RingRunner
 from tests.gpu_workers.small_models import SHAPE, engine_config, save_model
 
 pytestmark = [
@@ -27,7 +27,7 @@ KINDS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["cpu", "cuda"])
+@pytest.fixture(scope="module", params=ON_BOTH_DEVICES)
 def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     path: Path = tmp_path_factory.mktemp("model")
     save_model(path)

@@ -97,6 +97,7 @@ def num_wake_ups(pid: int) -> int:
             return sum(int(field[name]) for field in fields for name in names)
 
 
+@pytest.mark.slow
 def test_an_idle_worker_uses_no_cpu(worker: WorkerProcess) -> None:
     """Wake-ups say so on a busy machine too, where a share of a core says nothing."""
     wait_until_ready(worker)

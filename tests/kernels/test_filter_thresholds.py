@@ -90,6 +90,7 @@ def test_top_k_at_any_temperature(temperature: float) -> None:
         assert kept.sum(1).tolist() == [2, 20, 300]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.01, 1.0, 12.0])
 def test_nuclei_narrow_and_wide(spread: float) -> None:
     """A flat row's nucleus does not fit among the candidates, so the row is searched as a whole."""
@@ -101,6 +102,7 @@ def test_nuclei_narrow_and_wide(spread: float) -> None:
         assert kept[1] > MAX_CANDIDATES.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [1e-3, 0.02, 0.5])
 def test_the_end_of_a_flat_nucleus_is_among_the_candidates(spread: float) -> None:
     """The search finds the threshold although the logits are gone: it does not read the row as a whole."""

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import kernels
 
 
@@ -11,6 +13,7 @@ def test_the_package_is_empty() -> None:
     assert Path(kernels.__file__ or "").read_text() == ""
 
 
+@pytest.mark.slow
 def test_transformers_imports_and_runs_with_our_folder_on_the_path() -> None:
     program = (
         "import kernels, transformers\n"

@@ -66,6 +66,7 @@ def compare(step: Step, got: torch.Tensor, sliding_window: int = 0, **options) -
     torch.testing.assert_close(got.double(), wanted[: step.num_tokens], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("programs", "overhead"), [(1, 0), (3, 5), (8, 0), (8, 2), (70, 0), (31, 3)])
 def test_pieces_cut_everywhere(programs: int, overhead: int) -> None:
     """70 programs are more than there is work for; with an overhead some programs have no tile in their runs. A second
@@ -111,6 +112,7 @@ def test_sliding_window(window: int, programs: int) -> None:
     check(make_step(batch, 1, 2, 16, 16), programs, sliding_window=window)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [2, 20, 50])
 @pytest.mark.parametrize("block_size", [4, 16])
 def test_nothing_behind_the_window_is_read(window: int, block_size: int) -> None:
@@ -139,6 +141,7 @@ PROMPTS = [(90, 40), (66, 1), (131, 2), (35, 35), (50, 3)]
 """Among them rows that are short, and begin otherwise than those that decode."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_blocks", "programs"), [(0, 3), (1, 4), (2, 1), (3, 5), (4, 2), (4, 31)])
 @pytest.mark.parametrize("batch", [DECODE, DECODE + PROMPTS], ids=["decode", "mixed"])
 @pytest.mark.parametrize("names", [(), ("soft_cap", "sinks")])

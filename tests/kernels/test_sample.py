@@ -189,6 +189,7 @@ def test_a_minute_temperature_takes_the_most_likely() -> None:
     assert Outputs(step, logits.shape[1]).sample(logits, step, True, False) == logits.argmax(1).tolist()
 
 
+@pytest.mark.slow
 def test_draws_follow_the_probabilities() -> None:
     """Chi-square of many positions of one request; the bound is passed by chance in 999 of 1000 cases."""
     n = 4000 if DEVICE == "cuda" else 250  # the interpreter takes 20 ms for a row's key

@@ -81,6 +81,7 @@ def check(
     assert torch.equal(skinny_linear(x, weight, given_bias, workspace, tile, activation=activation), out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", VECTOR_DTYPES)
 @pytest.mark.parametrize(("num_out", "num_in"), [(2, 16), (6, 256), (14, 1000), (66, 520), (22, 77)])
@@ -94,6 +95,7 @@ def test_one_row_and_two(
           bias=activation is None, activation=activation)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", VECTOR_DTYPES)
 @pytest.mark.parametrize("num_in", [16, 256, 512, 1000])

@@ -85,6 +85,7 @@ def test_rows_and_inputs_are_what_is_counted() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab_size", [1000, 32000, 128256, 151936, 262208])
 def test_the_samplers_scratch_is_covered(vocab_size: int) -> None:
     """With that of log-probabilities, which is given back after each step, and a result to warm up with."""

@@ -18,6 +18,7 @@ def gpu_check(out: Path, *arguments: str, python: str = sys.executable) -> subpr
     return subprocess.run(command, env={**os.environ, "PYTHON": python}, capture_output=True, text=True, timeout=280)
 
 
+@pytest.mark.slow
 def test_dry_run(tmp_path: Path) -> None:
     done = gpu_check(tmp_path)
     logs = "\n".join(file.read_text() for file in sorted(tmp_path.glob("*.log")))

@@ -270,6 +270,7 @@ ODD_VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=600)
 @given(st.dictionaries(st.sampled_from([*KEYWORDS, "a"]), ODD_VALUES, max_size=6), st.booleans())
 def test_whatever_a_schema_is_it_is_taken_or_refused(schema: Any, is_lenient: bool) -> None:

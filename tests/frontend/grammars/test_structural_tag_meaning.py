@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +85,7 @@ formats = st.recursive(leaves, composed, max_leaves=5)
 texts = st.lists(st.sampled_from(FRAGMENTS), max_size=6).map("".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(formats, st.lists(texts, min_size=8, max_size=8), st.randoms(use_true_random=False))
 def test_a_grammar_is_what_its_format_means(form: Any, drawn: list[str], rng: Any) -> None:

@@ -137,6 +137,7 @@ FORBIDDEN = {
 """Wherever else a parser finds a call. `body`: what comes after its opening."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("is_forced", [False, True])
 @pytest.mark.parametrize("form", TOOL_FORMATS)

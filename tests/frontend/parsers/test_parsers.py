@@ -98,6 +98,7 @@ def test_every_format_has_a_corpus() -> None:
     assert {*REASONING_CORPUS, "gpt_oss"} == REASONING_FORMATS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOOL_FORMATS)
 @settings(max_examples=60)
 @given(data=st.data())

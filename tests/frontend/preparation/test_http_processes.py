@@ -113,6 +113,7 @@ def test_a_forking_process_that_cannot_be_replaced_is_a_503(own, tmp_path):
     assert own.post("/tokenize", LONG).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_second", [False, True])
 @pytest.mark.parametrize("end", [None, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_of_a_frontend(own, end, is_second):

@@ -209,6 +209,7 @@ def test_a_reader_that_hangs_up_ends_nothing(both):
     assert setup.core.received(AbortRequest) == []
 
 
+@pytest.mark.slow
 def test_what_is_too_long_to_be_kept_has_failed(both):
     setup, client = both
     setup.say(WORDS * 10)
