@@ -18,10 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,8 +32,6 @@ from benchmarks.stub_config import frontend_config, serve_config
 from benchmarks.stub_core import Reply, StubCore
 from engine_core.config.engine_config import ServeConfig
 from engine_core.ipc.heartbeat import Heartbeats
-from engine_core.response_store import ResponseStore
-from engine_core.utilities import METHODS
 from frontend.launcher import Child
 from frontend.supervisor.listeners import open_listeners
 
@@ -123,17 +118,12 @@ class WatchedServer:
 def _stub_core(config: ServeConfig, model: Path) -> StubCore:
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     ids = tokenizer.encode("Yes, it does.", add_special_tokens=False).ids
-    shared: Any = SimpleNamespace(responses=ResponseStore(), has_left=lambda client: False)
-    kept = ("store_response", "load_response")
     return StubCore(
         config.core_endpoint(),
         lambda add: Reply(token_ids=ids, endless=True, num_top=20),
         max_model_len=MAX_MODEL_LEN,
         vocab_size=tokenizer.get_vocab_size(),
-        utilities={
-            "metrics": lambda arguments: "# TYPE quire_steps counter\nquire_steps 3\n" * 100,
-            **{name: partial(METHODS[name], shared, b"a frontend") for name in kept},
-        },
+        utilities={"metrics": lambda arguments: "# TYPE quire_steps counter\nquire_steps 3\n" * 100},
     )
 
 

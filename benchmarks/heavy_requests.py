@@ -42,6 +42,7 @@ def heavy_requests() -> list[HeavyRequest]:
         HeavyRequest("count_tokens, text of 100,000", "/v1/messages/count_tokens", _conversation(text)),
         HeavyRequest("messages, text of 100,000", "/v1/messages", {**_conversation(text), "max_tokens": 1}),
         HeavyRequest("response, text of 100,000", "/v1/responses", {"input": text, "max_output_tokens": 1}),
+        HeavyRequest("response, in the background", "/v1/responses", _background()),
         HeavyRequest("metrics", "/metrics", None),
         HeavyRequest("openapi", "/openapi.json", None),
         *_large_bodies(),
@@ -51,6 +52,11 @@ def heavy_requests() -> list[HeavyRequest]:
 
 
 _LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+def _background() -> dict[str, Any]:
+    """A stream of 2,000 tokens, each event of which is stored."""
+    return {"input": SENTENCE, "background": True, "stream": True, "max_output_tokens": 2000}
 
 
 def _large_bodies() -> list[HeavyRequest]:

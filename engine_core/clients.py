@@ -236,10 +236,6 @@ class Clients:
         """
         return self._send_frames(socket, step, [c for c in self._by_identity.values() if not c.requests])
 
-    def is_gone(self, socket: zmq.Socket, step: int, client: Client) -> bool:
-        """Whether it has left without a bye, told in the same way."""
-        return bool(self._send_frames(socket, step, [client]))
-
     def _send_frames(self, socket: zmq.Socket, step: int, clients: list[Client]) -> list[Client]:
         gone = []
         for client in clients:

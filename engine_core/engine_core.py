@@ -37,7 +37,6 @@ from engine_core.kv_cache_manager import make_kv_cache_manager
 from engine_core.metrics import Metrics
 from engine_core.open_requests import OpenRequests
 from engine_core.request_ends import RequestEnds
-from engine_core.response_store import ResponseStore
 from engine_core.scheduler import Scheduler
 from engine_core.step_pacing import StepPacing
 from engine_core.step_records import ScheduledStep
@@ -88,7 +87,6 @@ class EngineCore:
         self.metrics = Metrics(self.scheduler, model_name or config.model.path, replica)
         self.inspector = Inspector(self.scheduler, replica, time.monotonic())
         self.timeline = Timeline()
-        self.responses = ResponseStore()
         self.num_collected = 0
         # Blocks that come back from the host are on their way while the step before runs.
         self._pacing = StepPacing(config.scheduler, may_hold=kv_cache_manager.host is None)
@@ -137,16 +135,6 @@ class EngineCore:
         """Answers every open request with one error: the engine does not go on, so nothing else is touched."""
         self.ends.reply_to_all(code, message)
         self._clients.send(self._router, self.num_collected)
-
-    def has_left(self, identity: bytes) -> bool:
-        """Whether a client is gone; one that left without a word is found out by this."""
-        client = self._clients.get(identity)
-        if client is None:
-            return True
-        if not self._clients.is_gone(self._router, self.num_collected, client):
-            return False
-        self.ends.forget(client)
-        return True
 
     # Receive
 

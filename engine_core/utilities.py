@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine_core.inspector import block_page
-from engine_core.ipc.inspection import BlockPage, InspectArguments, Inspection, SnapshotArguments
+from engine_core.ipc.inspection import AbortArguments, BlockPage, InspectArguments, Inspection, SnapshotArguments
 from engine_core.ipc.messages import Utility, UtilityReply
-from engine_core.ipc.stored_responses import (
-    AbortArguments,
-    ItemsArguments,
-    LoadedProgress,
-    LoadedResponse,
-    NameArguments,
-    ProgressArguments,
-    StoreArguments,
-)
 
 if TYPE_CHECKING:
     from engine_core.engine_core import EngineCore
@@ -53,46 +44,6 @@ def _block_snapshot(core: "EngineCore", client: bytes, arguments: dict[str, Any]
     return block_page(core.scheduler.kv, msgspec.convert(arguments, SnapshotArguments).cursor, core.epoch)
 
 
-def _store_response(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> bool:
-    """Whether it is kept."""
-    asked = msgspec.convert(arguments, StoreArguments)
-    writer = None if asked.is_final else client
-    return core.responses.put(asked.name, asked.value, writer, tuple(asked.items), asked.progress, asked.owner)
-
-
-def _load_response(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> LoadedResponse:
-    name = msgspec.convert(arguments, NameArguments).name
-    return LoadedResponse(value=core.responses.get(name), is_abandoned=_is_abandoned(core, client, name))
-
-
-def _store_progress(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> bool:
-    """Whether it is kept."""
-    asked = msgspec.convert(arguments, ProgressArguments)
-    return core.responses.put_progress(asked.name, asked.progress)
-
-
-def _load_progress(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> LoadedProgress:
-    name = msgspec.convert(arguments, NameArguments).name
-    is_running = core.responses.writer_of(name) is not None and not _is_abandoned(core, client, name)
-    return LoadedProgress(progress=core.responses.progress_of(name), is_running=is_running)
-
-
-def _is_abandoned(core: "EngineCore", client: bytes, name: str) -> bool:
-    """Whether a final value is still to come and whoever was to bring it is gone."""
-    writer = core.responses.writer_of(name)
-    return writer is not None and writer != client and core.has_left(writer)
-
-
-def _find_items(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> list[str | None]:
-    """Which response has each of these items."""
-    return [core.responses.name_of_item(item) for item in msgspec.convert(arguments, ItemsArguments).items]
-
-
-def _delete_response(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> bool:
-    """Whether there was one."""
-    return core.responses.remove(msgspec.convert(arguments, NameArguments).name)
-
-
 def _reset_prefix_cache(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> int:
     """Prompts find nothing of what was computed before; returns how many blocks they could have found."""
     return core.scheduler.kv.forget_all()
@@ -106,16 +57,10 @@ def _abort_requests(core: "EngineCore", client: bytes, arguments: dict[str, Any]
 METHODS: dict[str, Callable[["EngineCore", bytes, dict[str, Any]], Any]] = {
     "abort_requests": _abort_requests,
     "block_snapshot": _block_snapshot,
-    "delete_response": _delete_response,
-    "find_items": _find_items,
     "inspect": _inspect,
-    "load_progress": _load_progress,
-    "load_response": _load_response,
     "metrics": _metrics,
     "reset_prefix_cache": _reset_prefix_cache,
     "status": _status,
-    "store_progress": _store_progress,
-    "store_response": _store_response,
 }
 
 

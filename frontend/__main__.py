@@ -10,10 +10,12 @@ import sys
 import uvloop
 
 from engine_core.config.engine_config import load_serve_config
+from engine_core.config.errors import ConfigError
 from engine_core.ipc.control import ControlLink, Failed
 from engine_core.ipc.heartbeat import Heartbeats
 from frontend.preparation.pool import PreparationPool
 from frontend.preparation.preparer import Preparer
+from frontend.responses.store import ResponseStore
 from frontend.server import FrontendServer
 from frontend.supervisor.orphans import adopt_orphans
 from frontend.text.tokenizer_files import TokenizerError
@@ -40,7 +42,8 @@ def main() -> int:
     try:
         # Before the loop and ZeroMQ have threads: it forks.
         preparation = PreparationPool(Preparer.load(config.frontend), arguments.config)
-    except TokenizerError as error:
+        responses = ResponseStore(config.response_store, config.run_dir)
+    except (TokenizerError, ConfigError) as error:
         link.send(Failed(message=str(error), exit_code=2))
         return 2
 
@@ -48,6 +51,7 @@ def main() -> int:
         server = FrontendServer(
             config,
             preparation,
+            responses,
             socket.socket(fileno=arguments.listen_fd),
             link,
             Heartbeats(arguments.heartbeat_fd),

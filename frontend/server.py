@@ -25,6 +25,7 @@ from frontend.client import EngineClient
 from frontend.draining import close_connections
 from frontend.http_protocol import DeadlineHttpProtocol
 from frontend.preparation.pool import PreparationPool
+from frontend.responses.store import ResponseStore
 from frontend.routes.documentation import openapi_json
 from frontend.state import FrontendState
 from frontend.web_pages import served_hosts
@@ -45,6 +46,7 @@ class FrontendServer:
         self,
         config: ServeConfig,
         preparation: PreparationPool,
+        responses: ResponseStore,
         listener: socket.socket,
         link: ControlLink,
         heartbeats: Heartbeats,
@@ -55,7 +57,7 @@ class FrontendServer:
         self._heartbeats = heartbeats
         self._heartbeat_index = heartbeat_index
         self._drain: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._state = FrontendState(config.frontend, EngineClient(config.core_endpoint()), preparation)
+        self._state = FrontendState(config.frontend, EngineClient(config.core_endpoint()), preparation, responses)
 
     async def run(self) -> None:
         """Returns when the server has been drained."""
@@ -71,6 +73,7 @@ class FrontendServer:
         for task in tasks:
             task.cancel()
         self._state.preparation.close()
+        self._state.responses.close()
         await self._state.client.close()
 
     async def _listen(self) -> AsyncioServer:

@@ -13,7 +13,7 @@ from frontend.client import EngineClient
 from frontend.errors import ApiError, unavailable
 from frontend.input_processor import InputProcessor, Limits
 from frontend.preparation.pool import PreparationPool
-from frontend.responses.log import ResponseLog
+from frontend.responses.store import ResponseStore
 from frontend.shares import Shares
 from frontend.sse import KeepAlive
 from frontend.text.tokenizer_files import load_tokenizer_config
@@ -27,15 +27,16 @@ STALL_SECONDS = 60.0
 class FrontendState:
     """Made before the server starts; `input_processor` exists once the engine core has introduced itself."""
 
-    def __init__(self, config: FrontendConfig, client: EngineClient, preparation: PreparationPool) -> None:
+    def __init__(
+        self, config: FrontendConfig, client: EngineClient, preparation: PreparationPool, responses: ResponseStore
+    ) -> None:
         self.config = config
         self.client = client
         self.created = int(time.time())
         self.draining = False
         self.shares = Shares(config)
         self.keep_alive = KeepAlive()
-        self.response_logs: dict[str, ResponseLog] = {}
-        """Of the responses that run in the background in this process, by id."""
+        self.responses = responses
         self.num_open = 0
         """Handlers that prepare, generate or follow a response right now."""
         self.preparation = preparation

@@ -228,6 +228,8 @@ class FrontendConfig(_Config, frozen=True, kw_only=True):
     """Names that requests may have in their Host header, beside those of this machine; `*`: all."""
     trust_request_chat_template: bool = False
     """Whether a request may bring its own chat template."""
+    response_store: str | None = None
+    """Path of the file of stored responses; None: one in the run directory, which goes with it."""
 
 
 class ServeConfig(_Config, frozen=True, kw_only=True):
@@ -236,6 +238,11 @@ class ServeConfig(_Config, frozen=True, kw_only=True):
     engine: EngineConfig
     frontend: FrontendConfig
     run_dir: str
+
+    @property
+    def response_store(self) -> str:
+        """Where the frontends keep responses."""
+        return self.frontend.response_store or f"{self.run_dir}/responses.db"
 
     def core_endpoint(self, replica: int = 0) -> str:
         """Where clients reach an engine core."""

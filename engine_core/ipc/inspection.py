@@ -99,6 +99,13 @@ class SnapshotArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     cursor: Annotated[int, Meta(ge=0)] = 0
 
 
+class AbortArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of the method `abort_requests`."""
+
+    prefix: Annotated[str, Meta(min_length=16, max_length=256)]
+    """Of the ids of requests; long enough that it cannot be everybody's."""
+
+
 class BlockPage(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to `block_snapshot`: some of the blocks that can be found now."""
 

@@ -69,6 +69,7 @@ class ServeArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 16 * 2**20
     strict_requests: bool = False
     trust_request_chat_template: bool = False
+    response_store: Annotated[str, Meta(min_length=1)] | None = None
     drain_timeout: Annotated[float, Meta(ge=0, le=86400)] = 30.0
     hang_timeout: Annotated[float, Meta(ge=0, le=86400)] | None = None
     trace: str | None = None
@@ -122,6 +123,8 @@ HELP = {
     "max_body_bytes": "longest request body",
     "strict_requests": "refuse unknown fields in requests instead of ignoring them",
     "trust_request_chat_template": "let requests bring a chat template of their own, which may use any amount of time",
+    "response_store": "file of the stored responses of /v1/responses, which keeps them over restarts (default: none "
+    "stays when the server ends)",
     "drain_timeout": "seconds for running requests to finish after SIGTERM",
     "hang_timeout": "seconds without a sign of life after which a process hangs, which ends the server; 0: never "
     "(default: 60, and on a CPU what its largest step may take)",
@@ -136,7 +139,8 @@ GROUPS = {
     "prefix_hash_key_file kv_offload_gib",
     "Execution": "enforce_eager num_threads trace",
     "Server": "host port frontends api_key api_key_file max_requests_per_key share_prefix_cache allowed_origins "
-    "allowed_hosts max_body_bytes strict_requests trust_request_chat_template drain_timeout hang_timeout",
+    "allowed_hosts max_body_bytes strict_requests trust_request_chat_template response_store drain_timeout "
+    "hang_timeout",
 }
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
@@ -205,7 +209,7 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, default: object) -> Non
 def _metavar(name: str, default: object) -> str:
     if name in CHOICES:
         return f"{{{','.join(CHOICES[name])}}}"  # which `make_args` checks, for all sources alike
-    if name in ("chat_template", "trace", "prefix_hash_key_file", "api_key_file"):
+    if name in ("chat_template", "trace", "response_store", "prefix_hash_key_file", "api_key_file"):
         return "FILE"
     if name in ("served_model_name", "host", "api_key"):
         return name.rsplit("_", 1)[-1].upper()

@@ -56,6 +56,7 @@ def _settings(resolved: Resolved) -> list[str]:
         ("weights", "random (--load-format dummy)" if engine.load_format == "dummy" else ""),
         ("graphs", "off" if engine.enforce_eager else ""),
         ("threads", str(engine.num_threads or "")),
+        ("responses", f"kept in {frontend.response_store}" if frontend.response_store else ""),
         ("timeline", engine.trace_file or ""),
         *(("ignored", f"{', '.join(keys)} of {file}") for file, keys in resolved.ignored.items()),
     ]

@@ -261,6 +261,7 @@ def _resolve_frontend(args: ServeArgs, folder: Path, engine: EngineConfig, hang_
         allowed_origins=tuple(args.allowed_origins),
         allowed_hosts=tuple(args.allowed_hosts),
         trust_request_chat_template=args.trust_request_chat_template,
+        response_store=None if args.response_store is None else str(Path(args.response_store).expanduser().absolute()),
     )
 
 

@@ -30,7 +30,8 @@ class ResponseFailed(_Event, kw_only=True, tag="response.failed"):
     response: Response
 
 
-LAST_EVENTS = (ResponseCompleted, ResponseIncomplete, ResponseFailed)
+WHOLE_EVENTS = (ResponseCreated, ResponseInProgress, ResponseCompleted, ResponseIncomplete, ResponseFailed)
+"""They have nothing but the whole response, at its beginning or its end."""
 
 
 class OutputItemAdded(_Event, kw_only=True, tag="response.output_item.added"):

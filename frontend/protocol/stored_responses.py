@@ -3,7 +3,7 @@
 import msgspec
 
 from frontend.protocol.chat import ChatMessage
-from frontend.protocol.responses import OutputItem, Response
+from frontend.protocol.responses import Response
 
 
 class Delta(msgspec.Struct, array_like=True, frozen=True):
@@ -11,17 +11,6 @@ class Delta(msgspec.Struct, array_like=True, frozen=True):
 
     num_chars: int
     num_logprobs: int
-
-
-class Progress(msgspec.Struct, kw_only=True):
-    """An output as far as it has come; with the response it says which events there were up to here."""
-
-    items: list[OutputItem]
-    """The last one may be in progress."""
-    deltas: list[list[Delta]]
-    """For each item the events in which its text came; a call has none of these."""
-    is_last: bool
-    """Whether nothing more comes of it."""
 
 
 class StoredResponse(msgspec.Struct, kw_only=True):
@@ -33,6 +22,8 @@ class StoredResponse(msgspec.Struct, kw_only=True):
     item_ids: list[str]
     """The items of earlier responses that are part of that conversation."""
     deltas: list[list[Delta]]
-    """Of the response's output, as in `Progress`."""
+    """For each item of the output the events in which its text came; a call has none of these."""
     owner: str | None
-    """The digest of the API key that it was made for: nobody else finds it."""
+    """The digest of the API key that it was made for: no other key finds it."""
+    num_events: int | None = None
+    """Those before the one that ended it; None: not known. Set when it is loaded."""

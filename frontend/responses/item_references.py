@@ -1,17 +1,16 @@
 """Items of a request that stand for items of stored responses."""
 
-from frontend.client import EngineClient
 from frontend.errors import ApiError, bad_request
 from frontend.protocol.responses import InputItem, OutputItem
 from frontend.responses.conversation import is_reference
-from frontend.responses.stored import HAS_ANSWER, find_items, load_response
+from frontend.responses.store import ResponseStore
 
 _MAX_ID_LENGTH = 128
 _MOST_AT_ONCE = 4096
 
 
 async def referenced_items(
-    client: EngineClient, items: str | list[InputItem], owner: str | None, known: list[str]
+    store: ResponseStore, items: str | list[InputItem], owner: str | None, known: list[str]
 ) -> dict[str, OutputItem]:
     """What the references stand for, by id. Raises a 400 for what is not kept, and for what stands there twice.
 
@@ -22,9 +21,9 @@ async def referenced_items(
     ids = list(wanted)
     for begin in range(0, len(ids), _MOST_AT_ONCE):
         part = ids[begin : begin + _MOST_AT_ONCE]
-        for item_id, response_id in zip(part, await find_items(client, part), strict=True):
+        for item_id, response_id in zip(part, await store.find_items(part, owner), strict=True):
             if response_id is not None and item_id not in found:
-                found |= {item.id: item for item in await _items_of(client, response_id, owner) if item.id in wanted}
+                found |= {item.id: item for item in await _items_of(store, response_id, owner) if item.id in wanted}
             if item_id not in found:
                 message = f"There is no stored item {item_id!r}; the oldest responses are forgotten first."
                 raise bad_request(message, wanted[item_id], "item_not_found")
@@ -47,12 +46,12 @@ def _wanted(items: str | list[InputItem], known: set[str]) -> dict[str, str]:
     return wanted
 
 
-async def _items_of(client: EngineClient, response_id: str, owner: str | None) -> list[OutputItem]:
-    """Nothing where the response is somebody else's, or was forgotten just now."""
+async def _items_of(store: ResponseStore, response_id: str, owner: str | None) -> list[OutputItem]:
+    """Nothing where the response was forgotten just now."""
     try:
-        response = (await load_response(client, response_id, owner)).response
+        response = (await store.load(response_id, owner)).response
     except ApiError as error:
         if error.status != 404:
             raise
         return []
-    return response.output if response.status in HAS_ANSWER else []
+    return response.output

@@ -18,7 +18,7 @@ from frontend.protocol.responses import (
     OutputTopLogprob,
     ResponsesRequest,
 )
-from frontend.protocol.stored_responses import Delta, Progress
+from frontend.protocol.stored_responses import Delta
 from frontend.responses.custom_tools import custom_names, input_of
 from frontend.responses.input import wants_logprobs
 from frontend.responses.items import (
@@ -67,13 +67,6 @@ class OutputWriter:
         if not self.items:
             yield from self._begin(MessageItem)
         yield from self._close("incomplete" if self.is_cut else "completed")
-
-    def progress(self, *, is_last: bool = False) -> Progress:
-        """What there is of the output now."""
-        items = list(self.items)
-        if self._open is not None:
-            items[-1] = self._open.item("in_progress")
-        return Progress(items=items, deltas=self.deltas, is_last=is_last)
 
     def _add_text(self, kind: type[TextItem], text: str, logprobs: list[OutputLogprob]) -> Iterator[ResponseEvent]:
         if not isinstance(self._open, kind):

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from frontend.protocol import response_events as events
 from frontend.protocol.response_events import ResponseEvent
 from frontend.protocol.responses import CallItem, OutputItem, OutputLogprob, OutputMessage, Response
-from frontend.protocol.stored_responses import Delta, Progress
+from frontend.protocol.stored_responses import Delta
 from frontend.responses.items import (
     MessageItem,
     ReasoningContentItem,
@@ -32,25 +32,27 @@ def last_event(response: Response) -> ResponseEvent:
     return events.ResponseIncomplete(response=response)
 
 
-def replay(response: Response, progress: Progress) -> Iterator[ResponseEvent]:
-    """The events from the first on, numbered, up to where the output has come; without the one that ends them."""
-    for number, event in enumerate(_events(response, progress)):
+def replay(response: Response, items: list[OutputItem], deltas: list[list[Delta]]) -> Iterator[ResponseEvent]:
+    """The events of an output from the first on, numbered, without the one that ends them.
+
+    `deltas`: as in `StoredResponse`.
+    """
+    for number, event in enumerate(_events(response, items, deltas)):
         event.sequence_number = number
         yield event
 
 
-def _events(response: Response, progress: Progress) -> Iterator[ResponseEvent]:
+def _events(response: Response, items: list[OutputItem], deltas: list[list[Delta]]) -> Iterator[ResponseEvent]:
     begun = begun_response(response)
     yield events.ResponseCreated(response=begun)
     yield events.ResponseInProgress(response=begun)
-    for index, (item, deltas) in enumerate(zip(progress.items, progress.deltas, strict=True)):
+    for index, (item, item_deltas) in enumerate(zip(items, deltas, strict=True)):
         if isinstance(item, CallItem):
             yield events.OutputItemAdded(output_index=index, item=begun_call(item))
             yield from call_events(index, item)
         else:
-            yield from _text_events(index, item, deltas)
-        if item.status != "in_progress":
-            yield events.OutputItemDone(output_index=index, item=item)
+            yield from _text_events(index, item, item_deltas)
+        yield events.OutputItemDone(output_index=index, item=item)
 
 
 def _text_events(index: int, item: OutputItem, deltas: list[Delta]) -> Iterator[ResponseEvent]:
@@ -63,8 +65,7 @@ def _text_events(index: int, item: OutputItem, deltas: list[Delta]) -> Iterator[
         yield grown.add(text[char : char + delta.num_chars], logprobs[entry : entry + delta.num_logprobs])
         char += delta.num_chars
         entry += delta.num_logprobs
-    if item.status != "in_progress":
-        yield from grown.end()
+    yield from grown.end()
 
 
 def _taken_apart(item: OutputItem) -> tuple[type[TextItem], str, list[OutputLogprob]]:

@@ -4,11 +4,12 @@ import contextlib
 import uuid
 from dataclasses import replace
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from frontend.errors import ApiError, bad_request
+from frontend.client import EngineError
+from frontend.errors import ApiError, bad_request, from_engine
 from frontend.event_streaming import stream_events
 from frontend.generation import Generation, Order
 from frontend.json_response import json_response
@@ -28,14 +29,7 @@ from frontend.responses.input_items import page_of
 from frontend.responses.item_references import referenced_items
 from frontend.responses.output import OutputWriter
 from frontend.responses.replay import begun_response
-from frontend.responses.stored import (
-    HAS_ANSWER,
-    abort_response,
-    check_conversation_size,
-    delete_response,
-    load_response,
-    save_response,
-)
+from frontend.responses.store import HAS_ANSWER, check_conversation_size
 from frontend.responses.stream import ResponseStream
 from frontend.routes.chat_completions import chat_order
 from frontend.state import FrontendState
@@ -66,18 +60,18 @@ async def create(request: Request, state: FrontendState) -> HTTPResponse | None:
         with contextlib.ExitStack() as stack:
             stack.callback(generation.close)
             if asked.background:
-                is_followed = bool(asked.stream)
-                running = BackgroundResponse(stored, writer, generation, state, is_followed=is_followed)
+                begun = structs.replace(stored, response=begun_response(response))
+                running = BackgroundResponse(stored, writer, generation, state)
                 stack.pop_all()  # it has the generation now
                 await running.begin()
                 if asked.stream:
-                    await stream_response(request, stored, 0, state, headers)
+                    await stream_response(request, begun, 0, state, headers)
                     return None
-                return json_response(begun_response(response), headers=headers)
+                return json_response(begun.response, headers=headers)
 
             async def keep(response: Response) -> Response:
                 if response.store:
-                    await save_response(state.client, stored, is_final=True)
+                    await state.responses.add(stored)
                 return response
 
             if asked.stream:
@@ -92,7 +86,7 @@ async def retrieve(request: Request, state: FrontendState, response_id: str) -> 
     query = decode_query(request.args, RetrieveQuery)
     if query.starting_after is not UNSET and not query.stream:
         raise bad_request("starting_after must come with stream=true.", "starting_after")
-    stored = await load_response(state.client, response_id, share_key_of(request.headers))
+    stored = await state.responses.load(response_id, share_key_of(request.headers))
     if query.stream and request.method != "HEAD":
         start = 0 if query.starting_after is UNSET else query.starting_after + 1
         with state.counted():
@@ -103,37 +97,45 @@ async def retrieve(request: Request, state: FrontendState, response_id: str) -> 
 
 async def list_input_items(request: Request, state: FrontendState, response_id: str) -> HTTPResponse:
     query = decode_query(request.args, InputItemsQuery)
-    stored = await load_response(state.client, response_id, share_key_of(request.headers))
+    stored = await state.responses.load(response_id, share_key_of(request.headers))
     return json_response(page_of(stored, query))
 
 
 async def delete(request: Request, state: FrontendState, response_id: str) -> HTTPResponse:
-    stored = await load_response(state.client, response_id, share_key_of(request.headers))
-    await delete_response(state.client, response_id)
+    stored = await state.responses.load(response_id, share_key_of(request.headers))
+    await state.responses.delete(response_id)
     if stored.response.status == "in_progress":
-        await abort_response(state.client, response_id)
+        await _abort(state, response_id)
     return json_response(DeletedResponse(id=response_id, deleted=True))
 
 
 async def cancel(request: Request, state: FrontendState, response_id: str) -> HTTPResponse:
     """Only what runs in the background: whoever waits for an answer cancels it by hanging up."""
     owner = share_key_of(request.headers)
-    stored = await load_response(state.client, response_id, owner)
+    stored = await state.responses.load(response_id, owner)
     if not stored.response.background:
         raise bad_request("Only a response made with background: true can be cancelled.", "response_id")
     if stored.response.status == "in_progress":
         stored.response.status = "cancelled"
-        if await save_response(state.client, stored, is_final=True):
-            await abort_response(state.client, response_id)
+        if await state.responses.end_early(stored):
+            await _abort(state, response_id)
         else:  # it ended meanwhile
-            stored = await load_response(state.client, response_id, owner)
+            stored = await state.responses.load(response_id, owner)
     return json_response(stored.response)
+
+
+async def _abort(state: FrontendState, response_id: str) -> None:
+    """Ends what still runs for it, whichever frontend waits for that."""
+    try:
+        await state.client.utility("abort_requests", prefix=f"{response_id}-")
+    except EngineError as error:
+        raise from_engine(error) from error
 
 
 async def _conversation(asked: ResponsesRequest, state: FrontendState, owner: str | None) -> Conversation:
     """All that the request is about: what came before, and its own input."""
     conversation = await _earlier(asked.previous_response_id, state, owner)
-    referenced = await referenced_items(state.client, asked.input, owner, conversation.item_ids)
+    referenced = await referenced_items(state.responses, asked.input, owner, conversation.item_ids)
     add_new_input(conversation, asked, referenced)
     return conversation
 
@@ -143,7 +145,7 @@ async def _earlier(response_id: str | None, state: FrontendState, owner: str | N
     if response_id is None:
         return Conversation()
     try:
-        stored = await load_response(state.client, response_id, owner)
+        stored = await state.responses.load(response_id, owner)
     except ApiError as error:
         if error.status != 404:
             raise

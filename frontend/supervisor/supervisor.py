@@ -20,6 +20,7 @@ from engine_core.ipc.heartbeat import Heartbeats, core_line, grammar_line, worke
 from frontend.cli.report import format_measured
 from frontend.cli.resolve import Resolved
 from frontend.launcher import Child, start_core, start_frontend
+from frontend.responses.database import claim
 from frontend.supervisor.hangs import Hang, HangWatch, Watched
 from frontend.supervisor.listeners import open_listeners, url_of
 from frontend.supervisor.orphans import adopt_orphans, kill_children, reap_orphans
@@ -52,10 +53,11 @@ class Supervisor:
         self._watched: list[Watched] = []
         self._by_line: dict[int, Child] = {}
         self._run_dir: RunDir | None = None
+        self._store_fd = -1
         self._progress = ProgressDisplay()
 
     def __enter__(self) -> "Supervisor":
-        """Takes what a start needs. Raises `ConfigError` when the address or the temporary folder cannot be had."""
+        """Takes what a start needs. Raises `ConfigError` when the address, a folder or a file cannot be had."""
         frontend = self._resolved.frontend
         self._watcher = Watcher()
         try:
@@ -64,7 +66,9 @@ class Supervisor:
             self._listeners = open_listeners(frontend.host, frontend.port, frontend.num_frontends)
             self._port: int = self._listeners[0].getsockname()[1]
             self._run_dir = RunDir()
-            self._run_dir.write_config(self._resolved.serve_config(self._run_dir.path, self._port))
+            config = self._resolved.serve_config(self._run_dir.path, self._port)
+            self._store_fd = claim(config.response_store)
+            self._run_dir.write_config(config)
         except BaseException:
             self._clean_up()
             raise
@@ -220,6 +224,8 @@ class Supervisor:
         reap_orphans(GRACE_SECONDS)
         for listener in self._listeners:
             listener.close()
+        if self._store_fd >= 0:
+            os.close(self._store_fd)
         if self._run_dir is not None:
             self._run_dir.remove()
         self._watcher.close()

@@ -135,6 +135,16 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         assert list(tmp_path.glob("quire-*")) == []
 
 
+def test_a_response_store_that_cannot_be_used(tmp_path: Path) -> None:
+    make_model_folder(tmp_path / "model")
+    store = tmp_path / "text"
+    store.write_text("Not a database.\n" * 100)
+    result = quire("serve", str(tmp_path / "model"), "--port", "0", "--response-store", str(store), temp=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == f"quire: The response store {store} cannot be used: file is not a database.\n"
+    assert list(tmp_path.glob("quire-*")) == []
+
+
 def test_a_hub_name_that_cannot_be_had(tmp_path: Path) -> None:
     result = quire("serve", "nobody/no-such-model", temp=tmp_path)
     assert result.returncode == 2

@@ -4,9 +4,10 @@ import pytest
 
 from engine_core import clients
 from engine_core.ipc.codec import decode_core_message, encode
-from engine_core.ipc.messages import Credit, Utility, UtilityReply
+from engine_core.ipc.messages import FINISH_ABORT, Credit, Utility, UtilityReply
 from engine_core.ipc.sampling_params import SamplingParams
 from tests.engine_core.core_harness import Harness, Reader, add
+from tests.engine_core.test_inspector import ask
 
 
 def test_utilities_answer_or_say_what_there_is(harness: Harness) -> None:
@@ -52,3 +53,28 @@ def test_a_client_that_reads_no_replies_is_dropped(harness: Harness, monkeypatch
     while stalled.poll(0):
         num_bytes += (last := len(stalled.recv()))
     assert 100_000 < num_bytes <= 100_000 + last
+
+
+def test_a_prefix_of_everybodys_ids_is_refused(harness: Harness) -> None:
+    error = ask(harness.client(), "abort_requests", prefix="short").error
+    assert (error or "").startswith("abort_requests: ")
+
+
+def test_requests_end_by_the_beginning_of_their_ids(harness: Harness) -> None:
+    client, other = harness.client(), harness.client()
+    harness.executor.gate.clear()
+    for handle, request_id in enumerate(("resp_0123456789-0-a", "resp_0123456789-1-b", "resp_9876543210-0-a")):
+        request = add(handle, request_id=request_id, sampling=SamplingParams(max_tokens=4))
+        client.send(encode(request))
+    while ask(other, "status").result["pending"] < 3:
+        pass
+    assert ask(other, "abort_requests", prefix="resp_0123456789-").result == 2
+    harness.executor.gate.set()
+    harness.executor.ring()
+    reader = Reader(client)
+    reader.read_finals(3)
+    assert {handle: final.reason == FINISH_ABORT for handle, final in reader.finished.items()} == {
+        0: True,
+        1: True,
+        2: False,
+    }

@@ -4,9 +4,7 @@ import contextlib
 import json
 import select
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,8 +16,6 @@ from benchmarks.stub_core import Reply, StubCore
 from engine_core.config.engine_config import ServeConfig
 from engine_core.ipc.heartbeat import Heartbeats
 from engine_core.ipc.messages import AddRequest
-from engine_core.response_store import ResponseStore
-from engine_core.utilities import METHODS
 from frontend.launcher import start_frontend
 from frontend.preparation.pool import PreparationPool
 from frontend.preparation.preparer import Preparer
@@ -28,8 +24,6 @@ from frontend.supervisor.listeners import open_listeners, url_of
 MODEL = "tiny/model"
 END = "<|end|>"
 MAX_MODEL_LEN = 512
-KEEPING = ("store_response", "load_response", "delete_response", "store_progress", "load_progress", "find_items")
-"""Utilities of the real core that need nothing but its store."""
 VOCAB_SIZE = 1024
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog.",
@@ -165,7 +159,6 @@ def running_setup(folder: Path, **frontend_changes: Any) -> Iterator[Setup]:
     tokenizer = write_model_folder(folder)
     names = {"served_model_names": (MODEL, "alias"), "max_model_len": MAX_MODEL_LEN}
     config = serve_config(folder, frontend_config(folder, **{**names, **frontend_changes}))
-    shared: Any = SimpleNamespace(responses=ResponseStore(), has_left=lambda client: False)
     core = StubCore(
         config.core_endpoint(),
         lambda add: Reply(token_ids=[5]),
@@ -174,7 +167,6 @@ def running_setup(folder: Path, **frontend_changes: Any) -> Iterator[Setup]:
         utilities={
             "metrics": lambda arguments: "# TYPE quire_steps counter\nquire_steps 3\n",
             "status": lambda arguments: {"progress": 3, "pending": 0},
-            **{name: partial(METHODS[name], shared, b"a frontend") for name in KEEPING},
             "abort_requests": lambda arguments: core.abort_requests(**arguments),
         },
     )

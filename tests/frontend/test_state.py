@@ -2,6 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,10 +17,12 @@ from frontend.routes.tokenization import detokenize, tokenize
 from frontend.state import FrontendState
 from tests.frontend.support import preparation_pool
 
+NO_RESPONSES: Any = None
+
 
 def test_only_work_without_steps_is_a_stall(tmp_path, monkeypatch: pytest.MonkeyPatch):
     preparation = preparation_pool(tmp_path)
-    state = FrontendState(frontend_config(tmp_path), EngineClient("ipc://nowhere"), preparation)
+    state = FrontendState(frontend_config(tmp_path), EngineClient("ipc://nowhere"), preparation, NO_RESPONSES)
     now = 100.0
     monkeypatch.setattr(state_module.time, "monotonic", lambda: now)
     assert state.note_progress(5, 1) == 0
@@ -45,7 +48,7 @@ def test_only_work_without_steps_is_a_stall(tmp_path, monkeypatch: pytest.Monkey
 )
 def test_preparation_without_generation_is_waited_for_when_draining(tmp_path, monkeypatch, handler, body):
     preparation = preparation_pool(tmp_path)
-    state = FrontendState(frontend_config(tmp_path), EngineClient("ipc://nowhere"), preparation)
+    state = FrontendState(frontend_config(tmp_path), EngineClient("ipc://nowhere"), preparation, NO_RESPONSES)
     limits = Limits(max_model_len=64, max_logprobs=0, vocab_size=1000, eos_token_ids=())
     state._input_processor = InputProcessor(preparation, limits, {})  # as once the core has introduced itself
     num_open = []

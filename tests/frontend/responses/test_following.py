@@ -16,10 +16,10 @@ import pytest
 from benchmarks.stub_core import Reply
 from engine_core.config.engine_config import ServeConfig
 from engine_core.ipc.messages import ERROR_OVERLOADED, AbortRequest, AddRequest
-from engine_core.ipc.stored_responses import MAX_VALUE_BYTES
 from frontend.protocol.response_events import ResponseEvent
 from frontend.responses import background
 from frontend.responses.background import BackgroundResponse
+from frontend.responses.store import MAX_VALUE_BYTES
 from tests.frontend.responses.test_responses import PATH, TEXT, named_events, respond
 from tests.frontend.support import MODEL, FrontendProcess, Setup, running_setup
 from tests.frontend.test_http_errors import error_of
@@ -316,26 +316,24 @@ def test_a_client_that_hangs_up_while_the_beginning_is_stored(monkeypatch: pytes
     async def run() -> None:
         is_stored = asyncio.Event()
 
-        async def save_response(client: object, stored: object, *, is_final: bool) -> bool:
-            saved.append(is_final)
+        async def begin_stored(stored: object) -> None:
+            saved.append(stored)
             await is_stored.wait()
-            return True
 
         async def events_of(*_: object) -> AsyncIterator[ResponseEvent]:
             generated.append(True)
             return
             yield
 
-        monkeypatch.setattr(background, "save_response", save_response)
         monkeypatch.setattr(background, "events_of", events_of)
         tasks: list[asyncio.Task[None]] = []
-        state: Any = SimpleNamespace(client=None, config=SimpleNamespace(num_frontends=1), response_logs={})
+        state: Any = SimpleNamespace(responses=SimpleNamespace(begin=begin_stored))
         state.start_background = lambda work: tasks.append(asyncio.create_task(work))
         closed = asyncio.Event()
         generation: Any = SimpleNamespace(close=closed.set)
         writer: Any = None
         stored: Any = SimpleNamespace(response=SimpleNamespace(id="resp_1"))
-        running = BackgroundResponse(stored, writer, generation, state, is_followed=True)
+        running = BackgroundResponse(stored, writer, generation, state)
         handler = asyncio.create_task(running.begin())
         while not saved:
             await asyncio.sleep(0)
@@ -345,8 +343,7 @@ def test_a_client_that_hangs_up_while_the_beginning_is_stored(monkeypatch: pytes
         is_stored.set()
         await tasks[0]
         assert closed.is_set()
-        assert state.response_logs == {}
 
     asyncio.run(run())
-    assert saved == [False]
+    assert len(saved) == 1
     assert generated == [True]
