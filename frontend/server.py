@@ -73,8 +73,8 @@ class FrontendServer:
         for task in tasks:
             task.cancel()
         self._state.preparation.close()
-        self._state.responses.close()
         await self._state.client.close()
+        self._state.responses.close()
 
     async def _listen(self) -> AsyncioServer:
         config = self._state.config

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.stub_config import frontend_config, serve_config
 from engine_core.config.errors import ConfigError
 from frontend.errors import ApiError
 from frontend.protocol.response_events import OutputTextDelta, ResponseEvent
@@ -24,7 +25,7 @@ from frontend.responses.answer import new_response
 from frontend.responses.database import check, claim
 from frontend.responses.following import follow
 from frontend.responses.store import ResponseStore
-from tests.frontend.support import running_setup
+from tests.frontend.support import FrontendProcess, running_setup, write_model_folder
 from tests.frontend.test_http_errors import error_of
 
 Scenario = Callable[[ResponseStore], Awaitable[None]]
@@ -363,6 +364,16 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, make: Callable[[Pat
         claim(str(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_frontend_that_finds_it_says_so(tmp_path: Path) -> None:
+    write_model_folder(tmp_path)
+    newer(tmp_path / "responses.db")
+    frontend = FrontendProcess(tmp_path, serve_config(tmp_path, frontend_config(tmp_path)))
+    assert frontend.wait_exit() == 2
+    assert frontend.child.failed is not None
+    assert "has version 99" in frontend.child.failed.message
+    frontend.stop()
 
 
 def test_a_file_that_is_locked_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
