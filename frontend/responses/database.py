@@ -9,18 +9,17 @@ import fcntl
 import os
 import sqlite3
 import stat
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from engine_core.config.errors import ConfigError
-from frontend.errors import unavailable
+from frontend.errors import ApiError, unavailable
 
 APPLICATION_ID = 0x51756972
 SCHEMA_VERSION = 1
 WAIT_SECONDS = 2.0
-"""The longest time that a transaction waits for those of other processes, and for those queued before it."""
+"""The longest time that a transaction waits for those of other processes."""
 MAX_WAL_BYTES = 16 * 2**20
 """To which the write-ahead log is cut once its contents are in the main file."""
 
@@ -91,8 +90,7 @@ def check(path: str) -> None:
             application, version = (
                 db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
             )
-            is_empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-            if application != APPLICATION_ID and not is_empty:
+            if application != APPLICATION_ID and not _is_empty(db):
                 raise ConfigError(f"The response store {path} is the database of another program.")
             if version > SCHEMA_VERSION:
                 raise ConfigError(
@@ -100,19 +98,19 @@ def check(path: str) -> None:
                 )
             if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
                 raise ConfigError(f"The response store {path} must be on a local file system, which has shared memory.")
-            transact(db, _make_schema if is_empty else _sign)
+            transact(db, _write_schema)
     except sqlite3.Error as error:
         raise ConfigError(f"The response store {path} cannot be used: {error}.") from None
 
 
-def _make_schema(db: sqlite3.Connection) -> None:
-    for statement in SCHEMA:
+def _is_empty(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+
+
+def _write_schema(db: sqlite3.Connection) -> None:
+    for statement in SCHEMA if _is_empty(db) else ():
         db.execute(statement)
-    _sign(db)
-
-
-def _sign(db: sqlite3.Connection) -> None:
-    """Written at each start: a store that is full or read-only is found then."""
+    # Written at each start: a store that is full or read-only is found then.
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -138,6 +136,16 @@ def transact(db: sqlite3.Connection, work: Work[T]) -> T:
     return result
 
 
+def transact_all(db: sqlite3.Connection, works: Sequence[Work[Any]]) -> list[Any]:
+    """One transaction, and if that fails one for each. Returns results, and errors in the place of results."""
+    try:
+        return transact(db, lambda db: [work(db) for work in works])
+    except sqlite3.Error as error:
+        if len(works) == 1 or error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            return [error] * len(works)
+    return [result for work in works for result in transact_all(db, [work])]
+
+
 class Database:
     """Two connections, each with a thread: what reads does not wait behind what writes."""
 
@@ -146,27 +154,37 @@ class Database:
         check(path)
         self._connections = connect(path), connect(path)
         self._reader, self._writer = ThreadPoolExecutor(1, "store-reader"), ThreadPoolExecutor(1, "store-writer")
+        self._next: list[Work[Any]] = []
+        """What is to be written together, while other things are being written."""
+        self._written: asyncio.Task[list[Any]] | None = None
+        """The results of `_next`."""
+        self._writing = asyncio.Lock()
 
     async def read(self, work: Work[T]) -> T:
         """Statements that only read; each sees what was committed before it. Raises a 503."""
-        return await self._run(self._reader, lambda: work(self._connections[0]))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reader, work, self._connections[0])
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
 
     async def write(self, work: Work[T]) -> T:
-        """One transaction. Raises a 503 where it cannot be had or committed."""
-        latest = time.monotonic() + WAIT_SECONDS
+        """Returns once it is committed. `work` may be called again after a rollback. Raises a 503."""
+        if self._written is None:
+            self._written = asyncio.create_task(self._write_next())
+        index = len(self._next)
+        self._next.append(work)
+        result = (await asyncio.shield(self._written))[index]
+        if isinstance(result, sqlite3.Error):
+            raise _unusable(result) from result
+        written: T = result
+        return written
 
-        def run() -> T:
-            if time.monotonic() > latest:  # those before it have waited in vain
-                raise sqlite3.OperationalError("database is locked")
-            return transact(self._connections[1], work)
-
-        return await self._run(self._writer, run)
-
-    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(thread, work)
-        except sqlite3.Error as error:
-            raise unavailable(f"The response store cannot be used now: {error}.", "response_store_failed") from error
+    async def _write_next(self) -> list[Any]:
+        """Processes that write often would wait long for each other: SQLite's lock has no queue."""
+        async with self._writing:
+            works, self._next, self._written = self._next, [], None
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._writer, transact_all, self._connections[1], works)
 
     def close(self) -> None:
         """Waits for what is queued."""
@@ -174,3 +192,7 @@ class Database:
             thread.shutdown()
         for db in self._connections:
             db.close()
+
+
+def _unusable(error: sqlite3.Error) -> ApiError:
+    return unavailable(f"The response store cannot be used now: {error}.", "response_store_failed")

@@ -297,8 +297,32 @@ def test_a_full_file_is_an_error_of_the_request(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_what_cannot_be_written_fails_alone(tmp_path: Path) -> None:
+    """Of several writes in one transaction."""
+
+    async def scenario(store: ResponseStore) -> None:
+        await store.add(response("a"))
+        limited = store._database._connections[1]
+        pages = limited.execute("PRAGMA page_count").fetchone()[0]
+        limited.execute(f"PRAGMA max_page_count = {pages + 4}")
+        texts = {"b": "", "c": "x" * 100_000, "d": "", "e": "x" * 100_000, "f": ""}
+        work = (store.add(response(name, text)) for name, text in texts.items())
+        results = await asyncio.gather(*work, return_exceptions=True)
+        assert [isinstance(result, ApiError) for result in results] == [False, True, False, True, False]
+        assert await there(store, "abcdef") == "abdf"
+
+    run(tmp_path, scenario)
+
+
+def test_processes_that_open_it_at_once(tmp_path: Path) -> None:
+    code = "import sys; from frontend.responses.database import check; check(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path / "r.db")]
+    processes = [subprocess.Popen(command) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+
+
 def test_a_locked_file_is_an_error_of_the_requests_that_write(tmp_path: Path) -> None:
-    """Those that queue up wait no longer than the first one; those that read, or store nothing, do not wait."""
+    """Those that read, or store nothing, do not wait."""
     with running_setup(tmp_path) as setup:
         setup.say("x")
         path = f"/v1/responses/{setup.post('/v1/responses', {'input': 'x'}).json()['id']}"
