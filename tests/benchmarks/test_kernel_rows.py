@@ -10,6 +10,7 @@ from benchmarks.kernel_rows.case import Bench, assert_near
 from tests.kernels.device import DEVICE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_row(row: str) -> None:
     torch.manual_seed(3)

@@ -86,6 +86,7 @@ def test_every_request_ends_and_every_token_is_counted(settings: dict[str, Any],
         assert record.busy_seconds <= record.step_ends[-1]
 
 
+@pytest.mark.slow
 def test_a_short_cache_preempts_and_a_host_tier_loads() -> None:
     requests = drawn(rate=float("inf"), num_prefixes=8, prefix_length=128)
     limits: dict[str, Any] = {"num_gpu_blocks_override": 60, "max_model_len": 512}
@@ -246,6 +247,7 @@ def test_bad_arguments_are_one_line(arguments: list[str], reason: str, capsys: p
     assert reason in captured.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_ctrl_c_ends_it_with_one_line(processes: str) -> None:
     """As a terminal does it: all processes of the group get the signal, once requests have ended."""

@@ -105,6 +105,7 @@ def quire(*arguments: str, temp: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_one_line_and_exit_code_2(tmp_path: Path, case: Case) -> None:
     make, flags, reason = case
@@ -179,6 +180,7 @@ def test_plan_prints_and_starts_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.glob("quire-*")) == []
 
 
+@pytest.mark.slow
 def test_any_flag_without_a_value(tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "--max-num-seqs": "0",

@@ -18,6 +18,7 @@ def last_line(command: list[str], **environment: str) -> tuple[int, str]:
     return result.returncode, result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["1", "2", "yes"])
 def test_optimized_python_is_refused(value: str) -> None:
     result = subprocess.run(
@@ -40,6 +41,7 @@ def test_a_variable_that_asks_for_nothing_is_none(value: str, monkeypatch: pytes
     check_interpreter()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("setarch") is None, reason="setarch makes a process see another machine")
 def test_other_processors_are_refused() -> None:
     sentence = "Quire needs an x86-64 processor: its processes' shared memory is not safe on 'i686'."

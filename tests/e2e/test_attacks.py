@@ -57,6 +57,7 @@ def statuses(server: Server, data: bytes) -> list[str]:
     return [line.split()[1] for line in answer.split("\r\n") if line.startswith("HTTP/1.1 ")]
 
 
+@pytest.mark.slow
 def test_no_second_request_is_smuggled_behind_a_first_one(guarded: Server) -> None:
     fields = f"Host: localhost\r\nAuthorization: Bearer {FIRST}\r\n"
     hidden = f"GET /v1/models HTTP/1.1\r\n{fields}\r\n"
@@ -71,6 +72,7 @@ def test_no_second_request_is_smuggled_behind_a_first_one(guarded: Server) -> No
         assert statuses(guarded, f"{head}{hidden}".encode()) == ["400"], frame
 
 
+@pytest.mark.slow
 def test_pages_of_other_sites_are_refused_with_a_key_too(guarded: Server) -> None:
     body = json.dumps({"prompt": "a", "max_tokens": 1})
     with client(guarded) as http:

@@ -48,6 +48,7 @@ def test_a_stream_that_was_cut_goes_on(server: Server, clients: list[openai.Open
     wait_for_metrics(server, num_requests_running=0, num_requests_waiting=0)
 
 
+@pytest.mark.slow
 def test_a_cancel_ends_the_stream(server: Server, clients: list[openai.OpenAI]) -> None:
     for number, client in enumerate(clients[1:6]):
         with clients[0].responses.create(

@@ -17,6 +17,8 @@ from frontend.launcher import start_core, stop, wait_until_ready
 from tests.e2e.server import DEMO_MODEL
 from tests.frontend.support import FrontendProcess
 
+pytestmark = pytest.mark.slow
+
 _TEXT = {"type": "object", "properties": {"text": {"type": "string", "minLength": 5000}}, "required": ["text"]}
 LONG = {
     "input": "Count",

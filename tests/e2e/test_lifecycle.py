@@ -62,6 +62,7 @@ class Load:
         return ends
 
 
+@pytest.mark.slow
 def test_sigterm_lets_running_streams_finish(start: Start) -> None:
     server = start("--frontends", "2").wait_until_ready()
     load = Load(server).running()
@@ -72,6 +73,7 @@ def test_sigterm_lets_running_streams_finish(start: Start) -> None:
     assert server.complaints() == ["quire: SIGTERM: finishing what runs, for up to 30 s."]
 
 
+@pytest.mark.slow
 def test_new_requests_are_refused_while_draining(start: Start) -> None:
     server = start().wait_until_ready()
     load = Load(server).running()
@@ -89,6 +91,7 @@ def test_new_requests_are_refused_while_draining(start: Start) -> None:
     server.assert_nothing_left()
 
 
+@pytest.mark.slow
 def test_a_drain_has_a_limit(start: Start) -> None:
     server = start("--drain-timeout", "0").wait_until_ready()
     load = Load(server).running()
@@ -99,6 +102,7 @@ def test_a_drain_has_a_limit(start: Start) -> None:
     server.assert_nothing_left()
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(start: Start) -> None:
     server = start("--drain-timeout", "3600").wait_until_ready()
     load = Load(server).running()
@@ -126,6 +130,7 @@ def test_sigterm_during_the_start(start: Start) -> None:
     assert server.complaints() == ["quire: Stopped by SIGTERM during the start."]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["gpu_workers", "engine_core"])
 def test_a_killed_engine_ends_its_requests_with_an_error(start: Start, module: str) -> None:
     server = start().wait_until_ready()
@@ -140,6 +145,7 @@ def test_a_killed_engine_ends_its_requests_with_an_error(start: Start, module: s
     server.assert_nothing_left()
 
 
+@pytest.mark.slow
 def test_a_killed_frontend_ends_the_server(start: Start) -> None:
     server = start().wait_until_ready()
     os.kill(server.processes("frontend")[0], signal.SIGKILL)
@@ -161,6 +167,7 @@ def stopped(pid: int) -> Iterator[None]:
         os.close(pidfd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name"), [("gpu_workers", "Worker 0 of replica 0"), ("engine_core", "Engine core 0")]
 )
@@ -179,6 +186,7 @@ def test_an_engine_that_hangs_ends_its_requests_with_an_error(start: Start, modu
     server.assert_nothing_left()
 
 
+@pytest.mark.slow
 def test_a_frontend_that_hangs_ends_the_server(start: Start) -> None:
     server = start("--hang-timeout", "4").wait_until_ready()
     with stopped(server.processes("frontend")[0]):
@@ -188,6 +196,7 @@ def test_a_frontend_that_hangs_ends_the_server(start: Start) -> None:
     server.assert_nothing_left()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["gpu_workers", "engine_core", "frontend"])
 def test_what_stands_still_does_not_keep_a_server_from_stopping(start: Start, module: str) -> None:
     server = start("--drain-timeout", "0", "--hang-timeout", "0").wait_until_ready()
@@ -197,6 +206,7 @@ def test_what_stands_still_does_not_keep_a_server_from_stopping(start: Start, mo
     server.assert_nothing_left()
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_no_process(start: Start) -> None:
     server = start("--frontends", "2").wait_until_ready()
     children = server.processes()
@@ -216,6 +226,7 @@ def test_a_killed_supervisor_leaves_no_process(start: Start) -> None:
     assert list(server.temp.glob("quire-*")) == []
 
 
+@pytest.mark.slow
 def test_what_only_the_worker_can_see_is_one_sentence_too(start: Start, tmp_path: Path) -> None:
     """Tensors that no part of a Llama takes: header and config.json are fine, the start fails later."""
     folder = make_model_folder(tmp_path / "model", attention_bias=True)
@@ -226,6 +237,7 @@ def test_what_only_the_worker_can_see_is_one_sentence_too(start: Start, tmp_path
     server.assert_nothing_left()
 
 
+@pytest.mark.slow
 def test_a_damaged_tokenizer_is_one_sentence_too(start: Start, tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "model")
     (folder / "tokenizer.json").write_text("{}")
@@ -236,6 +248,7 @@ def test_a_damaged_tokenizer_is_one_sentence_too(start: Start, tmp_path: Path) -
     server.assert_nothing_left()
 
 
+@pytest.mark.slow
 def test_two_servers_side_by_side(start: Start) -> None:
     first, second = start(), start()
     for server in (first, second):

@@ -31,6 +31,7 @@ def texts(llm: LLM, *arguments: object) -> list[str]:
     return [output.outputs[0].text for output in llm.generate(*arguments, use_tqdm=False)]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_prompts_in_every_form(llm: LLM) -> None:
     ids = llm.tokenizer.encode(PROMPTS[0], add_special_tokens=True)
     expected = texts(llm, PROMPTS[0], GREEDY)
@@ -41,6 +42,7 @@ def test_prompts_in_every_form(llm: LLM) -> None:
     assert texts(llm, [], GREEDY) == []
 
 
+@pytest.mark.slow
 def test_the_tokenizers_end_token_ends_an_answer(tmp_path: Path) -> None:
     """Where config.json and generation_config.json name another one, as some published fine-tunes do."""
     folder = tmp_path / "model"
@@ -115,6 +117,7 @@ def test_chat(llm: LLM) -> None:
             llm.chat(wrong, GREEDY, use_tqdm=False)
 
 
+@pytest.mark.slow
 def test_prompts_under_different_salts_share_nothing(llm: LLM) -> None:
     prompt = list(range(20, 90))
 
@@ -126,6 +129,7 @@ def test_prompts_under_different_salts_share_nothing(llm: LLM) -> None:
         num_cached("x" * 257)
 
 
+@pytest.mark.slow
 def test_the_prefix_cache_can_be_forgotten(llm: LLM) -> None:
     prompt = list(range(30, 95))
 
@@ -203,6 +207,7 @@ def temp() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["", "llm.close(); llm.close()", "raise SystemExit(0)", "del llm"])
 def test_a_program_leaves_nothing(temp: Path, end: str) -> None:
     result = run_program(end, temp)
@@ -211,12 +216,14 @@ def test_a_program_leaves_nothing(temp: Path, end: str) -> None:
     assert list(temp.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_program_leaves_no_process(temp: Path) -> None:
     result = run_program("os.kill(os.getpid(), 9)", temp)
     assert result.returncode == -signal.SIGKILL
     wait_for_end(processes_of(temp))
 
 
+@pytest.mark.slow
 def test_a_dead_engine_is_one_error(temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(temp))
     with LLM(str(DEMO_MODEL), num_gpu_blocks_override=200) as llm:

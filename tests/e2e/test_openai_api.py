@@ -122,6 +122,7 @@ def test_logprobs(server: Server, client: openai.OpenAI) -> None:
     assert data.decode() == answer.choices[0].message.content
 
 
+@pytest.mark.slow
 def test_a_stop_string_counts_as_a_stop(server: Server, client: openai.OpenAI) -> None:
     """Text completion and chat, whole and streamed: none is an abort, and each has its cached tokens."""
     wait_for_metrics(server, num_requests_running=0)
@@ -146,6 +147,7 @@ def test_a_stop_string_counts_as_a_stop(server: Server, client: openai.OpenAI) -
     assert ended["stop"] >= 2
 
 
+@pytest.mark.slow
 def test_thirty_two_at_once(server: Server, client: openai.OpenAI) -> None:
     def stream(number: int) -> int:
         events = client.completions.create(
@@ -234,6 +236,7 @@ def test_bad_requests(server: Server, client: openai.OpenAI) -> None:
     assert httpx.get(f"{server.url}/v1/nothing").status_code == 404
 
 
+@pytest.mark.slow
 def test_bad_requests_disturb_no_neighbour(server: Server, client: openai.OpenAI) -> None:
     arguments: Any = {"model": server.model, "prompt": "The module", "max_tokens": 60, **GREEDY}
     alone = client.completions.create(**arguments).choices[0].text

@@ -59,6 +59,7 @@ async def score_all(folder: Path, run_dir: Path, prompts: list[list[int]], devic
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @torch.no_grad()
 def test_against_transformers(device: str, tmp_path: Path) -> None:

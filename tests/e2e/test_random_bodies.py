@@ -31,6 +31,7 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.body], ids=lambda route: route.path)
 def test_random_bodies(server: Server, route: Route) -> None:
     assert route.body is not None

@@ -85,6 +85,7 @@ def response_format(schema: Any) -> Any:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEMAS)
 @pytest.mark.parametrize("thinks", [False, True])
 def test_answers_validate(server: Server, client: openai.OpenAI, name: str, thinks: bool) -> None:
@@ -113,6 +114,7 @@ def test_answers_validate(server: Server, client: openai.OpenAI, name: str, thin
     assert num_complete >= 1, "without thinking the recursive one is mostly cut off"
 
 
+@pytest.mark.slow
 def test_streamed_is_the_same(server: Server, client: openai.OpenAI) -> None:
     asked: Any = {
         "model": server.model,
@@ -139,6 +141,7 @@ def test_truncation_is_length(server: Server, client: openai.OpenAI) -> None:
         assert choice.finish_reason == "length"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("structure", "wanted"),
     [
@@ -187,6 +190,7 @@ def test_a_structural_tag_binds_what_is_tagged(server: Server) -> None:
         assert rest.startswith(" <f")
 
 
+@pytest.mark.slow
 def test_formats_of_a_structural_tag(server: Server) -> None:
     """Free text in a tag, then one call at once, JSON in it, as a response format and as a structured output."""
     call = {
@@ -230,6 +234,7 @@ def test_formats_of_a_structural_tag(server: Server) -> None:
     assert refused.json()["error"]["param"] == "response_format.format.elements[0].content"
 
 
+@pytest.mark.slow
 def test_a_forced_call(server: Server, client: openai.OpenAI) -> None:
     asked: Any = {
         "model": server.model,
@@ -273,6 +278,7 @@ def test_a_forced_call_after_reasoning(server: Server, client: openai.OpenAI) ->
     assert choice.finish_reason == "tool_calls"
 
 
+@pytest.mark.slow
 def test_tools_and_a_structure_coexist(server: Server, client: openai.OpenAI) -> None:
     """Either calls or an answer that keeps to it."""
     asked: Any = {"model": server.model, "tools": [WEATHER, CLOCK], "response_format": response_format(SCHEMAS["flat"])}
@@ -334,6 +340,7 @@ def test_what_cannot_be_honoured_is_refused(server: Server, client: openai.OpenA
     refused(lambda: client.responses.create(model=server.model, input="x", text=form, stream=stream), place)
 
 
+@pytest.mark.slow
 def test_over_budget_is_refused_while_others_stream(server: Server, client: openai.OpenAI) -> None:
     """Nothing is held up by it: no gap of the others' streams is half as long, however fast the machine is."""
     arrivals: list[float] = []

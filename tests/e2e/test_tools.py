@@ -81,6 +81,7 @@ def chat_calls(client: openai.OpenAI, stream: bool, **asked: Any) -> tuple[list[
     return names, choice.finish_reason, answer.usage.prompt_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_allowed_tools_of_a_chat(server: Server, client: openai.OpenAI, stream: bool) -> None:
     """The model wants to know of the weather, and is shown a clock as well."""
@@ -107,6 +108,7 @@ def test_allowed_tools_of_a_chat(server: Server, client: openai.OpenAI, stream: 
         assert count == num_prompt_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_allowed_tools_of_a_response(server: Server, client: openai.OpenAI, stream: bool) -> None:
     tools: Any = [{"type": "function", **tool["function"]} for tool in (WEATHER, CLOCK)]
@@ -135,6 +137,7 @@ def test_allowed_tools_of_a_response(server: Server, client: openai.OpenAI, stre
         assert set(ask(allowed("auto", "get_time"), temperature=1.0, extra_body={"seed": seed})) <= {"get_time"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_forced_call_that_is_cut_is_no_content(server: Server, client: openai.OpenAI, stream: bool) -> None:
     asked: Any = {"model": server.model, "messages": [QUESTION], "tools": [WEATHER], "tool_choice": "required"}
@@ -150,6 +153,7 @@ def test_a_forced_call_that_is_cut_is_no_content(server: Server, client: openai.
         assert reason in ("length", "tool_calls")
 
 
+@pytest.mark.slow
 def test_the_input_of_a_custom_tool_is_bound(server: Server, client: openai.OpenAI) -> None:
     wanted = {"type": "grammar", "syntax": "regex", "definition": "[0-9]{3}(-[a-f]{2})?"}
     tool: Any = {"type": "custom", "name": "code", "description": "Gives a code.", "format": wanted}

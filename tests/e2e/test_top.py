@@ -13,6 +13,8 @@ import pytest
 
 from tests.e2e.server import QUIRE, Server
 
+pytestmark = pytest.mark.slow
+
 KEY = "0123456789abcdef" * 4
 PROMPT = "The function os.path.join joins one or more path segments. " * 8
 FIRST, SECOND = ("What does os.path.split do? " * 3, "What does json.dumps return? " * 3)
@@ -79,7 +81,12 @@ def test_top_shows_hits_and_chains_and_leaves_the_server_alone(served: Server) -
 def test_on_a_terminal_it_refreshes_until_ctrl_c(served: Server) -> None:
     (run_dir,) = served.temp.glob("quire-*")
     main_fd, terminal = pty.openpty()
-    process = subprocess.Popen([str(QUIRE), "top", "--run-dir", str(run_dir)], stdout=terminal, stderr=terminal)
+    process = subprocess.Popen(
+        [str(QUIRE), "top", "--run-dir", str(run_dir)],
+        stdout=terminal,
+        stderr=terminal,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in a shell's background ignores it
+    )
     os.close(terminal)
     output = b""
     while output.count(b"Quire, replica 0") < 2:

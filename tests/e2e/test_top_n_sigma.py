@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from quire import LLM, SamplingParams
 from tests.e2e.engines import engine, generate
@@ -32,6 +33,7 @@ def test_over_http(server: Server) -> None:
         assert narrow == greedy != hot
 
 
+@pytest.mark.slow
 def test_in_a_program() -> None:
     with LLM(str(DEMO_MODEL), num_gpu_blocks_override=400) as llm:
         params = [SamplingParams(**fields) for fields in (NARROW, HOT, GREEDY)]  # type: ignore[arg-type]
@@ -40,6 +42,7 @@ def test_in_a_program() -> None:
     assert narrow == greedy != hot
 
 
+@pytest.mark.slow
 def test_of_an_engine_core(tmp_path: Path) -> None:
     """Over ZeroMQ alone; the rows run in one batch."""
 

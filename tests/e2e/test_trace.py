@@ -5,7 +5,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.server import Server
+
+pytestmark = pytest.mark.slow
 
 CHAT, COMPLETION = (f"00-4bf92f3577b34da6a3ce929d0e0e473{digit}-00f067aa0ba902b7-01" for digit in "67")
 

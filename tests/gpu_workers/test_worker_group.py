@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import zmq
 
 from engine_core.config.engine_config import ParallelConfig
@@ -29,6 +30,7 @@ def open_rings(pid: int) -> set[str]:
     return {link.removeprefix("/memfd:").split()[0] for link in links if "results" in link}
 
 
+@pytest.mark.slow
 def test_one_worker_of_two_publishes(tmp_path: Path) -> None:
     save_model(tmp_path)
     config = engine_config(tmp_path, parallel=ParallelConfig(tensor_parallel_size=2), num_threads=1)

@@ -59,6 +59,7 @@ def send_decode(worker: WorkerProcess, sequence: int) -> None:
     worker.send_plan(sequence)
 
 
+@pytest.mark.slow
 def test_serves_two_steps_in_flight_until_the_lifeline_closes(worker: WorkerProcess, model_path: Path) -> None:
     reports = wait_until_ready(worker)
     for stage, unit in (("weights", "B"), ("warm-up", "steps")):
@@ -114,11 +115,13 @@ def test_an_idle_worker_uses_no_cpu(worker: WorkerProcess) -> None:
     assert worker.result(10).num_sampled[0] == 1
 
 
+@pytest.mark.slow
 def test_the_parents_end_during_the_start_is_noticed(model_path: Path, tmp_path: Path) -> None:
     worker = WorkerProcess(engine_config(model_path), tmp_path)
     assert worker.stop() == (0, "")
 
 
+@pytest.mark.slow
 def test_a_bad_checkpoint_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     save_model(tmp_path)
     file = tmp_path / "model.safetensors"
@@ -134,6 +137,7 @@ def test_a_bad_checkpoint_is_one_sentence_and_exit_code_2(tmp_path: Path) -> Non
     assert worker.stop() == (2, "")
 
 
+@pytest.mark.slow
 def test_a_crash_is_reported_with_its_traceback_on_stderr_only(worker: WorkerProcess) -> None:
     wait_until_ready(worker)
     PlanBuilder(worker.plan(1), 1).finish([(10**6, 1, [1], True)])  # there is no such row

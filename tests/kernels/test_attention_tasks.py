@@ -55,6 +55,7 @@ def check(workspace: AttentionWorkspace, batch: list[tuple[int, int]]) -> None:
                 assert found[8:15] == records[units[begin][0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sliding_window", [0, 1, 20, 100])
 @pytest.mark.parametrize("group", [1, 3, 4])
 @pytest.mark.parametrize("programs", [1, 7])

@@ -63,6 +63,7 @@ def assert_keeps_the_same(logits: torch.Tensor, records: np.ndarray) -> torch.Te
     return got
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_rows", [2, 9])
 @pytest.mark.parametrize("vocab_size", [1, 6, 1024, 3001])
 def test_keeps_what_the_reference_keeps(num_rows: int, vocab_size: int) -> None:
@@ -81,6 +82,7 @@ def test_keeps_what_the_reference_keeps(num_rows: int, vocab_size: int) -> None:
     assert_keeps_the_same(logits, records)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1e-3, 0.7, 100.0])
 def test_top_k_at_any_temperature(temperature: float) -> None:
     torch.manual_seed(1)
@@ -127,6 +129,7 @@ def test_the_end_of_a_flat_nucleus_is_among_the_candidates(spread: float) -> Non
     assert torch.equal(kept, assert_keeps_the_same(logits, records))
 
 
+@pytest.mark.slow
 def test_ties_across_the_candidates_last_bin() -> None:
     """Rows of few values: all of a value are kept or none, however many they are."""
     generator = np.random.default_rng(3)
@@ -152,6 +155,7 @@ def test_rows_without_filters_and_rows_that_do_not_sample() -> None:
     assert torch.isnan(thresholds[1])
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_neighbours() -> None:
     """Alone, with a program for each block; among others, with several blocks a program: exactly the same threshold."""
     torch.manual_seed(4)
@@ -164,6 +168,7 @@ def test_the_result_does_not_depend_on_neighbours() -> None:
         assert torch.equal(scaled >= alone, scaled >= together[i])
 
 
+@pytest.mark.slow
 def test_steps_leave_nothing_behind() -> None:
     """Twice the same step, and a row that is searched as a whole."""
     records = make_records(4, temperature=1.0, top_k=[0, 9, 0, 0], top_p=[0.9, 0.5, 1.0, 0.999])

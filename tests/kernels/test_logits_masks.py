@@ -38,6 +38,7 @@ def test_allowed(vocab_size: int) -> None:
     torch.testing.assert_close(logits, wanted, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_sequences_over_an_output(seed: int) -> None:
     """Outputs of few different tokens, so that sequences match often, step by step; rows begin in their middle."""

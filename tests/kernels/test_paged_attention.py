@@ -104,6 +104,7 @@ def test_half_precision_and_a_layer_major_cache(dtype: torch.dtype) -> None:
     check(make_step(MIXED, 2, 4, 64, 16, dtype, layer_major=True), programs=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("programs", [1, 6])
 @pytest.mark.parametrize("window", [1, 7, 40, 1000])
 def test_sliding_window(window: int, programs: int) -> None:
@@ -179,6 +180,7 @@ def test_rows_do_not_read_what_they_have_in_common() -> None:
     assert torch.equal(run(step, workspace, False, has_shared=True), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("soft_cap",), ("alibi_slopes",), ("sinks",), ("soft_cap", "alibi_slopes", "sinks")])
 def test_options(names: tuple[str, ...]) -> None:
     torch.manual_seed(7)

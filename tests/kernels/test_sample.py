@@ -89,6 +89,7 @@ def test_greedy(num_rows: int, vocab_size: int) -> None:
     assert torch.equal(outputs.last_token, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_rows", [2, 9])
 @pytest.mark.parametrize("vocab_size", [7, 1025, 5000])
 def test_draws_are_the_references(num_rows: int, vocab_size: int) -> None:
@@ -111,6 +112,7 @@ def test_draws_are_the_references(num_rows: int, vocab_size: int) -> None:
     assert_chosen(Outputs(step, logits.shape[1]).sample(logits, step, True, True), logits, records, seq_lens)
 
 
+@pytest.mark.slow
 def test_winners_that_bounds_do_not_name() -> None:
     """Two or three equally likely tokens in different blocks: u is anywhere between 0 and 1, so the block with the
     highest bound often has not the winner."""
@@ -163,6 +165,7 @@ def test_counts_of_penalized_rows_grow() -> None:
 
 # The scaled logits of a temperature of 1e-30 overflow to -inf, as they do in the reference, and differences of bounds
 # that overflowed have no value; numpy warns of a maximum of nothing but NaN as well.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")

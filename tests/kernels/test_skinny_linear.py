@@ -116,6 +116,7 @@ def test_early_reading_of_the_weight(
     check(tile, (block_m, 14, num_in), dtype, bias=activation is not None, activation=activation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", MATRIX_DTYPES)
 @pytest.mark.parametrize("split", [1, 2, 5])
@@ -127,6 +128,7 @@ def test_several_rows(
     check(tile, (num_rows, num_out, num_in), dtype, bias=split == 2, activation=activation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_m", [8, 32])
 @pytest.mark.parametrize("dtype", MATRIX_DTYPES)
 def test_other_tiles(block_m: int, dtype: torch.dtype) -> None:

@@ -42,6 +42,7 @@ def check(logits: torch.Tensor, **fields: object) -> torch.Tensor:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab_size", [1, 2, 50, 4096, 4099, 9001])
 def test_what_is_kept(vocab_size: int) -> None:
     """Also where the logits lie far from 0, and where rows lie apart."""

@@ -86,6 +86,7 @@ def test_what_is_wrong_is_said_in_one_line(compiler: GrammarCompiler, text: str,
     assert "\n" not in error.reason
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_killed_and_delays_nobody(compiler: GrammarCompiler) -> None:
     results = compile_all(compiler, [SLOW, GOOD])
     grammar, error, seconds = results[SLOW]

@@ -249,6 +249,7 @@ def test_texts_without_quotes_end_at_their_tag(form: str, tokenizer: TextTokeniz
 PATCH = 'start: "*** Begin" LF line+\nline: ("+" | "-") /(.{0,4})/ LF -> change\n%import common.LF'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_forced", [False, True])
 @pytest.mark.parametrize("form", [form for form in TOOL_FORMATS if form not in ("glm", "qwen3_coder")])
 def test_a_text_that_a_lark_grammar_binds(

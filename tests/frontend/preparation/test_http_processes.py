@@ -80,6 +80,7 @@ def test_a_process_that_is_killed_at_work_fails_its_request_alone(own):
     assert other.pid != process.pid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_at_work", [False, True])
 def test_a_forking_process_that_dies_is_replaced_by_a_new_interpreter(own, is_at_work):
     """Jobs at work fail and no other; the frontend itself is never forked again, and nothing of the dead is left."""
@@ -102,6 +103,7 @@ def test_a_forking_process_that_dies_is_replaced_by_a_new_interpreter(own, is_at
     assert frontend.is_running()
 
 
+@pytest.mark.slow
 def test_a_forking_process_that_cannot_be_replaced_is_a_503(own, tmp_path):
     (tmp_path / "tokenizer.json").rename(tmp_path / "elsewhere.json")
     kill_forker(own)

@@ -87,6 +87,7 @@ def text_of(events: list[dict[str, Any]]) -> str:
     return "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
 
 
+@pytest.mark.slow
 def test_it_runs_on_and_is_taken_up_again(both):
     setup, client = both
     setup.say(WORDS)
@@ -223,6 +224,7 @@ def test_what_is_too_long_to_be_kept_has_failed(both):
     assert named_events(client.get(f"{path}?stream=true&starting_after={number - 1}")) == events[-1:]
 
 
+@pytest.mark.slow
 def test_a_frontend_that_drains_lets_its_followers_end(tmp_path):
     with pair(tmp_path) as (own, other), httpx.Client(base_url=other.url, timeout=30) as client:
         own.say(WORDS)
@@ -238,6 +240,7 @@ def test_a_frontend_that_drains_lets_its_followers_end(tmp_path):
         assert other.wait_exit() == 0
 
 
+@pytest.mark.slow
 def test_one_that_is_late_has_failed(tmp_path):
     with pair(tmp_path) as (own, other), httpx.Client(base_url=other.url, timeout=30) as client:
         own.say(WORDS, endless=True)

@@ -23,6 +23,7 @@ from tests.frontend.text.tokenizer_folders import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     files = KINDS[kind]()
