@@ -71,7 +71,6 @@ class RingRunner:
 
     def __init__(self, config: EngineConfig) -> None:
         self._queue: PoisonedQueue | None = None
-        self._is_inline = config.device == "cpu"
         if config.device == "cuda" and DEVICE == "cpu":
             self._queue, config = PoisonedQueue(), msgspec.structs.replace(config, enforce_eager=True)
         self.runner = Runner(config, config.places()[0], self._queue)
@@ -121,7 +120,7 @@ class RingRunner:
         for name in StepPlan.__slots__:
             getattr(self._plans[slot], name)[...] = getattr(plan, name)
         self._is_finished.clear()
-        if self._is_inline:  # its forward passes are over when it looks, and so short that it does not wait for long
+        if self._queue is None:  # the forward pass of a small model ends too soon to wait for masks made beside it
             self._bring_masks(1)
         self.runner.step(self._sequence)
         assert self._is_finished.wait(_TIMEOUT_SECONDS), "the step does not end"

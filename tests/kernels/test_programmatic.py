@@ -14,6 +14,7 @@ from triton.runtime import JITFunction
 
 from kernels import cuda, programmatic
 from kernels.activation import _activation_kernel
+from kernels.attention_backend import StepAttention
 from kernels.attention_tasks import _task_map_kernel, plan_attention
 from kernels.attention_workspace import make_attention_workspace
 from kernels.block_bounds import _block_bounds_kernel, _block_maxima_kernel
@@ -125,15 +126,15 @@ class Decode:
     def step(self) -> None:
         """As the runner makes it; a copy, a kernel of torch and a product of cuBLAS stand between kernels of ours."""
         plan_attention(self.workspace, self.rows, self.starts, self.seq_lens)
-        plan = cuda.StepAttention(self.workspace, self.block_tables, self.slots, has_long=False, has_shared=False)
+        plan = StepAttention(
+            self.cache, self.workspace, self.block_tables, self.slots, has_long=False, has_shared=False
+        )
         residual = cuda.embed(self.embedding, self.input_ids)
         x = cuda.rms_norm(residual, self.norm, 1e-6)
         for layer, (qkv, out, gate_up, down) in enumerate(self.layers):
             rope = cuda.gather_rope(self.cos_sin, self.positions)
-            query = cuda.rope_write_kv(
-                cuda.linear(x, qkv, None), rope, self.cache, layer, plan, self.head_norm, self.head_norm
-            )
-            x = cuda.linear(cuda.paged_attention(query, self.cache, layer, plan, HEAD_DIM**-0.5, None), out, None)
+            query = plan.write(cuda.linear(x, qkv, None), rope, layer, self.head_norm, self.head_norm)
+            x = cuda.linear(plan.attend(query, layer, HEAD_DIM**-0.5), out, None)
             x, residual = cuda.add_rms_norm(x, residual, self.norm, 1e-6)
             if layer == 1:
                 residual = residual.clone()
@@ -155,7 +156,7 @@ class Decode:
         return graph
 
     def results(self, run: Callable[[], None], count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Logits and cache after each of `count` steps; nobody waits between one and the next."""
+        """Logits and cache after each of `count` steps, without a wait between one and the next."""
         torch.manual_seed(7)
         for _ in range(count):
             self.set_inputs()
