@@ -207,7 +207,7 @@ class EngineCore:
             client.grant(message)
         elif isinstance(message, SubscribeBlockEvents):
             self._block_events.subscribe(client)
-        elif isinstance(message, Bye) or not client.send_reply(self._router, answer(self, identity, message)):
+        elif isinstance(message, Bye) or not client.send_reply(self._router, answer(self, message)):
             self.ends.forget(client)
 
     def _on_hello(self, identity: bytes, hello: Hello) -> None:

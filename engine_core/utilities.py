@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from engine_core.engine_core import EngineCore
 
 
-def _metrics(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> str:
+def _metrics(core: "EngineCore", arguments: dict[str, Any]) -> str:
     """All metrics in Prometheus' text format."""
     return core.metrics.text()
 
 
-def _status(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> dict[str, int]:
+def _status(core: "EngineCore", arguments: dict[str, Any]) -> dict[str, int]:
     """What readiness looks at: `progress` moves with every collected step, `pending` is unfinished requests."""
     scheduler = core.scheduler
     return {
@@ -33,28 +33,28 @@ def _status(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> dic
     }
 
 
-def _inspect(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> Inspection:
+def _inspect(core: "EngineCore", arguments: dict[str, Any]) -> Inspection:
     """What `quire top` shows."""
     limit = msgspec.convert(arguments, InspectArguments).limit
     return core.inspector.inspect(limit, core.num_collected, time.monotonic())
 
 
-def _block_snapshot(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> BlockPage:
+def _block_snapshot(core: "EngineCore", arguments: dict[str, Any]) -> BlockPage:
     """What can be found in the prefix cache, a page at a time; a subscriber's events tell what changes meanwhile."""
     return block_page(core.scheduler.kv, msgspec.convert(arguments, SnapshotArguments).cursor, core.epoch)
 
 
-def _reset_prefix_cache(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> int:
+def _reset_prefix_cache(core: "EngineCore", arguments: dict[str, Any]) -> int:
     """Prompts find nothing of what was computed before; returns how many blocks they could have found."""
     return core.scheduler.kv.forget_all()
 
 
-def _abort_requests(core: "EngineCore", client: bytes, arguments: dict[str, Any]) -> int:
+def _abort_requests(core: "EngineCore", arguments: dict[str, Any]) -> int:
     """Ends requests of any client by the beginning of their ids; returns how many."""
     return core.ends.abort_all(msgspec.convert(arguments, AbortArguments).prefix)
 
 
-METHODS: dict[str, Callable[["EngineCore", bytes, dict[str, Any]], Any]] = {
+METHODS: dict[str, Callable[["EngineCore", dict[str, Any]], Any]] = {
     "abort_requests": _abort_requests,
     "block_snapshot": _block_snapshot,
     "inspect": _inspect,
@@ -64,8 +64,8 @@ METHODS: dict[str, Callable[["EngineCore", bytes, dict[str, Any]], Any]] = {
 }
 
 
-def answer(core: "EngineCore", client: bytes, question: Utility) -> UtilityReply:
-    """Runs one method for a client; an unknown one, or arguments that it does not take, are answered with an error."""
+def answer(core: "EngineCore", question: Utility) -> UtilityReply:
+    """Runs one method; an unknown one, or arguments that it does not take, are answered with an error."""
     method = METHODS.get(question.method)
     if method is None:
         known = ", ".join(sorted(METHODS))
@@ -73,6 +73,6 @@ def answer(core: "EngineCore", client: bytes, question: Utility) -> UtilityReply
             call_id=question.call_id, error=f"There is no method {question.method!r}; there are: {known}."
         )
     try:
-        return UtilityReply(call_id=question.call_id, result=method(core, client, question.arguments))
+        return UtilityReply(call_id=question.call_id, result=method(core, question.arguments))
     except msgspec.ValidationError as error:
         return UtilityReply(call_id=question.call_id, error=f"{question.method}: {error}.")
