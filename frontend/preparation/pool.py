@@ -101,7 +101,7 @@ class PreparationPool:
         self._config_file = config_file
         self._control = fork_forker(preparer)
         self._later_forker: subprocess.Popen[bytes] | None = None
-        """Kept, because collecting the handle of a running process warns and leaves the process unreaped."""
+        """Kept so that the handle of a running process is not collected."""
         self._idle: list[_Process] = []
         self._turns = Turns(NUM_PROCESSES)
 

@@ -19,34 +19,14 @@ from engine_core.request import Request, RequestStatus
 from engine_core.scheduler import Scheduler
 from engine_core.step_records import ScheduledStep
 from tests.engine_core.fake_worker import FakeWorker, step_shape
+from tests.engine_core.scheduler_checks import check_owners
 from tests.engine_core.state_machines import machine_settings
+from tests.engine_core.toy_model import EOS, VOCAB, expected_output, next_token
 
-EOS = 1
-VOCAB = 12
 MAX_MODEL_LEN = 24
 AGEING_RATE = 0.2
 STEPS_PER_REQUEST = 100
 """More than any request takes in this machine's sizes, its preemptions included."""
-
-
-def next_token(tokens: list[int]) -> int:
-    """A deterministic 'model': any difference in context shows in the tokens that follow."""
-    value = 7
-    for token in tokens:
-        value = (value * 31 + token + 1) % 10007
-    return value % VOCAB
-
-
-def expected_output(prompt: list[int], sampling: SamplingParams, limit: int) -> list[int]:
-    """What the request must end with, computed without any scheduler."""
-    output: list[int] = []
-    while len(prompt) + len(output) < limit:
-        token = next_token(prompt + output)
-        may_stop = len(output) >= sampling.min_tokens
-        output.append(token)
-        if may_stop and ((token == EOS and not sampling.ignore_eos) or token in sampling.stop_token_ids):
-            break
-    return output
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -320,22 +300,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "scheduler"):
             return
         scheduler = self.scheduler
-        pool, table = scheduler.kv.pool, scheduler.table
-        pool.check_integrity()
-        if scheduler.kv.host is not None:
-            scheduler.kv.host.check_integrity()
-        owners: dict[int, int] = {}
-        for request in table.requests:
-            for group, entries in enumerate(request.block_tables if request is not None else ()):
-                first, held = scheduler.kv.held_entries(request, group)
-                assert entries[:first] == [NO_BLOCK] * first
-                for block in held:
-                    owners[block] = owners.get(block, 0) + 1
-        assert all(pool.reference_count(block) == owners.get(block, 0) for block in range(pool.num_blocks))
-        assert pool.num_owned + pool.num_cached + (pool.num_available - pool.num_cached) == pool.num_blocks
-        assert sum(1 for block in range(pool.num_blocks) if not owners.get(block)) == pool.num_available
-        taken = sum(request is not None for request in table.requests)
-        assert taken + table.num_free == len(table.requests)
+        table = scheduler.table
+        check_owners(scheduler)
         live = sum(r.status is not RequestStatus.FINISHED for r, _ in self.live.values())
         assert scheduler.num_running + scheduler.num_waiting == live
         for request in table.requests:
