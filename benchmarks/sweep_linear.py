@@ -113,7 +113,7 @@ def tiles(num_rows: int, product: Product) -> Iterator[SkinnyTile]:
         block_m = triton.next_power_of_2(num_rows)
         fits = [tile for tile in VECTOR_TILES if tile.block_k < 2 * product.num_in and tile.block_n >= rows]
         candidates += [replace(tile, block_m=block_m) for tile in fits]
-    else:
+    if num_rows > 1:
         block_m = max(8, triton.next_power_of_2(num_rows))
         for tile, programs in MATRIX_TILES:
             candidates.append(replace(tile, block_m=block_m, split=fill(tile, product, programs)))

@@ -34,6 +34,10 @@ _BLOCK_N = 64
 """Rows of the weight that one instruction of the matrix units takes."""
 _SMALL_WEIGHT = 2**23
 """Elements up to which a weight is read in a few microseconds: many narrow tiles are then all on their way sooner."""
+_LARGE_WEIGHT = 2 * _SMALL_WEIGHT
+_EVEN_IN = 1024
+"""Elements of a row that the vector kernel reads at a time where K is large. Some threads are idle in the last round
+where K is no multiple; with two rows and a large weight the matrix units are then faster (Gemma 2 9B, K = 3,584)."""
 _MIN_STEPS = 2
 """Tiles along K that a part has at least: less takes longer to sum up than to read."""
 
@@ -90,7 +94,8 @@ def choose(num_rows: int, num_out: int, num_in: int, dtype: torch.dtype) -> Skin
     """The tile for x [num_rows, num_in] times weight [num_out, num_in] transposed; None where cuBLAS is to multiply."""
     if not 0 < num_rows <= MAX_ROWS or num_in % ALIGNMENT or dtype.itemsize != 2:
         return None
-    if num_rows <= MAX_VECTOR_ROWS:
+    is_uneven = num_in % _EVEN_IN != 0 and num_out * num_in > _LARGE_WEIGHT
+    if num_rows == 1 or (num_rows <= MAX_VECTOR_ROWS and not is_uneven):
         return _vector_tile(num_rows, num_in)
     return _matrix_tile(triton.next_power_of_2(num_rows), num_out, num_in)
 
@@ -99,8 +104,8 @@ def choose(num_rows: int, num_out: int, num_in: int, dtype: torch.dtype) -> Skin
 def _vector_tile(num_rows: int, num_in: int) -> SkinnyTile:
     """Four rows; each thread has a 16-byte piece of each of them in flight."""
     block_k = min(2048, max(256, triton.next_power_of_2(num_in)))
-    if num_in % block_k and num_in > 1024:  # no thread should be idle in the last round
-        block_k = 1024
+    if num_in % block_k and num_in > _EVEN_IN:  # fewer threads are idle in the last round
+        block_k = _EVEN_IN
     return SkinnyTile(num_rows, 4, block_k, num_warps=block_k // 256, num_stages=1)
 
 

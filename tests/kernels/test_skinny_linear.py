@@ -159,7 +159,7 @@ def test_gates_far_from_zero() -> None:
 def test_every_choice_fits_into_the_workspace() -> None:
     workspace = make_skinny_workspace("cpu")
     for num_out in (16, 96, 1024, 4096, 6144, 28672, 151936):
-        for num_in in (16, 512, 1024, 3072, 4096, 14336):
+        for num_in in (16, 512, 1024, 3072, 3584, 4096, 14336):
             for num_rows in range(1, MAX_ROWS + 1):
                 tile = choose(num_rows, num_out, num_in, torch.bfloat16)
                 assert tile is not None
@@ -168,6 +168,23 @@ def test_every_choice_fits_into_the_workspace() -> None:
                 assert tile.split == 1 or tile.num_tiles(num_out) <= workspace.arrivals.numel()
                 # No part of K is empty.
                 assert (tile.split - 1) * -(-num_in // (tile.split * tile.block_k)) * tile.block_k < num_in
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_out", "num_in", "is_vector"),
+    [
+        (1, 28672, 3584, True),
+        (2, 28672, 3584, False),  # Gemma 2 9B: some threads of the vector kernel would be idle
+        (2, 3584, 14336, True),
+        (2, 28672, 4096, True),
+        (2, 13824, 1152, True),  # Gemma 3 1B: small
+        (3, 28672, 4096, False),
+    ],
+)
+def test_which_units_multiply(num_rows: int, num_out: int, num_in: int, is_vector: bool) -> None:
+    tile = choose(num_rows, num_out, num_in, torch.bfloat16)
+    assert tile is not None
+    assert tile.is_vector == is_vector
 
 
 def test_what_is_left_to_the_library() -> None:
